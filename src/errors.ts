@@ -1,0 +1,93 @@
+/**
+ * Every error that tritonode throws or rejects with.
+ *
+ * `code` is stable and meant for programs; `message` names the offending value; `hint` says what to do about it;
+ * `cause` holds what lies underneath (Triton's own error, a system error).
+ */
+export class TritonodeError extends Error {
+  readonly code: string;
+  readonly hint: string | undefined;
+
+  constructor(code: string, message: string, options: { hint?: string | undefined; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.hint = options.hint;
+  }
+
+  override get name(): string {
+    return this.constructor.name;
+  }
+}
+
+/** A caller's argument is not usable: wrong type, out of range, unknown option. */
+export class InvalidArgumentError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_INVALID_ARGUMENT", message, options);
+  }
+}
+
+/** No usable runtime (Python, Triton, vLLM) where it was looked for, or a part of it is broken. */
+export class RuntimeMissingError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string }) {
+    super(options?.code ?? "ERR_RUNTIME_MISSING", message, {
+      hint: "run: npx tritonode setup",
+      ...options,
+    });
+  }
+}
+
+/** The native addon could not be loaded or built for this Node, platform or C library. */
+export class AddonLoadError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_ADDON_LOAD", message, options);
+  }
+}
+
+/**
+ * Triton answered with an error. `tritonCode` is its own name for it
+ * (TRITONSERVER_Error_Code in tritonserver.h): UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED,
+ * ALREADY_EXISTS, CANCELLED.
+ */
+export class TritonServerError extends TritonodeError {
+  readonly tritonCode: string;
+
+  constructor(tritonCode: string, message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super(`ERR_TRITON_${tritonCode}`, message, options);
+    this.tritonCode = tritonCode;
+  }
+}
+
+/** The request was ended before its last response: by an AbortSignal, by `cancel()`, or by `dispose()`. */
+export class RequestCancelledError extends TritonodeError {
+  constructor(message = "the request was cancelled", options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_REQUEST_CANCELLED", message, options);
+  }
+}
+
+/** The request's own `deadline` passed before its last response. */
+export class DeadlineExceededError extends TritonodeError {
+  constructor(deadlineMs: number, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_DEADLINE_EXCEEDED", `the request did not finish within its deadline of ${deadlineMs} ms`, options);
+  }
+}
+
+/** The Python child that runs the engine is gone (killed, aborted, crashed); every request it held is lost. */
+export class EngineDiedError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_ENGINE_DIED", message, options);
+  }
+}
+
+/** Loading a model failed; `message` carries the reason that the backend gave. */
+export class ModelLoadError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string }) {
+    super(options?.code ?? "ERR_MODEL_LOAD", message, options);
+  }
+}
+
+/** The server or the model was disposed of; it takes no more calls. */
+export class DisposedError extends TritonodeError {
+  constructor(what: string) {
+    super("ERR_DISPOSED", `${what} was disposed of`, { hint: "load it again to go on" });
+  }
+}

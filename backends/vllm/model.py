@@ -1,0 +1,41 @@
+"""Triton's Python-based backend for vLLM: the class that Triton's stub looks for.
+
+Imports of torch and vLLM happen in `initialize`: Triton starts the stub a second time for `auto_complete_config`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Triton puts this folder on sys.path when it is the backend's; a model.py linked elsewhere needs it too.
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
+from typing import Any  # noqa: E402
+
+import triton_python_backend_utils as pb_utils  # noqa: E402
+
+from tritonode import contract, environment  # noqa: E402
+
+
+class TritonPythonModel:
+    """One instance of a vLLM model. See `tritonode.service` for what it does."""
+
+    @classmethod
+    def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
+        return contract.complete(auto_complete_model_config)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        from tritonode.host_watch import watch_host
+
+        watch_host(os.getppid())
+        environment.prepare()
+        from tritonode.service import Service
+
+        self._service = Service(args, pb_utils)
+
+    def execute(self, requests: list[Any]) -> None:
+        self._service.execute(requests)
+
+    def finalize(self) -> None:
+        self._service.close()

@@ -1,0 +1,146 @@
+"""vLLM's `AsyncLLM` on an asyncio loop of its own thread, with the engine core in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+from . import no_network
+from .engine_settings import EngineSettings
+from .inproc_client import InProcessAsyncClient
+from .vllm_api import AsyncEngineArgs, AsyncLLM, EngineCoreClient, SamplingParams, UsageContext, is_cpu
+
+
+class Engine:
+    """Owns the loop thread and the engine. `start` and `stop` are called from Triton's thread.
+
+    `llm` is vLLM's own `AsyncLLM`, to be used on `loop` only.
+    """
+
+    def __init__(self, settings: EngineSettings, stat_loggers: list[Any], report: Callable[..., None]) -> None:
+        self._settings = settings
+        self._stat_loggers = stat_loggers
+        self._report = report
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="vllm-asyncio", daemon=True)
+        self._llm: AsyncLLM | None = None
+
+    @property
+    def llm(self) -> AsyncLLM:
+        if self._llm is None:
+            raise RuntimeError("the engine is not started")
+        return self._llm
+
+    @property
+    def client(self) -> InProcessAsyncClient:
+        return self.llm.engine_core  # type: ignore[return-value]
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run a coroutine on the engine's loop from another thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def start(self) -> None:
+        """Build the engine; raises what vLLM raised."""
+        self._thread.start()
+        try:
+            self.call(self._build()).result()
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    async def _build(self) -> None:
+        if self._settings.world_size == 1:
+            no_network.install()
+        args = AsyncEngineArgs(**self._settings.engine_args)
+        config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        self._report("load-model")
+        with _in_process_core():
+            self._llm = AsyncLLM.from_vllm_config(
+                config,
+                usage_context=UsageContext.ENGINE_CONTEXT,
+                stat_loggers=self._stat_loggers or None,
+                # vLLM's own loggers write a line and a Prometheus sample per step to nobody.
+                disable_log_stats=True,
+            )
+
+    async def warm_up(self, lora_requests: list[Any]) -> None:
+        """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""
+        if "generate" not in await self.llm.get_supported_tasks():
+            return
+        tokens = self.llm.model_config.get_vocab_size()
+        prompt = {"prompt_token_ids": [position % min(tokens, 97) for position in range(1, 17)]}
+        for position, lora_request in enumerate([None, *lora_requests]):
+            # Two choices make a batch with more than one row.
+            params = SamplingParams(n=2, temperature=0.0, max_tokens=4, min_tokens=4)
+            async for _ in self.llm.generate(prompt, params, f"warm-up-{position}", lora_request=lora_request):
+                pass
+        await self.llm.reset_prefix_cache()
+
+    def kv_cache(self) -> dict[str, Any]:
+        """The size of the KV cache that the engine settled on."""
+        config = self.llm.vllm_config
+        blocks = config.cache_config.num_gpu_blocks or 0
+        return {
+            "tokens": blocks * config.cache_config.block_size,
+            "bytes": config.cache_config.kv_cache_memory_bytes,
+            "max_model_len": config.model_config.max_model_len,
+        }
+
+    def stop(self, drain: Coroutine[Any, Any, Any]) -> None:
+        """Run `drain` on the loop, then shut the engine and the loop down."""
+        try:
+            self.call(drain).result()
+        finally:
+            if self._llm is not None:
+                self.call(self._shutdown()).result()
+            self._stop_loop()
+
+    async def _shutdown(self) -> None:
+        self.llm.shutdown()
+
+    def _stop_loop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+
+@contextlib.contextmanager
+def _in_process_core() -> Iterator[None]:
+    """Make `AsyncLLM` take our client: it always asks this factory, which always starts another process."""
+    original = EngineCoreClient.make_async_mp_client
+
+    def make(vllm_config: Any, executor_class: Any, log_stats: bool, *_: Any, **__: Any) -> InProcessAsyncClient:
+        return InProcessAsyncClient(vllm_config, executor_class, log_stats)
+
+    EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        EngineCoreClient.make_async_mp_client = original  # type: ignore[method-assign]
+
+
+def available_memory() -> int:
+    """Bytes of memory this process may still take: the machine's, or less where a control group bounds it."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as file:
+            current = int(file.read())
+        if limit != "max":
+            available = min(available, int(limit) - current)
+    return max(available, 0)
+
+
+def runs_on_cpu() -> bool:
+    return is_cpu()

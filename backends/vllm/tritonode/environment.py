@@ -1,0 +1,51 @@
+"""Settings of the child process that must be in place before torch and vLLM are imported.
+
+They are the process's own: the stub runs only this model. Whatever the user has set in the environment stands.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+
+# Each line: why the engine needs it when it runs inside somebody else's application.
+_DEFAULTS = {
+    # Telemetry and hub look-ups are network traffic that nobody asked for.
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Without it vLLM's get_ip() opens a UDP socket towards a public resolver to learn its own address.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_LOOPBACK_IP": "127.0.0.1",
+    # A second process would bring ZMQ sockets and a second import of torch.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Adapters come from folders; nothing may resolve a name against a hub.
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # How long idle OpenMP threads spin before they sleep. See docs/benchmarks.md for the measurement.
+    "GOMP_SPINCOUNT": "20000",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A progress bar writes carriage returns into the log.
+    "TQDM_DISABLE": "1",
+}
+
+
+def prepare() -> None:
+    """Set the defaults above where the user has set nothing, and a UTF-8 locale.
+
+    The interpreter that Triton embeds starts in the C locale and ignores PYTHONUTF8; torch 2.13 then fails to import
+    with an ASCII decode error.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name in ("C.UTF-8", "C.utf8", "en_US.UTF-8"):
+        try:
+            locale.setlocale(locale.LC_CTYPE, name)
+            return
+        except locale.Error:
+            continue

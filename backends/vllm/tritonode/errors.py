@@ -1,0 +1,48 @@
+"""Errors that know which Triton error code they travel under (TRITONSERVER_Error_Code, tritonserver.h)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BackendError(Exception):
+    """Base: `code` is the attribute name on `pb_utils.TritonError`."""
+
+    code = "INTERNAL"
+
+
+class InvalidRequestError(BackendError):
+    code = "INVALID_ARG"
+
+
+class NotFoundError(BackendError):
+    code = "NOT_FOUND"
+
+
+class UnsupportedError(BackendError):
+    code = "UNSUPPORTED"
+
+
+class AlreadyExistsError(BackendError):
+    code = "ALREADY_EXISTS"
+
+
+class UnavailableError(BackendError):
+    code = "UNAVAILABLE"
+
+
+class CancelledError(BackendError):
+    code = "CANCELLED"
+
+
+class SettingsError(BackendError):
+    """A file of the model (model.json, multi_lora.json, an adapter) cannot be used; the load fails."""
+
+    code = "INVALID_ARG"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the nearest known name, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""

@@ -1,0 +1,121 @@
+"""Serving one request: generation, embedding; errors and cancellation included."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from .adapters import Adapter, AdapterRegistry
+from .errors import BackendError, CancelledError, InvalidRequestError, UnavailableError, UnsupportedError
+from .requests import RawRequest, decode_images, prepends_input
+from .responses import ResponseState, embedding_tensors
+from .sampling import parse_object, parse_sampling_parameters
+from .senders import Sender
+from .vllm_api import EmbeddingRequestOutput, EngineDeadError, PoolingParams
+
+
+class Generator:
+    """Answers requests on the engine's loop."""
+
+    def __init__(self, llm: Any, adapters: AdapterRegistry | None, model_name: str, pb_utils: Any) -> None:
+        self._llm = llm
+        self._adapters = adapters
+        self._model_name = model_name
+        self._pb_utils = pb_utils
+
+    async def serve(self, raw: RawRequest, sender: Sender) -> None:
+        """Answer one request; raises BackendError for everything that has a name."""
+        task = "generate" if raw.embedding is None else "embed"
+        if task not in await self._llm.get_supported_tasks():
+            raise UnsupportedError(f"Model {self._model_name} does not support '{task}' request")
+        with _named_errors():
+            if raw.embedding is None:
+                await self._generate(raw, sender)
+            else:
+                await self._embed(raw, raw.embedding, sender)
+
+    async def _generate(self, raw: RawRequest, sender: Sender) -> None:
+        prepend = prepends_input(raw)
+        parameters = parse_sampling_parameters(raw.parameters, stream=raw.stream)
+        prompt: Any = raw.text
+        if raw.images:
+            prompt = {"prompt": raw.text, "multi_modal_data": {"image": decode_images(raw.images)}}
+        state = ResponseState(raw.returns, parameters.sampling.n, raw.text if prepend else "")
+        async with self._adapter(parameters.lora_name, state) as adapter:
+            outputs = self._llm.generate(
+                prompt,
+                parameters.sampling,
+                # The caller's id may not be unique; vLLM's must be.
+                f"{raw.request_id or 'request'}-{uuid.uuid4().hex[:12]}",
+                lora_request=adapter.request if adapter else None,
+                priority=parameters.priority,
+            )
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    state.add(output)
+                    if raw.stream or output.finished:
+                        response = self._pb_utils.InferenceResponse(output_tensors=state.take(self._pb_utils))
+                        await sender.send(response, final=output.finished)
+
+    async def _embed(self, raw: RawRequest, text: str, sender: Sender) -> None:
+        request = parse_object(text, "embedding_request")
+        prompt = request.get("input")
+        if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+            prompt = {"prompt_token_ids": prompt}
+        elif not isinstance(prompt, str):
+            raise InvalidRequestError(f"embedding_request: 'input' must be a text or token ids, got {prompt!r:.80}")
+        dimensions = (request.get("pooling_params") or {}).get("dimensions")
+        if isinstance(dimensions, list):
+            dimensions = dimensions[0] if dimensions else None
+        params = PoolingParams(task="embed", dimensions=None if dimensions is None else int(dimensions))
+        state = ResponseState(raw.returns)
+        async with self._adapter(request.get("lora_name"), state) as adapter:
+            output = None
+            async for output in self._llm.encode(
+                prompt, params, uuid.uuid4().hex, lora_request=adapter.request if adapter else None
+            ):
+                pass
+            if output is None:
+                raise BackendError("vLLM gave no embedding")
+            embedding = EmbeddingRequestOutput.from_base(output).outputs.embedding
+            tensors = embedding_tensors(self._pb_utils, embedding, raw.returns, len(output.prompt_token_ids))
+            await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)
+
+    @contextlib.asynccontextmanager
+    async def _adapter(self, name: str | None, state: ResponseState) -> AsyncIterator[Adapter | None]:
+        """The adapter of a request, counted as running on it for the length of the block."""
+        if name is None:
+            yield None
+            return
+        if self._adapters is None:
+            raise UnsupportedError("LoRA feature is not enabled.")
+        adapter = self._adapters.get(name)
+        self._adapters.begin(adapter)
+        failed = True
+        try:
+            yield adapter
+            failed = False
+        finally:
+            # Shielded: a cancelled request is counted too.
+            await asyncio.shield(self._adapters.end(adapter, tokens=state.tokens, failed=failed))
+
+
+@contextlib.contextmanager
+def _named_errors() -> Any:
+    """vLLM's refusals of a request are ValueErrors; a dead engine has an error of its own."""
+    try:
+        yield
+    except (BackendError, asyncio.CancelledError):
+        raise
+    except EngineDeadError as failure:
+        raise UnavailableError(f"the vLLM engine is dead: {failure.__cause__ or failure}") from failure
+    except (ValueError, TypeError) as failure:
+        raise InvalidRequestError(str(failure)) from failure
+
+
+def cancelled() -> CancelledError:
+    """What a cancelled request answers with (the wording is part of the contract)."""
+    return CancelledError("Request was cancelled")

@@ -1,0 +1,157 @@
+"""Sending responses to Triton, and learning from it that a request was cancelled.
+
+Both are round trips through shared memory that block the calling thread, so neither happens on the asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .errors import BackendError
+
+# Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
+_MAX_WAITING = 4
+# How often cancellation is asked for, and how many times longer than the asking the pause between is at least.
+_POLL_SECONDS = 0.01
+_POLL_PAUSE_FACTOR = 4
+
+
+class Sender:
+    """One request's way back to Triton. `send` and `fail` are for the asyncio loop."""
+
+    def __init__(self, writer: ResponseWriter, triton_sender: Any) -> None:
+        self.triton_sender = triton_sender
+        self.closed = False
+        self._writer = writer
+        self._waiting = 0
+        self._room: asyncio.Event | None = None
+
+    async def send(self, response: Any, *, final: bool) -> None:
+        """Queue a response; waits while too many of this request wait already."""
+        if self.closed:
+            return
+        self.closed = final
+        while self._waiting >= _MAX_WAITING and not final:
+            self._room = asyncio.Event()
+            await self._room.wait()
+        self._waiting += 1
+        self._writer.put(self, response, final)
+
+    def sent(self) -> None:
+        """Called on the loop when a queued response is out."""
+        self._waiting -= 1
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+
+class ResponseWriter:
+    """A thread that sends responses in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pb_utils: Any) -> None:
+        self._loop = loop
+        self._flags_final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="response-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, sender: Sender, response: Any, final: bool) -> None:
+        self._queue.put((sender, response, final))
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            batch = [item]
+            while not self._queue.empty():
+                batch.append(self._queue.get())
+            done = []
+            stop = False
+            for entry in batch:
+                if entry is None:
+                    stop = True
+                    continue
+                sender, response, final = entry
+                try:
+                    sender.triton_sender.send(response, self._flags_final if final else 0)
+                except Exception:
+                    traceback.print_exc()
+                done.append(sender)
+            try:
+                self._loop.call_soon_threadsafe(_mark_sent, done)
+            except RuntimeError:
+                pass  # The loop is closed: nobody waits any more.
+            if stop:
+                return
+
+    def close(self) -> None:
+        """Send what is queued, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+
+def _mark_sent(senders: list[Sender]) -> None:
+    for sender in senders:
+        sender.sent()
+
+
+class CancellationWatch:
+    """A thread that asks Triton, for every running request, whether it was cancelled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: dict[Any, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="cancellation-watch", daemon=True)
+        self._thread.start()
+
+    def add(self, triton_sender: Any, on_cancel: Callable[[], None]) -> None:
+        """`on_cancel` is called once, on the loop."""
+        with self._lock:
+            self._watched[triton_sender] = on_cancel
+        self._wake.set()
+
+    def remove(self, triton_sender: Any) -> None:
+        with self._lock:
+            self._watched.pop(triton_sender, None)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            with self._lock:
+                watched = list(self._watched.items())
+                if not watched:
+                    self._wake.clear()
+            if not watched:
+                self._wake.wait()
+                continue
+            started = time.monotonic()
+            for triton_sender, on_cancel in watched:
+                try:
+                    cancelled = triton_sender.is_cancelled()
+                except Exception:
+                    cancelled = False
+                if cancelled:
+                    self.remove(triton_sender)
+                    try:
+                        self._loop.call_soon_threadsafe(on_cancel)
+                    except RuntimeError:
+                        return
+            time.sleep(max(_POLL_SECONDS, _POLL_PAUSE_FACTOR * (time.monotonic() - started)))
+
+    def close(self) -> None:
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(5)
+
+
+def error_response(pb_utils: Any, failure: BaseException, message: str | None = None) -> Any:
+    """An error response under the Triton code that the failure carries."""
+    code = failure.code if isinstance(failure, BackendError) else "INTERNAL"
+    error = pb_utils.TritonError(message or str(failure), getattr(pb_utils.TritonError, code))
+    return pb_utils.InferenceResponse(error=error)

@@ -1,0 +1,254 @@
+"""One model instance: its files read, its engine built, its requests answered, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import time
+import traceback
+from typing import Any
+
+from . import progress
+from .adapters import AdapterRegistry
+from .control import Control
+from .engine import Engine, available_memory
+from .engine_settings import EngineSettings, apply_defaults, read_settings
+from .errors import BackendError, UnavailableError
+from .generate import Generator, cancelled
+from .metrics import MetricsFactory
+from .requests import RawRequest, read_request
+from .responses import text_response
+from .senders import CancellationWatch, ResponseWriter, Sender, error_response
+from .vllm_api import VERSION, engine_arg_types, is_cpu
+
+_UNLOAD_TIMEOUT_SECONDS = 30.0
+_UNHEALTHY = "Model is unavailable due to unhealthy vLLM engine"
+
+
+class Service:
+    """What `TritonPythonModel` is made of. `execute` and `close` are called on the stub's main thread."""
+
+    def __init__(self, args: dict[str, str], pb_utils: Any) -> None:
+        self._pb_utils = pb_utils
+        self._logger = pb_utils.Logger
+        self._name = args["model_name"]
+        self._config = json.loads(args["model_config"])
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unhealthy = False
+        self._closing = False
+        started = time.monotonic()
+        if not pb_utils.using_decoupled_model_transaction_policy(self._config):
+            raise BackendError("the vLLM backend needs the decoupled model transaction policy")
+        self._settings = read_settings(pb_utils.get_model_dir(), engine_arg_types())
+        self._use_device(args)
+        self._apply_defaults()
+        self._metrics = self._make_metrics(args)
+        adapters = self._check_adapters()
+        self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
+        _install_cpu_kernels(self._settings, self._logger)
+        self._engine.start()
+        try:
+            self._finish_start(adapters)
+        except BaseException:
+            self._engine.stop(_nothing())
+            raise
+        self._loaded_in = time.monotonic() - started
+        cache = self._engine.kv_cache()
+        self._report("ready", seconds=round(self._loaded_in, 3), kv_cache=cache)
+        self._logger.log_info(
+            f"[vllm] {self._name} is ready after {self._loaded_in:.1f} s: vLLM {VERSION}, "
+            f"KV cache of {cache['tokens']} tokens, {len(self._settings.loras)} adapters"
+        )
+
+    # --- start ---------------------------------------------------------------------------------------------------
+
+    def _report(self, phase: str, **details: Any) -> None:
+        progress.report(self._name, phase, **details)
+
+    def _use_device(self, args: dict[str, str]) -> None:
+        """KIND_GPU names one device; a model over several takes KIND_MODEL."""
+        if args.get("model_instance_kind") != "GPU":
+            return
+        if self._settings.world_size > 1:
+            raise BackendError(
+                "KIND_GPU is currently for single-GPU models, please specify KIND_MODEL "
+                "in the model's config.pbtxt for multi-GPU models"
+            )
+        device = int(args["model_instance_device_id"])
+        if device >= 0:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+
+    def _apply_defaults(self) -> None:
+        for key in self._settings.ignored:
+            self._logger.log_info(f"[vllm] model.json: '{key}' is no engine argument of vLLM {VERSION} and is ignored")
+        notes = apply_defaults(self._settings, on_cpu=is_cpu(), available_memory=available_memory())
+        for note in notes:
+            self._logger.log_info(f"[vllm] {note}")
+
+    def _parameter(self, name: str) -> bool:
+        value = self._config.get("parameters", {}).get(name, {}).get("string_value", "")
+        return str(value).lower() == "true"
+
+    def _make_metrics(self, args: dict[str, str]) -> MetricsFactory | None:
+        if not self._parameter("REPORT_CUSTOM_METRICS") or self._settings.engine_args.get("disable_log_stats"):
+            return None
+        return MetricsFactory(self._pb_utils, {"model": self._name, "version": args["model_version"]})
+
+    def _check_adapters(self) -> dict[str, str]:
+        """Check every adapter's files before the engine is built: a bad one fails the load in a moment, not a minute."""
+        if not self._settings.enable_lora:
+            return {}
+        self._report("check-adapters", count=len(self._settings.loras))
+        registry = self._registry(engine=None)
+        for name, path in self._settings.loras.items():
+            registry.register(name, path)
+        return self._settings.loras
+
+    def _registry(self, engine: Any) -> AdapterRegistry:
+        args = self._settings.engine_args
+        return AdapterRegistry(
+            engine, max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"])
+        )
+
+    def _finish_start(self, loras: dict[str, str]) -> None:
+        llm = self._engine.llm
+        registry = self._registry(llm) if self._settings.enable_lora else None
+        to_warm = []
+        if registry is not None:
+            known = [registry.register(name, path) for name, path in loras.items()]
+            slots = int(self._settings.engine_args["max_cpu_loras"])
+            for position, adapter in enumerate(known[:slots]):
+                self._report("load-adapter", name=adapter.name, done=position, total=min(len(known), slots))
+                self._engine.call(registry.warm(adapter)).result()
+            to_warm = [adapter.request for adapter in known[: int(self._settings.engine_args["max_loras"])]]
+        self._report("warm-up")
+        self._engine.call(self._engine.warm_up(to_warm[:2])).result()
+        self._generator = Generator(llm, registry, self._name, self._pb_utils)
+        self._control = Control(registry, self._info)
+        self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
+        self._watch = CancellationWatch(self._engine.loop)
+
+    def _info(self) -> dict[str, Any]:
+        running, waiting = self._engine.client.request_counts()
+        return {
+            "model": self._name,
+            "vllm_version": VERSION,
+            "pid": os.getpid(),
+            "load_seconds": self._loaded_in,
+            "kv_cache": self._engine.kv_cache(),
+            "requests": {"running": running, "waiting": waiting},
+            "enable_lora": self._settings.enable_lora,
+            "engine_args": {key: value for key, value in self._settings.engine_args.items() if _is_json(value)},
+        }
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take requests in and return: the answers come from the engine's loop."""
+        if self._parameter("ENABLE_VLLM_HEALTH_CHECK") and not self._is_healthy():
+            for request in requests:
+                self._refuse(request, UnavailableError(_UNHEALTHY))
+            return
+        for request in requests:
+            try:
+                raw = read_request(request, self._pb_utils)
+            except Exception as failure:
+                self._refuse(request, failure)
+                continue
+            triton_sender = request.get_response_sender()
+            self._engine.loop.call_soon_threadsafe(self._begin, raw, triton_sender)
+
+    def _refuse(self, request: Any, failure: Exception) -> None:
+        sender = request.get_response_sender()
+        sender.send(error_response(self._pb_utils, failure), self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _is_healthy(self) -> bool:
+        if not self._unhealthy:
+            try:
+                self._engine.call(self._engine.llm.check_health()).result(10)
+            except Exception:
+                self._logger.log_error(
+                    f"[vllm] the engine is not healthy, the model will be unloaded: {traceback.format_exc()}"
+                )
+                self._unhealthy = True
+                self._pb_utils.unload_model(self._name)
+        return not self._unhealthy
+
+    def _begin(self, raw: RawRequest, triton_sender: Any) -> None:
+        task = self._engine.loop.create_task(self._answer(raw, triton_sender))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._watch.add(triton_sender, task.cancel)
+
+    async def _answer(self, raw: RawRequest, triton_sender: Any) -> None:
+        """Serve one request; whatever happens, exactly one final response goes out."""
+        sender = Sender(self._writer, triton_sender)
+        try:
+            if self._closing:
+                raise UnavailableError(f"the model '{self._name}' is being unloaded")
+            if raw.control is not None:
+                answer = await self._control.answer(raw.control)
+                await sender.send(text_response(self._pb_utils, answer), final=True)
+            else:
+                await self._generator.serve(raw, sender)
+        except asyncio.CancelledError:
+            await sender.send(error_response(self._pb_utils, cancelled()), final=True)
+        except BackendError as failure:
+            await sender.send(error_response(self._pb_utils, failure, _message(failure)), final=True)
+        except Exception as failure:
+            self._logger.log_error(f"[vllm] Error generating stream: {traceback.format_exc()}")
+            message = f"Error generating stream: {failure}"
+            await sender.send(error_response(self._pb_utils, failure, message), final=True)
+        finally:
+            self._watch.remove(triton_sender)
+
+    # --- end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let running requests finish within the unload timeout, cancel the rest, and free the engine."""
+        self._engine.stop(self._drain())
+        self._watch.close()
+        self._writer.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        # The stub does not exit while tensors of parallel workers are referenced.
+        gc.collect()
+
+    async def _drain(self) -> None:
+        self._closing = True
+        if self._tasks:
+            timeout = self._settings.own.get("unload_timeout", _UNLOAD_TIMEOUT_SECONDS)
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+
+def _message(failure: BackendError) -> str:
+    """The contract's wordings stand alone; every other refusal is prefixed as upstream prefixes it."""
+    text = str(failure)
+    bare = ("LoRA ", "Model ", "Request was cancelled")
+    return text if text.startswith(bare) else f"Error generating stream: {text}"
+
+
+def _is_json(value: Any) -> bool:
+    with contextlib.suppress(TypeError, ValueError):
+        json.dumps(value)
+        return True
+    return False
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:
+    """Put the project's LoRA kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
+    if settings.enable_lora and is_cpu():
+        import punica_cpu
+
+        punica_cpu.install()

@@ -1,0 +1,103 @@
+"""All that depends on which vLLM is installed: names, signatures and import paths of vLLM 0.32.
+
+Importing this module imports vLLM (seconds); only `initialize` may do so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+import vllm
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
+from vllm.platforms import current_platform
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor import Executor
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+VERSION: str = vllm.__version__
+
+__all__ = [
+    "VERSION",
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "CompletionOutput",
+    "EmbeddingRequestOutput",
+    "EngineCore",
+    "EngineCoreClient",
+    "EngineCoreOutput",
+    "EngineCoreOutputs",
+    "EngineCoreRequest",
+    "EngineDeadError",
+    "Executor",
+    "FinishReason",
+    "IterationStats",
+    "LoRARequest",
+    "PoolingParams",
+    "PoolingRequestOutput",
+    "RequestOutput",
+    "RequestOutputKind",
+    "SamplingParams",
+    "SchedulerStats",
+    "StatLoggerBase",
+    "StructuredOutputsParams",
+    "UsageContext",
+    "VllmConfig",
+    "engine_arg_types",
+    "is_cpu",
+    "sampling_param_types",
+    "structured_output_types",
+]
+
+# Set by vLLM itself or by this backend, never by a request.
+_INTERNAL_SAMPLING_PARAMS = frozenset({"output_kind", "skip_clone", "output_text_buffer_length"})
+
+
+def engine_arg_types() -> dict[str, Any]:
+    """Every engine argument's name with its type hint."""
+    resolved: dict[str, Any] = {}
+    for f in dataclasses.fields(AsyncEngineArgs):
+        if f.name.startswith("_"):
+            continue
+        # vLLM writes `max_model_len: int = None`: the default tells that None is meant to be allowed.
+        resolved[f.name] = typing.Optional[f.type] if f.default is None else f.type  # noqa: UP045
+    return resolved
+
+
+def sampling_param_types() -> dict[str, Any]:
+    """Every sampling parameter a request may set, with its type hint."""
+    hints = typing.get_type_hints(SamplingParams)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if name in SamplingParams.__struct_fields__
+        and not name.startswith("_")
+        and name not in _INTERNAL_SAMPLING_PARAMS
+    }
+
+
+def structured_output_types() -> dict[str, Any]:
+    """The fields of `structured_outputs`, with their type hints."""
+    hints = typing.get_type_hints(StructuredOutputsParams)
+    return {
+        f.name: hints.get(f.name, Any)
+        for f in dataclasses.fields(StructuredOutputsParams)
+        if not f.name.startswith("_")
+    }
+
+
+def is_cpu() -> bool:
+    """Whether the installed vLLM computes on the CPU."""
+    return bool(current_platform.is_cpu())

@@ -1,0 +1,194 @@
+import { existsSync, statSync } from "node:fs";
+import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { SetupCancelledError, SetupError } from "./errors";
+import { checkDevice } from "./find";
+import { packageVersion } from "./paths";
+import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
+import { run } from "./process";
+import type { OnSetupProgress } from "./progress";
+import { findPython, type Python } from "./python";
+import {
+  baseDigest,
+  basePins,
+  digest,
+  EXTRAS,
+  type Extra,
+  isExtra,
+  PIP,
+  TORCH,
+  TORCH_CPU_INDEX,
+  TRITON,
+} from "./requirements";
+import type { Device } from "./runtime";
+
+export interface BundleOptions {
+  /** Where the bundle is written: a `.tar` file. */
+  output: string;
+  device: Device;
+  python?: string | undefined;
+  torchIndex?: string | undefined;
+  /** Extras to bring along. */
+  extras?: readonly string[] | undefined;
+  signal?: AbortSignal | undefined;
+  onProgress?: OnSetupProgress | undefined;
+}
+
+interface Description {
+  schema: 1;
+  tritonode: string;
+  device: Device;
+  pythonVersion: string;
+  arch: string;
+  requirements: string;
+  extras: Record<string, string>;
+}
+
+const DESCRIPTION = "bundle.json";
+
+/**
+ * Downloads every wheel that `setup --offline` needs, for this machine's architecture and one Python version, into one
+ * uncompressed tar (wheels are compressed already). The file appears whole or not at all.
+ *
+ * @returns the absolute path of the bundle.
+ */
+export async function bundle(options: BundleOptions): Promise<string> {
+  const { device, signal } = options;
+  checkDevice(device);
+  const extras = (options.extras ?? []).filter(isExtra);
+  const report = options.onProgress ?? (() => {});
+  const output = resolve(options.output);
+  // beside the result, for it takes gigabytes and is renamed at the end
+  await mkdir(dirname(output), { recursive: true });
+  const scratch = await mkdtemp(join(dirname(output), ".tritonode-bundle-"));
+  try {
+    report({ phase: "python", message: "looking for a Python" });
+    const python = await findPython({ python: options.python, signal });
+    const context = await downloader(python, scratch, signal, report);
+    const folder = join(scratch, "bundle");
+    const wheels = join(folder, "wheels");
+    await mkdir(wheels, { recursive: true });
+    await downloadTorch(context, device, wheels, options.torchIndex);
+    const pins = [PIP, TRITON, ...basePins(device), ...extras.flatMap((name) => [...EXTRAS[name]])];
+    await pipDownload(context, pins, wheels);
+    const description: Description = {
+      schema: 1,
+      tritonode: packageVersion(),
+      device,
+      pythonVersion: python.version,
+      arch: process.arch,
+      requirements: baseDigest(device, true),
+      extras: Object.fromEntries(extras.map((name) => [name, digest(EXTRAS[name])])),
+    };
+    await writeFile(join(folder, DESCRIPTION), `${JSON.stringify(description, undefined, 2)}\n`);
+    report({ phase: "install", message: `writing ${output}` });
+    const tar = join(scratch, "bundle.tar");
+    await tarfile(python.executable, ["-c", tar, DESCRIPTION, "wheels"], folder, signal);
+    await rename(tar, output);
+    report({ phase: "done", message: `the bundle is complete: ${output}` });
+    return output;
+  } finally {
+    await rm(scratch, { recursive: true, force: true, maxRetries: 3 });
+  }
+}
+
+/**
+ * Opens a bundle (the tar, or a folder that it was unpacked to) and checks that it fits.
+ *
+ * @returns the folder of its wheels.
+ * @throws {@link SetupError} `ERR_SETUP_BUNDLE` saying what it was made for.
+ */
+export async function openBundle(
+  path: string,
+  wanted: {
+    scratch: string;
+    device: Device;
+    pythonVersion: string;
+    extras: readonly Extra[];
+    withTriton: boolean;
+    signal: AbortSignal | undefined;
+  },
+): Promise<string> {
+  if (!existsSync(path)) throw unfit(path, "is not there");
+  let folder = resolve(path);
+  if (!statSync(folder).isDirectory()) {
+    folder = join(wanted.scratch, "bundle");
+    await mkdir(folder);
+    const python = await findPython({ version: wanted.pythonVersion, signal: wanted.signal });
+    await tarfile(python.executable, ["-e", resolve(path), folder], folder, wanted.signal).catch((cause) => {
+      if (cause instanceof SetupCancelledError) throw cause;
+      throw unfit(path, "can't be unpacked", cause);
+    });
+  }
+  const text = await readFile(join(folder, DESCRIPTION), "utf8").catch((cause) => {
+    throw unfit(path, `is no bundle of tritonode (no ${DESCRIPTION})`, cause);
+  });
+  let found: Description;
+  try {
+    found = JSON.parse(text) as Description;
+  } catch (cause) {
+    throw unfit(path, `has an unreadable ${DESCRIPTION}`, cause);
+  }
+  const { device, pythonVersion } = wanted;
+  if (found.device !== device) throw unfit(path, `is for ${found.device}, not for ${device}`);
+  if (found.arch !== process.arch) throw unfit(path, `is for ${found.arch}, not for ${process.arch}`);
+  if (found.pythonVersion !== pythonVersion) {
+    throw unfit(path, `is for Python ${found.pythonVersion}, not ${pythonVersion}: name one with --python`);
+  }
+  if (found.requirements !== baseDigest(device, true)) {
+    throw unfit(path, `was made by tritonode ${found.tritonode} with other versions than this ${packageVersion()}`);
+  }
+  const lacking = wanted.extras.find((name) => found.extras[name] !== digest(EXTRAS[name]));
+  if (lacking !== undefined) throw unfit(path, `lacks the extra "${lacking}"`);
+  return join(folder, "wheels");
+}
+
+/** A throw-away venv with a pip that shows its progress. */
+async function downloader(
+  python: Python,
+  scratch: string,
+  signal: AbortSignal | undefined,
+  onProgress: OnSetupProgress,
+): Promise<PipContext> {
+  const venv = join(scratch, "venv");
+  onProgress({ phase: "environment", message: `making a virtual environment for ${basename(python.executable)}` });
+  const made = await run(python.executable, ["-I", "-m", "venv", venv], {
+    environment: pipEnvironment(process.env, true),
+    signal,
+  });
+  if (made.code !== 0)
+    throw new SetupError(`${python.executable} -m venv failed: ${made.stderr.trim().split("\n").at(-1)}`);
+  const context: PipContext = { python: join(venv, "bin", "python3"), signal, onProgress, log: () => {}, scratch };
+  await pipInstall({ ...context, onProgress: () => {} }, [PIP]).catch((error) => {
+    if (error instanceof SetupCancelledError) throw error;
+  });
+  return context;
+}
+
+async function downloadTorch(
+  context: PipContext,
+  device: Device,
+  target: string,
+  index: string | undefined,
+): Promise<void> {
+  try {
+    await pipDownload(context, [TORCH[device]], target, { index });
+  } catch (error) {
+    if (device !== "cpu" || index !== undefined || !isNotFound(error, "torch")) throw error;
+    await pipDownload(context, [TORCH[device]], target, { index: TORCH_CPU_INDEX });
+  }
+}
+
+/** Python's own tarfile program: a Python is needed anyway, and a tar program is not everywhere. */
+async function tarfile(python: string, args: string[], cwd: string, signal: AbortSignal | undefined): Promise<void> {
+  const result = await run(python, ["-I", "-m", "tarfile", ...args], { cwd, signal });
+  if (result.code !== 0) throw new SetupError(`tarfile failed: ${result.stderr.trim().split("\n").at(-1)}`);
+}
+
+function unfit(path: string, reason: string, cause?: unknown): SetupError {
+  return new SetupError(`the bundle ${path} ${reason}`, {
+    code: "ERR_SETUP_BUNDLE",
+    hint: "make one with `npx tritonode bundle OUT.tar` on a machine like this one, with a network",
+    cause,
+  });
+}

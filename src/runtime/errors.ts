@@ -1,0 +1,30 @@
+import { RuntimeMissingError, TritonodeError } from "../errors";
+
+/** No Python that can serve was found, or the one that was asked for can't (`hint` names the package that brings one). */
+export class PythonNotFoundError extends RuntimeMissingError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super(message, { code: "ERR_PYTHON_NOT_FOUND", ...options });
+  }
+}
+
+/** `setup` or `bundle` could not finish; nothing half-made is left that a second run would trip over. */
+export class SetupError extends TritonodeError {
+  /** Path of the full output of the installers, where it was kept. */
+  readonly log: string | undefined;
+
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string; log?: string }) {
+    super(options?.code ?? "ERR_SETUP_FAILED", message, options);
+    this.log = options?.log;
+  }
+}
+
+/** `setup` or `bundle` was ended by its AbortSignal. */
+export class SetupCancelledError extends SetupError {
+  constructor(cause?: unknown) {
+    super("the setup was interrupted", {
+      code: "ERR_SETUP_CANCELLED",
+      hint: "run the same command again: it starts afresh",
+      cause,
+    });
+  }
+}

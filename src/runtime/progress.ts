@@ -1,0 +1,97 @@
+/** The steps of `setup`, in order. */
+export type SetupPhase = "wait" | "python" | "environment" | "download" | "install" | "check" | "done";
+
+/** One step forward of `setup` or `bundle`. */
+export interface SetupProgress {
+  phase: SetupPhase;
+  /** The package at hand, without its version. */
+  package?: string;
+  /** This package is the index-th (from 1) of `count`. */
+  index?: number;
+  count?: number;
+  /** Bytes of this package so far, and in all. */
+  receivedBytes?: number;
+  totalBytes?: number;
+  /** The same in words, for a log. */
+  message: string;
+}
+
+export type OnSetupProgress = (progress: SetupProgress) => void;
+
+/**
+ * Turns pip's output into {@link SetupProgress}. Understands pip 23 and later: `Collecting` / `Processing` /
+ * `Downloading` lines with the requirement's line number, the `Progress N of M` lines of `--progress-bar raw`
+ * (since pip 24.1), and the line that lists what is about to be installed.
+ */
+export class PipOutput {
+  /** What pip is about to install, in its order; set once all is downloaded. */
+  installing: string[] | undefined;
+  private current: { name: string; index: number | undefined } | undefined;
+
+  constructor(
+    private readonly count: number,
+    private readonly report: OnSetupProgress,
+  ) {}
+
+  /** Takes one line of pip's stdout. */
+  line(text: string): void {
+    const bytes = /^\s*Progress (\d+) of (\d+)/.exec(text);
+    if (bytes !== null) {
+      if (this.current !== undefined) this.bytes(this.current, Number(bytes[1]), Number(bytes[2]));
+      return;
+    }
+    const started = /^\s*(?:Collecting|Processing|Requirement already satisfied:) (\S+?)(?:[<>=!~;[]\S*)?(?: |$)/.exec(
+      text,
+    );
+    if (started?.[1] !== undefined) {
+      const line = /\(line (\d+)\)/.exec(text)?.[1];
+      this.start(packageName(started[1]), line === undefined ? undefined : Number(line));
+      return;
+    }
+    const installing = /^Installing collected packages: (.+)$/.exec(text);
+    if (installing?.[1] !== undefined) this.installing = installing[1].split(", ").map((name) => name.trim());
+  }
+
+  private start(name: string, index: number | undefined): void {
+    this.current = { name, index };
+    const { count } = this;
+    this.report({
+      phase: "download",
+      package: name,
+      ...(index === undefined ? {} : { index, count }),
+      message: index === undefined ? `downloading ${name}` : `downloading ${name} (${index} of ${count})`,
+    });
+  }
+
+  private bytes(current: { name: string; index: number | undefined }, receivedBytes: number, totalBytes: number): void {
+    const { name, index } = current;
+    this.report({
+      phase: "download",
+      package: name,
+      ...(index === undefined ? {} : { index, count: this.count }),
+      receivedBytes,
+      totalBytes,
+      message: `downloading ${name}: ${formatBytes(receivedBytes)} of ${formatBytes(totalBytes)}`,
+    });
+  }
+}
+
+/** The distribution's name in a requirement (`a.b==1`), a wheel's path or a wheel's file name; lower case, `-`. */
+export function packageName(text: string): string {
+  const file = text.slice(text.lastIndexOf("/") + 1);
+  const name = file.endsWith(".whl") || file.endsWith(".tar.gz") ? (file.split("-")[0] ?? file) : file;
+  return (/^[A-Za-z0-9._-]+/.exec(name)?.[0] ?? name).toLowerCase().replace(/[-_.]+/g, "-");
+}
+
+/** `1536` → `1.5 kB`. Decimal units, as pip prints them. */
+export function formatBytes(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  const units = ["kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = -1;
+  do {
+    value /= 1000;
+    unit++;
+  } while (value >= 999.95 && unit < units.length - 1);
+  return `${value.toFixed(1)} ${units[unit]}`;
+}

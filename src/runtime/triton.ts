@@ -1,0 +1,81 @@
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { RuntimeMissingError } from "../errors";
+import { TRITON_WHEEL_VERSION } from "./requirements";
+import type { TritonFiles } from "./runtime";
+
+/**
+ * Finds the parts of Triton that the nvidia-pytriton wheel put into `sitePackages`. The libraries carry a hash in
+ * their names (`libtritonserver-717102f0.so`), so they are looked up, not assumed.
+ *
+ * @param pythonVersion major.minor: picks the stub.
+ * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part.
+ */
+export function tritonOfWheel(sitePackages: string, pythonVersion: string): TritonFiles {
+  const dependencyDirectory = join(sitePackages, "nvidia_pytriton.libs");
+  const name = list(dependencyDirectory).find((file) => /^libtritonserver.*\.so(\.\d+)*$/.test(file));
+  const root = join(sitePackages, "pytriton", "tritonserver");
+  const server = join(root, "bin", "tritonserver");
+  return checked({
+    version: TRITON_WHEEL_VERSION,
+    library: join(dependencyDirectory, name ?? "libtritonserver.so"),
+    dependencyDirectory,
+    pythonBackend: join(root, "backends", "python"),
+    stub: join(root, "python_backend_stubs", pythonVersion, "triton_python_backend_stub"),
+    server: existsSync(server) ? server : undefined,
+  });
+}
+
+/**
+ * The parts of a Triton that is installed as NGC's containers have it (`/opt/tritonserver`): `lib`, `backends/python`,
+ * `bin`, and its version in `TRITON_VERSION`.
+ *
+ * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part.
+ */
+export function tritonOfDirectory(directory: string): TritonFiles {
+  const root = resolve(directory);
+  const server = join(root, "bin", "tritonserver");
+  const pythonBackend = join(root, "backends", "python");
+  const versionFile = join(root, "TRITON_VERSION");
+  return checked({
+    version: existsSync(versionFile) ? readFileSync(versionFile, "utf8").trim() : "unknown",
+    library: join(root, "lib", "libtritonserver.so"),
+    dependencyDirectory: undefined,
+    pythonBackend,
+    stub: join(pythonBackend, "triton_python_backend_stub"),
+    server: existsSync(server) ? server : undefined,
+  });
+}
+
+/** The Python version (major.minor) that a stub is linked against, read from the library name in its ELF strings. */
+export function stubPythonVersion(stub: string): string | undefined {
+  return /libpython(3\.\d+)[a-z]*\.so/.exec(readFileSync(stub, "latin1"))?.[1];
+}
+
+/** `<venv>/lib/python3.X/site-packages`. */
+export function sitePackages(venv: string, pythonVersion: string): string {
+  return join(venv, "lib", `python${pythonVersion}`, "site-packages");
+}
+
+function checked(files: TritonFiles): TritonFiles {
+  const parts: [string, string][] = [
+    ["libtritonserver", files.library],
+    ["Triton's Python backend", join(files.pythonBackend, "libtriton_python.so")],
+    ["the Python backend's stub", files.stub],
+  ];
+  for (const [what, path] of parts) {
+    if (!existsSync(path)) {
+      throw new RuntimeMissingError(`${what} is not there: ${path}`, { code: "ERR_RUNTIME_BROKEN" });
+    }
+  }
+  // Triton hands paths to its children, and links are resolved against their $ORIGIN: the real path is the safe one
+  return { ...files, library: realpathSync(files.library) };
+}
+
+function list(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}

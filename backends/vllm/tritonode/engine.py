@@ -75,13 +75,16 @@ class Engine:
         """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""
         if "generate" not in await self.llm.get_supported_tasks():
             return
-        tokens = self.llm.model_config.get_vocab_size()
-        prompt = {"prompt_token_ids": [position % min(tokens, 97) for position in range(1, 17)]}
-        for position, lora_request in enumerate([None, *lora_requests]):
-            # Two choices make a batch with more than one row.
-            params = SamplingParams(n=2, temperature=0.0, max_tokens=4, min_tokens=4)
+        vocabulary = min(97, self.llm.model_config.get_vocab_size())
+        prompt = {"prompt_token_ids": [position % vocabulary for position in range(1, 17)]}
+        params = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
+
+        async def run(position: int, lora_request: Any) -> None:
             async for _ in self.llm.generate(prompt, params, f"warm-up-{position}", lora_request=lora_request):
                 pass
+
+        # Together, so that a mixed batch has run once.
+        await asyncio.gather(*(run(position, request) for position, request in enumerate([None, *lora_requests])))
         await self.llm.reset_prefix_cache()
 
     def kv_cache(self) -> dict[str, Any]:

@@ -38,7 +38,6 @@ RETIRED_KEYS = frozenset(
         "enable_prompt_adapter",
         "max_prompt_adapters",
         "max_prompt_adapter_token",
-        "use_tqdm_on_load",
         "task",
     }
 )
@@ -53,6 +52,7 @@ OWN_KEYS: dict[str, Any] = {
 
 _SLOTS_BY_DEFAULT = 16
 _GIB = 1 << 30
+_CPU_BLOCK_SIZE = 32
 
 
 @dataclass
@@ -147,6 +147,13 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
         notes.append(f"max_loras = {args['max_loras']}: adapters that share one batch (set max_loras to change)")
     if settings.enable_lora and "max_cpu_loras" not in args:
         args["max_cpu_loras"] = max(args["max_loras"], min(256, len(settings.loras)))
+    # A progress bar's carriage returns have no place in a log.
+    args.setdefault("use_tqdm_on_load", False)
+    block_size = args.get("block_size")
+    if on_cpu and block_size and block_size % _CPU_BLOCK_SIZE:
+        # vLLM's attention on the CPU takes multiples of 32 only; the tutorial's file says 16, made for GPUs.
+        args["block_size"] = -(-block_size // _CPU_BLOCK_SIZE) * _CPU_BLOCK_SIZE
+        notes.append(f"block_size = {args['block_size']}, not {block_size}: the CPU takes multiples of {_CPU_BLOCK_SIZE}")
     if on_cpu and "kv_cache_memory_bytes" not in args and "num_gpu_blocks_override" not in args:
         args["kv_cache_memory_bytes"] = default_kv_cache_bytes(available_memory)
         notes.append(

@@ -65,10 +65,6 @@ def parse_sampling_parameters(text: str, *, stream: bool) -> RequestParameters:
     typed["output_kind"] = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         sampling = SamplingParams(**typed)
-        # vLLM checks ranges when it is asked to.
-        verify = getattr(sampling, "_verify_args", None)
-        if verify is not None:
-            verify()
     except (TypeError, ValueError) as failure:
         raise InvalidRequestError(str(failure)) from failure
     return RequestParameters(sampling, own.get("lora_name"), own.get("priority", 0))

@@ -248,7 +248,7 @@ async def _nothing() -> None:
 
 def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:
     """Put the project's LoRA kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
-    if settings.enable_lora and is_cpu():
+    if False and settings.enable_lora and is_cpu():  # WIP: until punica_cpu lands
         import punica_cpu
 
         punica_cpu.install()

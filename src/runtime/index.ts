@@ -1,4 +1,6 @@
 export { type BundleOptions, bundle } from "./bundle";
+export type { Check } from "./check";
+export { type DoctorOptions, doctor } from "./doctor";
 export { PythonNotFoundError, SetupCancelledError, SetupError } from "./errors";
 export { type FindRuntimeOptions, findRuntime } from "./find";
 export type { OnSetupProgress, SetupPhase, SetupProgress } from "./progress";

@@ -84,19 +84,16 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
 
 async function makeVenv(python: Python, venv: string, context: PipContext): Promise<void> {
   context.onProgress({ phase: "environment", message: `making the virtual environment ${venv}` });
-  const result = await run(python.executable, ["-I", "-m", "venv", venv], {
+  const result = await run(python.base, ["-I", "-m", "venv", venv], {
     environment: pipEnvironment(process.env, true),
     signal: context.signal,
     ...(context.onSpawn === undefined ? {} : { onSpawn: context.onSpawn }),
     onLine: context.log,
   });
   if (result.code === 0) return;
-  throw new SetupError(
-    `${python.executable} -m venv failed: ${(result.stderr || result.stdout).trim().split("\n").at(-1)}`,
-    {
-      hint: `Debian and Ubuntu: apt-get install python${python.version}-venv`,
-    },
-  );
+  throw new SetupError(`${python.base} -m venv failed: ${(result.stderr || result.stdout).trim().split("\n").at(-1)}`, {
+    hint: `Debian and Ubuntu: apt-get install python${python.version}-venv`,
+  });
 }
 
 /** An older pip installs just as well, with less to show for progress: not having the newer one is no failure. */
@@ -135,7 +132,7 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
       ? present?.python
       : {
           executable: context.python,
-          base: python.executable,
+          base: python.base,
           version: python.version,
           fullVersion: python.fullVersion,
           libpythonDirectory: python.libpythonDirectory,

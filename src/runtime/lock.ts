@@ -101,13 +101,22 @@ async function takeOver(path: string, expected: string, owner: Owner | undefined
 }
 
 function held(path: string, owner: Owner): Lock {
+  let writing = Promise.resolve();
+  let released = false;
   return {
-    async setChild(pid) {
-      const temporary = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
-      await writeFile(temporary, JSON.stringify({ ...owner, child: { pid, startTime: startTime(pid) } }));
-      await rename(temporary, path);
+    setChild(pid) {
+      writing = writing.then(async () => {
+        // a late call must not bring the file back
+        if (released) return;
+        const temporary = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
+        await writeFile(temporary, JSON.stringify({ ...owner, child: { pid, startTime: startTime(pid) } }));
+        await rename(temporary, path);
+      });
+      return writing;
     },
     async release() {
+      released = true;
+      await writing.catch(() => {});
       await unlink(path).catch(() => {});
     },
   };

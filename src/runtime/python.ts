@@ -6,8 +6,10 @@ import { PYTHON_VERSIONS } from "./requirements";
 
 /** A Python that can serve: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {
-  /** Absolute path of the interpreter that was asked. */
+  /** Absolute path of the interpreter that was asked: perhaps a link, a pyenv shim, or a venv's. */
   executable: string;
+  /** The installation's own interpreter behind it, links resolved. */
+  base: string;
   /** e.g. `"3.11.7"`. */
   fullVersion: string;
   /** e.g. `"3.11"`. */
@@ -30,6 +32,7 @@ export interface PythonFacts {
   version: [number, number, number];
   implementation: string;
   bits: number;
+  base: string;
   /** File name of the shared library that an embedding program needs, from sysconfig. */
   soname: string | null;
   libraryDirectories: (string | null)[];
@@ -46,6 +49,7 @@ print(json.dumps({
     "version": list(sys.version_info[:3]),
     "implementation": sys.implementation.name,
     "bits": struct.calcsize("P") * 8,
+    "base": os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable),
     "soname": "libpython%d.%d%s.so.1.0" % (sys.version_info[0], sys.version_info[1], getattr(sys, "abiflags", "")),
     "libraryDirectories": [libdir, os.path.join(libdir, var("MULTIARCH") or "") if libdir else None,
                            os.path.join(prefix, "lib"), os.path.join(prefix, "lib64"), var("LIBPL")],
@@ -136,7 +140,7 @@ export function judge(
     return `has no ${facts.soname} (statically linked: it can't be embedded in Triton's stub)`;
   }
   if (!facts.venv || !facts.ensurepip) return "has no venv module with pip (ensurepip)";
-  return { executable, fullVersion: facts.version.join("."), version, libpythonDirectory: directory };
+  return { executable, base: facts.base, fullVersion: facts.version.join("."), version, libpythonDirectory: directory };
 }
 
 /** Runs the interpreter and reads its facts; a text says why it did not answer. */

@@ -178,8 +178,7 @@ async function complete(directory: string, device: Device, options: SetupOptions
   }
   if (options.python !== undefined) {
     const python = await findPython({ python: options.python, signal: options.signal });
-    if ((await realpath(python.executable)) !== (await realpath(manifest.python.base).catch(() => "")))
-      return undefined;
+    if (python.base !== manifest.python.base) return undefined;
   }
   return manifest;
 }

@@ -1,0 +1,23 @@
+/** One line of `doctor`. */
+export interface Check {
+  /** What was looked at, in a few words. */
+  name: string;
+  /** `warn`: works, but not as well as it could. `fail`: a load would fail, hang or answer wrongly. */
+  status: "ok" | "warn" | "fail";
+  /** What was found. */
+  detail: string;
+  /** What to do about it; always there for `fail`. */
+  mend?: string;
+}
+
+export function ok(name: string, detail: string): Check {
+  return { name, status: "ok", detail };
+}
+
+export function warn(name: string, detail: string, mend: string): Check {
+  return { name, status: "warn", detail, mend };
+}
+
+export function fail(name: string, detail: string, mend: string): Check {
+  return { name, status: "fail", detail, mend };
+}

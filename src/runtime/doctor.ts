@@ -1,0 +1,113 @@
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { RuntimeMissingError } from "../errors";
+import { type Check, fail, ok } from "./check";
+import {
+  checkBash,
+  checkDiskSpace,
+  checkKernel,
+  checkMemory,
+  checkNode,
+  checkOpenMp,
+  checkPlatform,
+  checkSharedMemory,
+  checkTemporaryFolder,
+} from "./checks-host";
+import {
+  checkGpu,
+  checkImports,
+  checkLibpython,
+  checkNumpy,
+  checkPython,
+  checkStub,
+  checkUnwanted,
+  checkVersions,
+} from "./checks-runtime";
+import { type FindRuntimeOptions, findRuntime } from "./find";
+import { checkLeftovers } from "./leftovers";
+import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
+import { run } from "./process";
+import type { Runtime } from "./runtime";
+
+export interface DoctorOptions extends FindRuntimeOptions {
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Looks at everything that keeps a model from loading or from serving well, one {@link Check} at a time, the quick ones
+ * first. Changes nothing. A check that itself goes wrong is a failed check, so the list always comes to its end.
+ */
+export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check, void, void> {
+  const { signal } = options;
+  yield checkNode();
+  yield checkPlatform();
+  yield checkKernel();
+  yield await guarded("addon", () => checkAddon(signal));
+  yield checkBash();
+  yield await guarded("/dev/shm", () => checkSharedMemory());
+  yield await guarded("temporary folder", () => checkTemporaryFolder());
+  yield checkMemory();
+  yield checkOpenMp();
+  yield await guarded("leftovers", async () => checkLeftovers());
+  const runtime = await find(options);
+  if ("status" in runtime) {
+    const directory = namedDirectory(options.directory) ?? defaultDirectory(options.device ?? "cpu");
+    yield await guarded("disk space", () => checkDiskSpace(existing(directory)));
+    yield runtime;
+    return;
+  }
+  yield await guarded("disk space", () => checkDiskSpace(runtime.directory));
+  yield ok("runtime", `${runtime.directory} (${runtime.device})`);
+  const checks: [string, () => Check | Promise<Check>][] = [
+    ["versions", () => checkVersions(runtime)],
+    ["Python", () => checkPython(runtime, signal)],
+    ["libpython", () => checkLibpython(runtime)],
+    ["Triton's stub", () => checkStub(runtime, signal)],
+    ["numpy", () => checkNumpy(runtime)],
+    ["torchvision", () => checkUnwanted(runtime)],
+    ["GPU", () => checkGpu(runtime, signal)],
+    ["vLLM", () => checkImports(runtime, signal)],
+  ];
+  for (const [name, check] of checks) yield await guarded(name, check);
+}
+
+/** Loads the addon in a process of its own: one built for another Node may take the whole process down. */
+export async function checkAddon(signal?: AbortSignal, root = join(__dirname, "..", "..")): Promise<Check> {
+  const name = "addon";
+  const program =
+    "require('node-gyp-build')(process.argv[1]); console.log(require('node-gyp-build').resolve(process.argv[1]))";
+  const result = await run(process.execPath, ["-e", program, root], {
+    cwd: root,
+    signal,
+    environment: { ...process.env, ELECTRON_RUN_AS_NODE: "1" },
+  });
+  if (result.code === 0) return ok(name, result.stdout.trim());
+  const reason = /^(?:\w*Error|node): .*$/m.exec(result.stderr)?.[0] ?? result.signal ?? `exit code ${result.code}`;
+  const mend = "npm rebuild tritonode (from a checkout: npm run build; it needs a C++20 compiler, make and Python)";
+  return fail(name, `does not load: ${reason}`, mend);
+}
+
+async function find(options: DoctorOptions): Promise<Runtime | Check> {
+  try {
+    return await findRuntime(options);
+  } catch (error) {
+    const mend = error instanceof RuntimeMissingError ? error.hint : undefined;
+    const { message } = error as Error;
+    return fail("runtime", message, mend ?? `run: ${setupCommand(options)}`);
+  }
+}
+
+async function guarded(name: string, check: () => Check | Promise<Check>): Promise<Check> {
+  try {
+    return await check();
+  } catch (error) {
+    return fail(name, (error as Error).message, "the check itself failed: see the message");
+  }
+}
+
+/** The nearest folder above that exists. */
+function existing(directory: string): string {
+  let folder = directory;
+  while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder);
+  return folder;
+}

@@ -1,0 +1,242 @@
+// The functions that src/server/binding.ts calls. Everything that may block returns a promise and runs on a thread of
+// its own; infer, cancel and abandon return at once.
+#include <napi.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "../core/call.h"
+#include "../core/host.h"
+#include "../core/server.h"
+#include "environment.h"
+#include "marshal.h"
+
+namespace tritonode {
+namespace {
+
+using Info = const Napi::CallbackInfo&;
+
+std::string StringAt(Info info, size_t index) {
+  if (!info[index].IsString()) throw Napi::TypeError::New(info.Env(), "expected a string");
+  return info[index].As<Napi::String>().Utf8Value();
+}
+
+int64_t IntegerAt(Info info, size_t index, int64_t otherwise) {
+  if (info[index].IsUndefined()) return otherwise;
+  if (!info[index].IsNumber()) throw Napi::TypeError::New(info.Env(), "expected a number");
+  return info[index].As<Napi::Number>().Int64Value();
+}
+
+bool BooleanAt(Info info, size_t index) {
+  return info[index].IsBoolean() && info[index].As<Napi::Boolean>().Value();
+}
+
+Napi::Object ObjectAt(Info info, size_t index) {
+  if (!info[index].IsObject()) throw Napi::TypeError::New(info.Env(), "expected an object");
+  return info[index].As<Napi::Object>();
+}
+
+Status NotRunning() { return {"STATE", "the server is not running"}; }
+
+// Asks the running server on a thread of its own.
+template <typename Result>
+Napi::Value Ask(Info info, std::function<Status(Server&, Result*)> question,
+                std::function<Napi::Value(Napi::Env, const Result&)> convert) {
+  auto result = std::make_shared<Result>();
+  return Environment::Of(info.Env())
+      .Run(
+          [result, question = std::move(question)]() -> Status {
+            const std::shared_ptr<Server> server = Host::Get().server();
+            return server == nullptr ? NotRunning() : question(*server, result.get());
+          },
+          [result, convert = std::move(convert)](Napi::Env env) { return convert(env, *result); });
+}
+
+Napi::Value AskText(Info info, std::function<Status(Server&, std::string*)> question) {
+  return Ask<std::string>(info, std::move(question), [](Napi::Env env, const std::string& text) -> Napi::Value {
+    return Napi::String::New(env, text);
+  });
+}
+
+Napi::Value AskBool(Info info, std::function<Status(Server&, bool*)> question) {
+  return Ask<bool>(info, std::move(question),
+                   [](Napi::Env env, const bool& value) -> Napi::Value { return Napi::Boolean::New(env, value); });
+}
+
+Napi::Value Command(Info info, std::function<Status(Server&)> command) {
+  return Ask<bool>(
+      info, [command = std::move(command)](Server& server, bool*) { return command(server); },
+      [](Napi::Env env, const bool&) { return env.Undefined(); });
+}
+
+// initialize(deliver, isMainThread)
+void Initialize(Info info) {
+  if (!info[0].IsFunction()) throw Napi::TypeError::New(info.Env(), "expected a function");
+  Environment::Of(info.Env()).Initialize(info[0].As<Napi::Function>(), BooleanAt(info, 1));
+}
+
+// acquire(): Promise<string | undefined>: the description of the running server, or undefined: the caller starts it.
+Napi::Value Acquire(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  auto acquired = std::make_shared<Acquired>();
+  return environment.Run([queue = environment.queue(), acquired] { return Host::Get().Acquire(queue, acquired.get()); },
+                         [acquired](Napi::Env env) -> Napi::Value {
+                           if (acquired->mustStart) return env.Undefined();
+                           return Napi::String::New(env, acquired->description);
+                         });
+}
+
+// start(options): Promise<void>
+Napi::Value Start(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  return environment.Run([queue = environment.queue(),
+                          options = ToStartOptions(ObjectAt(info, 0))] { return Host::Get().Start(queue, options); },
+                         [](Napi::Env env) { return env.Undefined(); });
+}
+
+// release(): Promise<boolean>: whether the server was stopped by this.
+Napi::Value Release(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  auto stopped = std::make_shared<bool>(false);
+  return environment.Run(
+      [queue = environment.queue(), stopped] { return Host::Get().Release(queue, stopped.get()); },
+      [stopped](Napi::Env env) -> Napi::Value { return Napi::Boolean::New(env, *stopped); });
+}
+
+Napi::Value IsLive(Info info) {
+  return AskBool(info, [](Server& server, bool* live) { return server.IsLive(live); });
+}
+
+Napi::Value IsReady(Info info) {
+  return AskBool(info, [](Server& server, bool* ready) { return server.IsReady(ready); });
+}
+
+// isModelReady(name, version)
+Napi::Value IsModelReady(Info info) {
+  return AskBool(info, [model = StringAt(info, 0), version = IntegerAt(info, 1, -1)](Server& server, bool* ready) {
+    return server.IsModelReady(model, version, ready);
+  });
+}
+
+Napi::Value Metadata(Info info) {
+  return AskText(info, [](Server& server, std::string* json) { return server.Metadata(json); });
+}
+
+using ModelQuestion = Status (Server::*)(const std::string&, int64_t, std::string*);
+
+template <ModelQuestion question>
+Napi::Value AskAboutModel(Info info) {
+  return AskText(info, [model = StringAt(info, 0), version = IntegerAt(info, 1, -1)](Server& server, std::string* json) {
+    return (server.*question)(model, version, json);
+  });
+}
+
+// repositoryIndex(readyOnly)
+Napi::Value RepositoryIndex(Info info) {
+  return AskText(info, [ready = BooleanAt(info, 0)](Server& server, std::string* json) {
+    return server.RepositoryIndex(ready, json);
+  });
+}
+
+Napi::Value Metrics(Info info) {
+  return AskText(info, [](Server& server, std::string* text) { return server.Metrics(text); });
+}
+
+// loadModel(name, config | undefined, files | undefined)
+Napi::Value LoadModel(Info info) {
+  std::string config = info[1].IsUndefined() ? std::string() : StringAt(info, 1);
+  return Command(info, [model = StringAt(info, 0), config = std::move(config),
+                        files = ToModelFiles(info[2])](Server& server) {
+    return server.LoadModel(model, config, files);
+  });
+}
+
+// unloadModel(name, dependents)
+Napi::Value UnloadModel(Info info) {
+  return Command(info, [model = StringAt(info, 0), dependents = BooleanAt(info, 1)](Server& server) {
+    return server.UnloadModel(model, dependents);
+  });
+}
+
+Napi::Value RegisterRepository(Info info) {
+  return Command(info, [path = StringAt(info, 0)](Server& server) { return server.RegisterRepository(path); });
+}
+
+Napi::Value UnregisterRepository(Info info) {
+  return Command(info, [path = StringAt(info, 0)](Server& server) { return server.UnregisterRepository(path); });
+}
+
+// infer(request): number
+Napi::Value Infer(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  const Napi::Object object = ObjectAt(info, 0);
+  RequestSpec spec = ToRequestSpec(object);
+  const bool raw = object.Get("raw").ToBoolean();
+  const std::shared_ptr<Server> server = Host::Get().server();
+  if (server == nullptr) throw ToError(info.Env(), NotRunning());
+  uint64_t call = 0;
+  const Status status = Submit(server, environment.queue(), std::move(spec), &call);
+  if (!status.ok()) throw ToError(info.Env(), status);
+  environment.CallStarted(call, raw);
+  return Napi::Number::New(info.Env(), static_cast<double>(call));
+}
+
+// cancel(call): responses go on until the final one.
+void CancelCall(Info info) { Cancel(static_cast<uint64_t>(IntegerAt(info, 0, 0))); }
+
+// abandon(call): no response comes after this returns.
+void AbandonCall(Info info) {
+  const auto call = static_cast<uint64_t>(IntegerAt(info, 0, 0));
+  Abandon(call);
+  Environment::Of(info.Env()).CallEnded(call);
+}
+
+// watchProcess(pid, arguments): boolean. The process's end is delivered like that of an announced child.
+Napi::Value WatchProcess(Info info) {
+  const std::shared_ptr<Sentinel> sentinel = Host::Get().sentinel();
+  if (sentinel == nullptr) throw ToError(info.Env(), NotRunning());
+  const int64_t pid = IntegerAt(info, 0, 0);
+  const std::string arguments = info[1].IsUndefined() ? std::string() : StringAt(info, 1);
+  return Napi::Boolean::New(info.Env(), pid > 0 && sentinel->Watch(static_cast<int>(pid), arguments));
+}
+
+// liveCalls(): number: requests of the whole process that Triton has not let go of; for tests of leaks.
+Napi::Value CountLiveCalls(Info info) { return Napi::Number::New(info.Env(), static_cast<double>(LiveCalls())); }
+
+Napi::Object Exports(Napi::Env env, Napi::Object exports) {
+  Environment::Attach(env);
+  const auto add = [&](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("initialize", Initialize);
+  add("acquire", Acquire);
+  add("start", Start);
+  add("release", Release);
+  add("isLive", IsLive);
+  add("isReady", IsReady);
+  add("isModelReady", IsModelReady);
+  add("metadata", Metadata);
+  add("modelMetadata", AskAboutModel<&Server::ModelMetadata>);
+  add("modelConfig", AskAboutModel<&Server::ModelConfig>);
+  add("modelStatistics", AskAboutModel<&Server::ModelStatistics>);
+  add("repositoryIndex", RepositoryIndex);
+  add("metrics", Metrics);
+  add("loadModel", LoadModel);
+  add("unloadModel", UnloadModel);
+  add("registerRepository", RegisterRepository);
+  add("unregisterRepository", UnregisterRepository);
+  add("infer", Infer);
+  add("cancel", CancelCall);
+  add("abandon", AbandonCall);
+  add("watchProcess", WatchProcess);
+  add("liveCalls", CountLiveCalls);
+  return exports;
+}
+
+}  // namespace
+}  // namespace tritonode
+
+static Napi::Object InitializeAddon(Napi::Env env, Napi::Object exports) { return tritonode::Exports(env, exports); }
+
+NODE_API_MODULE(NODE_GYP_MODULE_NAME, InitializeAddon)

@@ -1,0 +1,122 @@
+#include "environment.h"
+
+#include <utility>
+#include <vector>
+
+#include "../core/call.h"
+#include "../core/executor.h"
+#include "../core/host.h"
+#include "deliver.h"
+
+namespace tritonode {
+
+Napi::Error ToError(Napi::Env env, const Status& status) {
+  Napi::Error error = Napi::Error::New(env, status.message());
+  error.Set("code", Napi::String::New(env, status.code()));
+  return error;
+}
+
+void Environment::Attach(Napi::Env env) { env.SetInstanceData(new Environment(env)); }
+
+Environment::Environment(Napi::Env env) : env_(env) {
+  napi_status status =
+      napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "tritonode"), 0, 1, nullptr,
+                                      nullptr, this, OnWake, &wake_);
+  if (status != napi_ok) throw Napi::Error::New(env, "tritonode: napi_create_threadsafe_function failed");
+  napi_unref_threadsafe_function(env, wake_);
+  queue_ = std::make_shared<EventQueue>(
+      [wake = wake_] { napi_call_threadsafe_function(wake, nullptr, napi_tsfn_nonblocking); });
+  // After the threadsafe function's own hook, so before it at teardown (hooks run last in, first out): from then on no
+  // thread touches the function.
+  napi_add_env_cleanup_hook(env, OnTeardown, this);
+}
+
+void Environment::Initialize(Napi::Function deliver, bool isMainThread) {
+  deliver_ = Napi::Persistent(deliver);
+  isMainThread_ = isMainThread;
+}
+
+void Environment::OnTeardown(void* data) {
+  auto* self = static_cast<Environment*>(data);
+  self->queue_->Close();
+  AbandonAll(self->queue_.get());
+  napi_release_threadsafe_function(self->wake_, napi_tsfn_abort);
+  // The main thread's end is the process's end: stopping the server would race with exit() and could take as long as a
+  // model needs to unload. The watchdog ends the children and removes what is left.
+  if (self->isMainThread_) return;
+  RunBlocking([queue = self->queue_] { Host::Get().ReleaseAll(queue); });
+}
+
+void Environment::OnWake(napi_env env, napi_value, void* context, void*) {
+  if (env == nullptr) return;
+  static_cast<Environment*>(context)->DeliverAll();
+}
+
+void Environment::DeliverAll() {
+  const Napi::HandleScope scope(env_);
+  try {
+    std::vector<Event> events = queue_->Drain();
+    Delivery delivery(env_);
+    for (Event& event : events) {
+      if (auto* task = std::get_if<Task>(&event)) {
+        (*task)(this);
+      } else if (auto* response = std::get_if<Response>(&event)) {
+        const auto call = calls_.find(response->call);
+        if (call == calls_.end()) continue;
+        delivery.Add(*response, call->second);
+        if (response->final) CallEnded(response->call);
+      } else if (auto* line = std::get_if<LogLine>(&event)) {
+        delivery.Add(*line);
+      } else if (auto* change = std::get_if<ChildChange>(&event)) {
+        delivery.Add(*change);
+      }
+    }
+    if (!delivery.empty() && !deliver_.IsEmpty()) deliver_.Call({delivery.array()});
+  } catch (const Napi::Error& error) {
+    // Pending in the environment: Node makes it an uncaught exception, as for a throwing event listener.
+    error.ThrowAsJavaScriptException();
+  }
+}
+
+void Environment::Hold() {
+  if (holds_++ == 0) napi_ref_threadsafe_function(env_, wake_);
+}
+
+void Environment::Unhold() {
+  if (--holds_ == 0) napi_unref_threadsafe_function(env_, wake_);
+}
+
+void Environment::CallStarted(uint64_t call, bool raw) {
+  calls_.emplace(call, raw);
+  Hold();
+}
+
+void Environment::CallEnded(uint64_t call) {
+  if (calls_.erase(call) > 0) Unhold();
+}
+
+Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert) {
+  auto deferred = std::make_shared<Napi::Promise::Deferred>(env_);
+  Napi::Promise promise = deferred->Promise();
+  auto job = [queue = queue_, deferred, work = std::move(work), convert = std::move(convert)] {
+    Status status = work();
+    // Dropped when the environment is gone: nobody is left to settle the promise for.
+    queue->Push(Task([deferred, convert, status = std::move(status)](void* context) {
+      auto* self = static_cast<Environment*>(context);
+      self->Unhold();
+      if (!status.ok()) {
+        deferred->Reject(ToError(self->env_, status).Value());
+      } else {
+        deferred->Resolve(convert(self->env_));
+      }
+    }));
+  };
+  Hold();
+  if (!RunBlocking(std::move(job))) {
+    Unhold();
+    deferred->Reject(ToError(env_, {"SYSTEM", "cannot start a thread"}).Value());
+  }
+  return promise;
+}
+
+}  // namespace tritonode

@@ -1,0 +1,55 @@
+// What one JavaScript environment (the main thread or a worker) holds in the addon. Everything here is used on that
+// environment's thread only; other threads know its EventQueue.
+#pragma once
+
+#include <napi.h>
+
+#include <functional>
+#include <memory>
+#include <unordered_map>
+
+#include "../core/event_queue.h"
+#include "../core/status.h"
+
+namespace tritonode {
+
+class Environment {
+ public:
+  // Made when the addon is loaded into an environment; ends with it.
+  static void Attach(Napi::Env env);
+  static Environment& Of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+  ~Environment() = default;
+
+  // `deliver` gets the events of every stream in one flat array per wake-up (see deliver.h).
+  void Initialize(Napi::Function deliver, bool isMainThread);
+  const std::shared_ptr<EventQueue>& queue() const { return queue_; }
+
+  // Runs `work` on a thread of its own and settles the returned promise with what `convert` makes of it.
+  Napi::Promise Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert);
+
+  // A running call keeps the event loop alive, like any pending request in Node.
+  void CallStarted(uint64_t call, bool raw);
+  void CallEnded(uint64_t call);
+
+ private:
+  explicit Environment(Napi::Env env);
+  static void OnWake(napi_env env, napi_value callback, void* context, void* data);
+  static void OnTeardown(void* self);
+  void DeliverAll();
+  void Hold();
+  void Unhold();
+
+  Napi::Env env_;
+  napi_threadsafe_function wake_ = nullptr;
+  std::shared_ptr<EventQueue> queue_;
+  Napi::FunctionReference deliver_;
+  // Calls that run, and whether their BYTES outputs are wanted undecoded.
+  std::unordered_map<uint64_t, bool> calls_;
+  size_t holds_ = 0;
+  bool isMainThread_ = false;
+};
+
+// A JavaScript Error with `code` and `message` of the status; src/server makes a typed error of it.
+Napi::Error ToError(Napi::Env env, const Status& status);
+
+}  // namespace tritonode

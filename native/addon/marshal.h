@@ -1,0 +1,20 @@
+// JavaScript objects as the core's structures. src/server has checked and normalised them; what is wrong all the same
+// throws a TypeError, never worse.
+#pragma once
+
+#include <napi.h>
+
+#include "../core/call.h"
+#include "../core/host.h"
+
+namespace tritonode {
+
+std::string GetString(const Napi::Object& from, const char* key);
+std::string GetOptionalString(const Napi::Object& from, const char* key);
+
+StartOptions ToStartOptions(const Napi::Object& from);
+RequestSpec ToRequestSpec(const Napi::Object& from);
+// [[path, Uint8Array], ...]
+std::vector<ModelFile> ToModelFiles(const Napi::Value& from);
+
+}  // namespace tritonode

@@ -1,0 +1,66 @@
+// Builds the addon with node-gyp without a network: `node native/build.mjs [--debug]`.
+//
+// node-gyp looks for Node's headers beside the running Node and otherwise downloads them from the Node project's site,
+// which many build machines can't reach. An addon that uses only Node-API needs four headers, and they are an npm
+// package (node-api-headers); from it this script lays out what node-gyp expects of a Node installation.
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const require = createRequire(import.meta.url);
+
+/** The folder that the running Node was installed to, if its own headers of the same version are there. */
+function installedHeaders() {
+  const prefix = dirname(dirname(process.execPath));
+  try {
+    const text = readFileSync(join(prefix, "include/node/node_version.h"), "utf8");
+    const part = (name) => new RegExp(`#define NODE_${name}_VERSION (\\d+)`).exec(text)?.[1];
+    const version = `v${part("MAJOR")}.${part("MINOR")}.${part("PATCH")}`;
+    return version === process.version ? prefix : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A stand-in for a Node installation, made of node-api-headers. */
+function packagedHeaders() {
+  const directory = join(root, "build-headers");
+  const include = join(directory, "include/node");
+  mkdirSync(include, { recursive: true });
+  const source = require("node-api-headers").include_dir;
+  for (const file of readdirSync(source)) copyFileSync(join(source, file), join(include, file));
+  const [major, minor, patch] = process.versions.node.split(".");
+  writeFileSync(
+    join(include, "node_version.h"),
+    `#define NODE_MAJOR_VERSION ${major}\n#define NODE_MINOR_VERSION ${minor}\n#define NODE_PATCH_VERSION ${patch}\n`,
+  );
+  // node-gyp includes both files into every project. Node's own set what V8 needs; Node-API needs none of it.
+  writeFileSync(join(include, "config.gypi"), JSON.stringify({ target_defaults: {}, variables: {} }));
+  writeFileSync(
+    join(include, "common.gypi"),
+    JSON.stringify({
+      variables: { node_shared: "false", openssl_fips: "" },
+      target_defaults: {
+        default_configuration: "Release",
+        cflags: ["-fPIC", "-pthread"],
+        configurations: {
+          Debug: { cflags: ["-g", "-O0"] },
+          Release: { cflags: ["-O3"], defines: ["NDEBUG"] },
+        },
+      },
+    }),
+  );
+  return directory;
+}
+
+const nodedir = process.env.TRITONODE_BUILD_HEADERS === "package" ? undefined : installedHeaders();
+const nodeGyp = require.resolve("node-gyp/bin/node-gyp.js");
+const args = ["rebuild", `--nodedir=${nodedir ?? packagedHeaders()}`, "--jobs=2", "--loglevel=warn", ...process.argv.slice(2)];
+const result = spawnSync(process.execPath, [nodeGyp, ...args], { cwd: root, stdio: "inherit" });
+if (result.status !== 0) process.exit(result.status ?? 1);
+if (!existsSync(join(root, "build/Release/tritonode.node")) && !process.argv.includes("--debug")) {
+  throw new Error("node-gyp succeeded without making build/Release/tritonode.node");
+}

@@ -1,0 +1,179 @@
+#include "host.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <vector>
+
+#include "call.h"
+#include "library.h"
+#include "watchdog.h"
+
+namespace tritonode {
+
+struct Host::State {
+  enum class Phase { kNone, kClaimed, kStarting, kRunning, kStopping };
+  std::mutex mutex;
+  std::condition_variable changed;
+  Phase phase = Phase::kNone;
+  // The environment that may call Start while the phase is kClaimed.
+  std::shared_ptr<EventQueue> claimant;
+  std::vector<std::shared_ptr<EventQueue>> users;
+  std::shared_ptr<Server> server;
+  std::shared_ptr<Sentinel> sentinel;
+  Watchdog watchdog;
+  std::string description;
+  uint32_t exitTimeoutSeconds = 30;
+};
+
+Host& Host::Get() {
+  static Host& host = *new Host;
+  return host;
+}
+
+Host::State& Host::state() {
+  // Leaked on purpose: threads of ours and Triton's outlive static destructors.
+  static State& state = *new State;
+  return state;
+}
+
+Status Host::Acquire(const std::shared_ptr<EventQueue>& user, Acquired* acquired) {
+  State& s = state();
+  std::unique_lock<std::mutex> lock(s.mutex);
+  s.changed.wait(lock, [&] { return s.phase == State::Phase::kNone || s.phase == State::Phase::kRunning; });
+  if (user->closed()) return {"STATE", "the environment is gone"};
+  if (s.phase == State::Phase::kNone) {
+    s.phase = State::Phase::kClaimed;
+    s.claimant = user;
+    acquired->mustStart = true;
+    return {};
+  }
+  const bool first = std::find(s.users.begin(), s.users.end(), user) == s.users.end();
+  s.users.push_back(user);
+  acquired->description = s.description;
+  if (first) s.sentinel->Subscribe(user);
+  return {};
+}
+
+Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& options) {
+  State& s = state();
+  {
+    const std::lock_guard<std::mutex> lock(s.mutex);
+    if (s.phase != State::Phase::kClaimed || s.claimant != user) {
+      return {"STATE", "start was called without acquiring the server first"};
+    }
+    s.phase = State::Phase::kStarting;
+    s.claimant = nullptr;
+  }
+
+  std::shared_ptr<Sentinel> sentinel;
+  std::shared_ptr<Server> server;
+  Watchdog watchdog;
+  const std::string log = options.privateDirectory + "/log";
+  Status status = watchdog.Start(options.privateDirectory, options.shmPrefix);
+  if (status.ok()) status = Sentinel::Start(log, options.privateDirectory + "/children", &sentinel);
+  if (status.ok()) {
+    sentinel->Subscribe(user);
+    const TritonApi* api = nullptr;
+    status = OpenTriton(options.library, options.dependencyDirectory, &api);
+    if (status.ok()) {
+      ServerOptions server_options = options.server;
+      server_options.logFile = log;
+      status = Server::Start(*api, server_options, &server);
+    }
+  }
+  if (!status.ok()) {
+    if (sentinel != nullptr) sentinel->Stop();
+    watchdog.Release(true);
+  }
+
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  if (status.ok()) {
+    s.phase = State::Phase::kRunning;
+    s.server = server;
+    s.sentinel = sentinel;
+    s.watchdog = watchdog;
+    s.description = options.description;
+    s.exitTimeoutSeconds = options.server.exitTimeoutSeconds;
+    s.users.push_back(user);
+  } else {
+    s.phase = State::Phase::kNone;
+  }
+  s.changed.notify_all();
+  return status;
+}
+
+Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
+  State& s = state();
+  *stopped = false;
+  std::shared_ptr<Server> server;
+  std::shared_ptr<Sentinel> sentinel;
+  Watchdog watchdog;
+  uint32_t timeout = 0;
+  {
+    std::unique_lock<std::mutex> lock(s.mutex);
+    // A user whose Start is under way is not in yet: wait until it is, or failed.
+    s.changed.wait(lock, [&] { return s.phase != State::Phase::kStarting; });
+    if (s.claimant == user) {
+      s.claimant = nullptr;
+      s.phase = State::Phase::kNone;
+      s.changed.notify_all();
+      return {};
+    }
+    const auto found = std::find(s.users.begin(), s.users.end(), user);
+    if (found == s.users.end()) return {};
+    s.users.erase(found);
+    if (std::find(s.users.begin(), s.users.end(), user) == s.users.end()) s.sentinel->Unsubscribe(user.get());
+    if (!s.users.empty()) return {};
+    s.phase = State::Phase::kStopping;
+    server = std::move(s.server);
+    sentinel = std::move(s.sentinel);
+    watchdog = s.watchdog;
+    timeout = s.exitTimeoutSeconds;
+    s.server = nullptr;
+    s.sentinel = nullptr;
+    s.watchdog = Watchdog();
+  }
+
+  // The leaver still wants to read what its server says while it stops.
+  if (!user->closed()) sentinel->Subscribe(user);
+  CancelAll();
+  // Requests end through their cancellation as a rule; Triton itself waits for the rest in steps of a second.
+  WaitForCalls(2000);
+  Status status = server->Stop(timeout);
+  sentinel->Stop();
+  // In every case: a server left behind may have left children behind.
+  watchdog.Release(true);
+  *stopped = true;
+
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  s.phase = State::Phase::kNone;
+  s.description.clear();
+  s.changed.notify_all();
+  return status;
+}
+
+void Host::ReleaseAll(const std::shared_ptr<EventQueue>& user) {
+  State& s = state();
+  for (;;) {
+    bool stopped = false;
+    Release(user, &stopped);
+    const std::lock_guard<std::mutex> lock(s.mutex);
+    const bool in = s.claimant == user || std::find(s.users.begin(), s.users.end(), user) != s.users.end();
+    if (!in) return;
+  }
+}
+
+std::shared_ptr<Server> Host::server() {
+  State& s = state();
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  return s.server;
+}
+
+std::shared_ptr<Sentinel> Host::sentinel() {
+  State& s = state();
+  const std::lock_guard<std::mutex> lock(s.mutex);
+  return s.sentinel;
+}
+
+}  // namespace tritonode

@@ -1,0 +1,93 @@
+#include "library.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <vector>
+
+namespace tritonode {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool StartsWith(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+
+std::string LastDlError() {
+  const char* message = dlerror();
+  return message == nullptr ? "unknown error" : message;
+}
+
+// The files to open before libtritonserver. That library itself and libpython are left out: the first must be opened
+// with other flags, the second would put a Python interpreter's symbols into the host.
+Status ListDependencies(const std::string& directory, std::vector<std::string>* files) {
+  std::error_code error;
+  for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.find(".so") == std::string::npos) continue;
+    if (StartsWith(name, "libtritonserver") || StartsWith(name, "libpython")) continue;
+    files->push_back(at->path().string());
+  }
+  if (error) return {"LIBRARY", "cannot list " + directory + ": " + error.message()};
+  std::sort(files->begin(), files->end());
+  return {};
+}
+
+// Libraries that need each other in an order nobody wrote down: open what opens, again and again until nothing is left
+// or nothing moves. RTLD_DEEPBIND keeps hundreds of libssl and libcurl symbols from binding to Node's own OpenSSL;
+// libdcgm is C++ and crashes with it (COPY relocations of std::cout).
+void OpenDependencies(std::vector<std::string> files, std::string* problems) {
+  while (!files.empty()) {
+    std::vector<std::string> left;
+    problems->clear();
+    for (const std::string& file : files) {
+      int flags = RTLD_NOW | RTLD_LOCAL;
+      if (!StartsWith(fs::path(file).filename().string(), "libdcgm")) flags |= RTLD_DEEPBIND;
+      if (dlopen(file.c_str(), flags) != nullptr) continue;
+      left.push_back(file);
+      *problems += "; " + LastDlError();
+    }
+    if (left.size() == files.size()) return;
+    files.swap(left);
+  }
+}
+
+}  // namespace
+
+Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api) {
+  // Leaked on purpose: static destructors run while Triton's threads still do.
+  static std::mutex& mutex = *new std::mutex;
+  static auto& tables = *new std::map<std::string, const TritonApi*>;
+  const std::lock_guard<std::mutex> lock(mutex);
+
+  if (const auto found = tables.find(path); found != tables.end()) {
+    *api = found->second;
+    return {};
+  }
+
+  std::string problems;
+  if (!dependencyDirectory.empty()) {
+    std::vector<std::string> files;
+    Status status = ListDependencies(dependencyDirectory, &files);
+    if (!status.ok()) return status;
+    OpenDependencies(std::move(files), &problems);
+  }
+
+  // Neither RTLD_DEEPBIND (crashes Node, see above) nor RTLD_GLOBAL (its symbols are no business of other addons).
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return {"LIBRARY", "cannot open Triton: " + LastDlError() + problems};
+
+  auto* table = new TritonApi;
+  Status status = table->Resolve(library, path);
+  if (!status.ok()) {
+    delete table;
+    return status;
+  }
+  tables[path] = table;
+  *api = table;
+  return {};
+}
+
+}  // namespace tritonode

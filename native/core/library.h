@@ -1,0 +1,16 @@
+// Opens libtritonserver and what it needs, once per path, for the rest of the process's life.
+#pragma once
+
+#include <string>
+
+#include "status.h"
+#include "triton_api.h"
+
+namespace tritonode {
+
+// The function table of the library at `path`. `dependencyDirectory` (may be empty) holds the shared libraries that the
+// wheel ships beside it without an RPATH. Errors: LIBRARY, with the loader's own words.
+// The table lives for ever: the library is never closed, because Triton's threads and static state outlive any server.
+Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api);
+
+}  // namespace tritonode

@@ -1,0 +1,260 @@
+#include "sentinel.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <sstream>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+namespace tritonode {
+namespace {
+
+// glibc 2.36 declares pidfd_open; older ones have only the system call (Linux 5.3).
+int OpenPidfd(int pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct Child {
+  Descriptor pidfd;
+  std::string arguments;
+};
+
+class SentinelThread final : public Sentinel {
+ public:
+  Status Open(const std::string& logPath, const std::string& childrenDirectory) {
+    if (mkfifo(logPath.c_str(), 0600) != 0) return SystemError("mkfifo " + logPath);
+    // Read and write: a FIFO that we also hold for writing never reports a hang-up when a child ends.
+    log_ = Descriptor(open(logPath.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    if (log_.get() < 0) return SystemError("open " + logPath);
+    directory_ = childrenDirectory;
+    inotify_ = Descriptor(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (inotify_.get() < 0) return SystemError("inotify_init1");
+    if (inotify_add_watch(inotify_.get(), directory_.c_str(), IN_CLOSE_WRITE | IN_MOVED_TO) < 0) {
+      return SystemError("inotify_add_watch " + directory_);
+    }
+    wake_ = Descriptor(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (wake_.get() < 0) return SystemError("eventfd");
+    epoll_ = Descriptor(epoll_create1(EPOLL_CLOEXEC));
+    if (epoll_.get() < 0) return SystemError("epoll_create1");
+    for (const int fd : {log_.get(), inotify_.get(), wake_.get()}) {
+      if (!Add(fd)) return SystemError("epoll_ctl");
+    }
+    return {};
+  }
+
+  Status Run(std::shared_ptr<SentinelThread> self) {
+    try {
+      // All signals stay with the threads that the host chose for them.
+      sigset_t all;
+      sigset_t before;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+      std::thread thread([self] { self->Loop(); });
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      thread.detach();
+    } catch (const std::system_error& error) {
+      return {"SYSTEM", std::string("cannot start a thread: ") + error.what()};
+    }
+    return {};
+  }
+
+  void Subscribe(std::shared_ptr<EventQueue> queue) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [pid, child] : children_) queue->Push(ChildChange{pid, true, child.arguments});
+    queues_.push_back(std::move(queue));
+  }
+
+  void Unsubscribe(const EventQueue* queue) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::erase_if(queues_, [&](const auto& each) { return each.get() == queue; });
+  }
+
+  bool Watch(int pid, const std::string& arguments) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return WatchLocked(pid, arguments);
+  }
+
+  std::vector<int> Children() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<int> pids;
+    for (const auto& [pid, child] : children_) pids.push_back(pid);
+    return pids;
+  }
+
+  void Stop() override {
+    const uint64_t one = 1;
+    // Can fail only when the counter is full, and then the thread is awake already.
+    [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof one);
+  }
+
+ private:
+  bool Add(int fd) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = fd;
+    return epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+  }
+
+  void Loop() {
+    std::array<epoll_event, 16> events;
+    for (;;) {
+      const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+      if (count < 0 && errno != EINTR) return;
+      bool stop = false;
+      for (int i = 0; i < count; ++i) {
+        const int fd = events[static_cast<size_t>(i)].data.fd;
+        if (fd == log_.get()) {
+          ReadLog();
+        } else if (fd == inotify_.get()) {
+          ReadAnnouncements();
+        } else if (fd == wake_.get()) {
+          stop = true;
+        } else {
+          // Last words first: what a dying child wrote explains its death.
+          ReadLog();
+          ChildEnded(fd);
+        }
+      }
+      if (stop) {
+        ReadLog();
+        FlushLine();
+        return;
+      }
+    }
+  }
+
+  void ReadLog() {
+    std::array<char, 65536> buffer;
+    // Bounded, so that a child that never stops writing can't keep the thread from the other descriptors.
+    for (int round = 0; round < 16; ++round) {
+      const ssize_t size = read(log_.get(), buffer.data(), buffer.size());
+      if (size <= 0) return;
+      partial_.append(buffer.data(), static_cast<size_t>(size));
+      size_t begin = 0;
+      for (size_t end; (end = partial_.find('\n', begin)) != std::string::npos; begin = end + 1) {
+        Broadcast(LogLine{partial_.substr(begin, end - begin)});
+      }
+      partial_.erase(0, begin);
+      if (partial_.size() > kMaxLine) FlushLine();
+    }
+  }
+
+  void FlushLine() {
+    if (!partial_.empty()) Broadcast(LogLine{std::move(partial_)});
+    partial_.clear();
+  }
+
+  template <typename T>
+  void Broadcast(const T& event) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& queue : queues_) queue->Push(event);
+  }
+
+  void ReadAnnouncements() {
+    alignas(inotify_event) std::array<char, 4096> buffer;
+    for (;;) {
+      const ssize_t size = read(inotify_.get(), buffer.data(), buffer.size());
+      if (size <= 0) return;
+      for (ssize_t at = 0; at < size;) {
+        const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+        if (event->len > 0) Announced(event->name);
+        at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+      }
+    }
+  }
+
+  void Announced(const std::string& name) {
+    int pid = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (error != std::errc() || end != name.data() + name.size() || pid <= 0) return;
+    std::ifstream file(directory_ + "/" + name);
+    std::stringstream text;
+    text << file.rdbuf();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!WatchLocked(pid, text.str())) {
+      // Gone before we looked: report a whole life at once rather than nothing.
+      unlink((directory_ + "/" + name).c_str());
+      for (const auto& queue : queues_) {
+        queue->Push(ChildChange{pid, true, text.str()});
+        queue->Push(ChildChange{pid, false, text.str()});
+      }
+    }
+  }
+
+  bool WatchLocked(int pid, const std::string& arguments) {
+    if (children_.count(pid) != 0) return true;
+    Descriptor pidfd(OpenPidfd(pid));
+    if (pidfd.get() < 0 || !Add(pidfd.get())) return false;
+    children_[pid] = Child{std::move(pidfd), arguments};
+    for (const auto& queue : queues_) queue->Push(ChildChange{pid, true, arguments});
+    return true;
+  }
+
+  void ChildEnded(int fd) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto at = children_.begin(); at != children_.end(); ++at) {
+      if (at->second.pidfd.get() != fd) continue;
+      const ChildChange change{at->first, false, at->second.arguments};
+      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+      children_.erase(at);
+      unlink((directory_ + "/" + std::to_string(change.pid)).c_str());
+      for (const auto& queue : queues_) queue->Push(change);
+      return;
+    }
+  }
+
+  // A line longer than this is passed on in pieces.
+  static constexpr size_t kMaxLine = size_t{1} << 20;
+
+  Descriptor log_;
+  Descriptor inotify_;
+  Descriptor wake_;
+  Descriptor epoll_;
+  std::string directory_;
+  std::string partial_;
+  std::mutex mutex_;
+  std::map<int, Child> children_;
+  std::vector<std::shared_ptr<EventQueue>> queues_;
+};
+
+}  // namespace
+
+Status Sentinel::Start(const std::string& logPath, const std::string& childrenDirectory,
+                       std::shared_ptr<Sentinel>* sentinel) {
+  const auto made = std::make_shared<SentinelThread>();
+  Status status = made->Open(logPath, childrenDirectory);
+  if (status.ok()) status = made->Run(made);
+  if (status.ok()) *sentinel = made;
+  return status;
+}
+
+}  // namespace tritonode

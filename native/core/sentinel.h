@@ -1,0 +1,36 @@
+// One native thread that watches what the server's children do: their log FIFO, the folder in which the stub wrapper
+// announces each child, and the children's lives (pidfd). It sleeps in epoll; it never polls.
+//
+// Native and not Node's, because the pipe must be drained while the event loop is blocked or the worker that started the
+// server is gone: a full pipe would stop the engine in the middle of a log line.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "event_queue.h"
+#include "status.h"
+
+namespace tritonode {
+
+class Sentinel {
+ public:
+  // Makes the FIFO `logPath` (mode 0600) and watches `childrenDirectory`: a file there is named after a pid and holds
+  // the stub's arguments. The directory must exist.
+  static Status Start(const std::string& logPath, const std::string& childrenDirectory,
+                      std::shared_ptr<Sentinel>* sentinel);
+  virtual ~Sentinel() = default;
+
+  // From now on the queue gets log lines and child changes; children that run already are reported at once.
+  virtual void Subscribe(std::shared_ptr<EventQueue> queue) = 0;
+  virtual void Unsubscribe(const EventQueue* queue) = 0;
+  // Watches a process that no wrapper announced. False if there is no such process.
+  virtual bool Watch(int pid, const std::string& arguments) = 0;
+  // Pids of announced children that run.
+  virtual std::vector<int> Children() = 0;
+  // Ends the thread after delivering what is in the pipe.
+  virtual void Stop() = 0;
+};
+
+}  // namespace tritonode

@@ -1,0 +1,108 @@
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { AddonLoadError } from "../errors";
+
+/** What `start` hands to the server; see `native/core/server_options.h` for the meaning of Triton's own options. */
+export interface NativeStartOptions {
+  library: string;
+  dependencyDirectory?: string | undefined;
+  privateDirectory: string;
+  shmPrefix: string;
+  description: string;
+  serverId: string;
+  backendDirectory: string;
+  repoAgentDirectory?: string | undefined;
+  modelRepositories: string[];
+  backendConfig: [backend: string, setting: string, value: string][];
+  logInfo: boolean;
+  logWarn: boolean;
+  logError: boolean;
+  logVerbose: number;
+  exitTimeoutSeconds: number;
+  bufferManagerThreads: number;
+  modelLoadThreads: number;
+  pinnedMemoryPoolBytes: number;
+  cudaMemoryPoolBytes: number[];
+  minComputeCapability: number;
+  strictReadiness: boolean;
+  metrics: boolean;
+  gpuMetrics: boolean;
+  cpuMetrics: boolean;
+  metricsIntervalMs: number;
+}
+
+/** A request as the addon takes it: `datatype` is the API's number, `parameters` alternate name and value. */
+export interface NativeRequest {
+  model: string;
+  version?: number | undefined;
+  id?: string | undefined;
+  priority?: number | undefined;
+  flags?: number | undefined;
+  correlationId?: number | string | undefined;
+  inputs: { name: string; datatype: number; shape: number[]; data: unknown }[];
+  outputs?: string[] | undefined;
+  parameters?: unknown[] | undefined;
+  raw?: boolean | undefined;
+}
+
+/** The functions of `native/addon/addon.cc`, one to one. */
+export interface Addon {
+  initialize(deliver: (events: unknown[]) => void, isMainThread: boolean): void;
+  acquire(): Promise<string | undefined>;
+  start(options: NativeStartOptions): Promise<void>;
+  release(): Promise<boolean>;
+  isLive(): Promise<boolean>;
+  isReady(): Promise<boolean>;
+  isModelReady(name: string, version?: number): Promise<boolean>;
+  metadata(): Promise<string>;
+  modelMetadata(name: string, version?: number): Promise<string>;
+  modelConfig(name: string, version?: number): Promise<string>;
+  modelStatistics(name: string, version?: number): Promise<string>;
+  repositoryIndex(readyOnly: boolean): Promise<string>;
+  metrics(): Promise<string>;
+  loadModel(name: string, config?: string, files?: [path: string, bytes: Uint8Array][]): Promise<void>;
+  unloadModel(name: string, dependents: boolean): Promise<void>;
+  registerRepository(path: string): Promise<void>;
+  unregisterRepository(path: string): Promise<void>;
+  infer(request: NativeRequest): number;
+  cancel(call: number): void;
+  abandon(call: number): void;
+  watchProcess(pid: number, text?: string): boolean;
+  liveCalls(): number;
+}
+
+let addon: Addon | undefined;
+
+/**
+ * The native addon, loaded at the first call: importing the package touches nothing native.
+ *
+ * @throws {@link AddonLoadError} naming the folder it was looked for in and what the loader said.
+ */
+export function loadAddon(): Addon {
+  if (addon !== undefined) return addon;
+  // Two levels up is the package from src/server as well as from dist/server.
+  const root = join(__dirname, "..", "..");
+  try {
+    const load = createRequire(__filename)("node-gyp-build") as (directory: string) => Addon;
+    addon = load(root);
+  } catch (cause) {
+    const libc = process.report === undefined ? "" : ` ${libcName()}`;
+    throw new AddonLoadError(
+      `the native addon could not be loaded from ${join(root, "build/Release")} or ${join(root, "prebuilds")} ` +
+        `(${process.platform}-${process.arch}${libc}, Node ${process.versions.node}): ` +
+        `${cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)}`,
+      { cause, hint: hintFor(root) },
+    );
+  }
+  return addon;
+}
+
+function libcName(): string {
+  const report = process.report.getReport() as unknown as { header?: { glibcVersionRuntime?: string } };
+  return report.header?.glibcVersionRuntime === undefined ? "musl" : `glibc ${report.header.glibcVersionRuntime}`;
+}
+
+function hintFor(root: string): string {
+  if (process.platform !== "linux") return "tritonode runs on Linux only (x64, arm64)";
+  return `build it for this Node with: cd ${root} && node native/build.mjs (a C++20 compiler, make and Python are needed)`;
+}

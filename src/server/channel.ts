@@ -1,0 +1,131 @@
+import { isMainThread } from "node:worker_threads";
+import { type Addon, loadAddon } from "./binding";
+import { dataTypeName, type Tensor, type TensorData } from "./tensors";
+
+/** One response of a request. `final`: no more come. */
+export interface InferenceResponse {
+  readonly model: string;
+  readonly version: number;
+  readonly id: string;
+  readonly parameters: Readonly<Record<string, string | number | boolean>>;
+  readonly outputs: Readonly<Record<string, Tensor>>;
+  readonly final: boolean;
+}
+
+/** Who gets the responses of one call. Nothing of it may throw. */
+export interface CallHandler {
+  readonly id: string;
+  /** `response` is undefined where Triton ends a stream without one. */
+  onResponse(response: InferenceResponse | undefined, final: boolean): void;
+  onFailure(code: string, message: string, final: boolean): void;
+}
+
+/** A child process of the server started or ended. `arguments` are what Triton started the stub with. */
+export interface ChildEvent {
+  readonly pid: number;
+  readonly running: boolean;
+  readonly arguments: readonly string[];
+}
+
+const none: Readonly<Record<string, never>> = Object.freeze({});
+
+/** This environment's end of the addon's event queue: takes each batch apart and hands the pieces to who waits for them. */
+export class Channel {
+  static #instance: Channel | undefined;
+
+  readonly addon: Addon;
+  readonly #calls = new Map<number, CallHandler>();
+  readonly #logListeners = new Set<(line: string) => void>();
+  readonly #childListeners = new Set<(event: ChildEvent) => void>();
+
+  /** One for each environment, made when first needed. @throws {@link AddonLoadError} */
+  static get(): Channel {
+    Channel.#instance ??= new Channel(loadAddon());
+    return Channel.#instance;
+  }
+
+  private constructor(addon: Addon) {
+    this.addon = addon;
+    addon.initialize((events) => this.#deliver(events), isMainThread);
+  }
+
+  addCall(call: number, handler: CallHandler): void {
+    this.#calls.set(call, handler);
+  }
+
+  /** Responses that still come are dropped; the call itself goes on until Triton ends it. */
+  removeCall(call: number): void {
+    this.#calls.delete(call);
+  }
+
+  onLog(listener: (line: string) => void): () => void {
+    this.#logListeners.add(listener);
+    return () => this.#logListeners.delete(listener);
+  }
+
+  onChild(listener: (event: ChildEvent) => void): () => void {
+    this.#childListeners.add(listener);
+    return () => this.#childListeners.delete(listener);
+  }
+
+  // The layout is documented in native/addon/deliver.h.
+  #deliver(events: unknown[]): void {
+    for (let at = 0; at < events.length; ) {
+      switch (events[at]) {
+        case 0:
+          this.#response(events, at);
+          at += 10;
+          break;
+        case 1:
+          for (const listener of this.#logListeners) listener(events[at + 1] as string);
+          at += 2;
+          break;
+        default: {
+          const [pid, running, text] = events.slice(at + 1, at + 4) as [number, boolean, string];
+          const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
+          for (const listener of this.#childListeners) listener(event);
+          at += 4;
+        }
+      }
+    }
+  }
+
+  #response(events: unknown[], at: number): void {
+    const call = events[at + 1] as number;
+    const final = events[at + 2] as boolean;
+    const handler = this.#calls.get(call);
+    if (handler === undefined) return;
+    if (final) this.#calls.delete(call);
+    const code = events[at + 4] as string | undefined;
+    if (code !== undefined) {
+      handler.onFailure(code, events[at + 5] as string, final);
+      return;
+    }
+    if (events[at + 3] as boolean) {
+      handler.onResponse(undefined, final);
+      return;
+    }
+    const outputs: Record<string, Tensor> = {};
+    const flat = events[at + 8] as unknown[];
+    for (let i = 0; i < flat.length; i += 4) {
+      const name = flat[i] as string;
+      outputs[name] = {
+        name,
+        datatype: dataTypeName(flat[i + 1] as number),
+        shape: flat[i + 2] as number[],
+        data: flat[i + 3] as TensorData,
+      };
+    }
+    handler.onResponse(
+      {
+        model: events[at + 6] as string,
+        version: events[at + 7] as number,
+        id: handler.id,
+        parameters: (events[at + 9] as Record<string, string | number | boolean> | undefined) ?? none,
+        outputs,
+        final,
+      },
+      final,
+    );
+  }
+}

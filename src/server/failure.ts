@@ -1,0 +1,33 @@
+import { InvalidArgumentError, RuntimeMissingError, TritonodeError, TritonServerError } from "../errors";
+
+const tritonCodes = new Set([
+  "UNKNOWN",
+  "INTERNAL",
+  "NOT_FOUND",
+  "INVALID_ARG",
+  "UNAVAILABLE",
+  "UNSUPPORTED",
+  "ALREADY_EXISTS",
+  "CANCELLED",
+]);
+
+/**
+ * A typed error for what the addon rejected with. Its `code` is the name of a `TRITONSERVER_Error_Code`
+ * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE.
+ */
+export function fromNative(error: unknown): Error {
+  if (error instanceof TritonodeError) return error;
+  if (!(error instanceof Error)) return new TritonodeError("ERR_INTERNAL", String(error));
+  const code = (error as { code?: unknown }).code;
+  if (typeof code === "string" && tritonCodes.has(code)) return fromTriton(code, error.message);
+  if (code === "LIBRARY") return new RuntimeMissingError(error.message, { code: "ERR_RUNTIME_BROKEN", cause: error });
+  if (code === "SYSTEM") return new TritonodeError("ERR_SYSTEM", error.message, { cause: error });
+  if (code === "STATE") return new TritonodeError("ERR_STATE", error.message, { cause: error });
+  if (error instanceof TypeError) return new InvalidArgumentError(error.message, { cause: error });
+  return error;
+}
+
+/** The error of a response, or of a call of the C API. */
+export function fromTriton(code: string, message: string): TritonServerError {
+  return new TritonServerError(code, message);
+}

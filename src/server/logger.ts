@@ -1,0 +1,41 @@
+/** Where the server's log goes: Triton's own lines, and what its children print. `console` fits. */
+export interface Logger {
+  debug(message: string): void;
+  info(message: string): void;
+  warn(message: string): void;
+  error(message: string): void;
+}
+
+type Level = keyof Logger;
+
+const levels: Readonly<Record<string, Level>> = { I: "info", W: "warn", E: "error", F: "error", V: "debug" };
+
+/**
+ * Passes a line on at its own level. Triton's lines start like glog's: level, month and day, time, thread,
+ * `file:line]`, e.g. `I1124 21:52:01.123456 4711 server.cc:604] message`. vLLM's start with the level's name. Everything
+ * else is a child's plain output.
+ */
+export function logTo(logger: Logger, line: string): void {
+  if (line === "") return;
+  const triton = /^([IWEFV])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ ([^\]]+)\] ?"?(.*?)"?$/.exec(line);
+  const level: Level = triton ? (levels[triton[1] as string] ?? "info") : levelOf(line);
+  try {
+    logger[level](triton ? `${triton[2]} ${triton[3]}` : line);
+  } catch (error) {
+    // The logger's own mistake must not stop the delivery of responses that wait behind this line.
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
+function levelOf(line: string): Level {
+  const named = /\b(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\b/.exec(line.slice(0, 80))?.[1];
+  if (named === "DEBUG") return "debug";
+  if (named === "WARNING" || named === "WARN") return "warn";
+  if (named === "ERROR" || named === "CRITICAL") return "error";
+  return "info";
+}
+
+/** Drops everything. */
+export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} };

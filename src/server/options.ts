@@ -1,0 +1,108 @@
+import { InvalidArgumentError } from "../errors";
+import type { Runtime } from "../runtime/runtime";
+import type { NativeStartOptions } from "./binding";
+import type { Logger } from "./logger";
+import type { Workspace } from "./workspace";
+
+export interface TritonServerOptions {
+  readonly runtime: Runtime;
+  /** Gets the lines of Triton's log and of its children; default: nothing is logged. */
+  readonly logger?: Logger | undefined;
+  /** Triton's verbose level, 0 (default) to 4 and more. The log is the whole process's: the first start decides. */
+  readonly logVerbose?: number | undefined;
+  /** Folders of models; more can be registered later. */
+  readonly modelRepositories?: readonly string[] | undefined;
+  /** Python-based backends by name: folders that hold a `model.py`. */
+  readonly backends?: Readonly<Record<string, string>> | undefined;
+  /** Environment of the Python children, on top of the process's own; undefined removes a variable. */
+  readonly childEnvironment?: Readonly<Record<string, string | undefined>> | undefined;
+  /** Further settings: backend name → setting → value (`--backend-config` of tritonserver). */
+  readonly backendConfig?: Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
+  readonly serverId?: string | undefined;
+  /** Seconds that `stop` waits for models to unload. Default 30. */
+  readonly exitTimeout?: number | undefined;
+  /** Models that load at the same time. Default 2. */
+  readonly modelLoadThreads?: number | undefined;
+  /** Pinned host memory for transfers to a GPU, bytes. Default 0 on the CPU, 64 MiB with CUDA. */
+  readonly pinnedMemoryPoolBytes?: number | undefined;
+  /** CUDA memory pools for tensors, bytes for each GPU. Default: Triton's own on every GPU. */
+  readonly cudaMemoryPoolBytes?: readonly number[] | undefined;
+  /** Collect metrics. Default true. */
+  readonly metrics?: boolean | undefined;
+  /** Collect the GPU's metrics. Default true with CUDA. */
+  readonly gpuMetrics?: boolean | undefined;
+  /** Collect the CPU's metrics. Default false. */
+  readonly cpuMetrics?: boolean | undefined;
+  /** Milliseconds between two collections of GPU and CPU metrics. Default 2000. */
+  readonly metricsInterval?: number | undefined;
+  /** First size of the shared memory between Triton and each Python model, bytes. Default 1 MiB; it grows by itself. */
+  readonly sharedMemoryBytes?: number | undefined;
+  /** Seconds that a Python model has to shut down in before it is killed. Default 30. */
+  readonly stubTimeout?: number | undefined;
+}
+
+/** What a later environment of the process must know of the running server. */
+export interface ServerDescription {
+  readonly directory: string;
+  readonly shmPrefix: string;
+  readonly runtime: string;
+}
+
+function integer(options: TritonServerOptions, name: keyof TritonServerOptions, fallback: number, max: number): number {
+  const value = options[name] ?? fallback;
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0 || value > max) {
+    throw new InvalidArgumentError(`${name} must be an integer from 0 to ${max}, not ${JSON.stringify(value)}`);
+  }
+  return value;
+}
+
+/** @throws {@link InvalidArgumentError} naming the option. */
+export function toNativeOptions(options: TritonServerOptions, workspace: Workspace): NativeStartOptions {
+  const { runtime } = options;
+  const cuda = runtime.device === "cuda";
+  const maxSeconds = 24 * 3600;
+  const description: ServerDescription = {
+    directory: workspace.directory,
+    shmPrefix: workspace.shmPrefix,
+    runtime: runtime.directory,
+  };
+  // All Python-based backends read these under the name of the Python backend, whatever their own name is.
+  const python: Record<string, string> = {
+    "shm-region-prefix-name": workspace.shmPrefix,
+    "shm-default-byte-size": String(integer(options, "sharedMemoryBytes", 1 << 20, 2 ** 40)),
+    "stub-timeout-seconds": String(integer(options, "stubTimeout", 30, maxSeconds)),
+    // Triton's default is 32 threads for each model instance.
+    "thread-pool-size": "4",
+    ...options.backendConfig?.python,
+  };
+  const backendConfig: [string, string, string][] = [];
+  for (const [backend, settings] of Object.entries({ ...options.backendConfig, python })) {
+    for (const [setting, value] of Object.entries(settings)) backendConfig.push([backend, setting, value]);
+  }
+  return {
+    library: runtime.triton.library,
+    dependencyDirectory: runtime.triton.dependencyDirectory,
+    privateDirectory: workspace.directory,
+    shmPrefix: workspace.shmPrefix,
+    description: JSON.stringify(description),
+    serverId: options.serverId ?? "tritonode",
+    backendDirectory: workspace.backends,
+    modelRepositories: [workspace.ownRepository],
+    backendConfig,
+    logInfo: true,
+    logWarn: true,
+    logError: true,
+    logVerbose: integer(options, "logVerbose", 0, 100),
+    exitTimeoutSeconds: integer(options, "exitTimeout", 30, maxSeconds),
+    bufferManagerThreads: 0,
+    modelLoadThreads: integer(options, "modelLoadThreads", 2, 1024),
+    pinnedMemoryPoolBytes: integer(options, "pinnedMemoryPoolBytes", cuda ? 64 << 20 : 0, 2 ** 40),
+    cudaMemoryPoolBytes: [...(options.cudaMemoryPoolBytes ?? [])],
+    minComputeCapability: 6,
+    strictReadiness: true,
+    metrics: options.metrics ?? true,
+    gpuMetrics: options.gpuMetrics ?? cuda,
+    cpuMetrics: options.cpuMetrics ?? false,
+    metricsIntervalMs: integer(options, "metricsInterval", 2000, 2 ** 31 - 1),
+  };
+}

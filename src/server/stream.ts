@@ -1,0 +1,253 @@
+import { DeadlineExceededError, RequestCancelledError, TritonServerError } from "../errors";
+import type { CallHandler, InferenceResponse } from "./channel";
+import { fromTriton } from "./failure";
+
+/**
+ * The responses of one request: iterate it, or await {@link ResponseStream.response} where there is only one.
+ *
+ * Leaving a `for await` early, `cancel()`, an aborted signal, a passed deadline, and losing the last reference to an
+ * unfinished stream all cancel the request in Triton.
+ */
+export interface ResponseStream extends AsyncIterableIterator<InferenceResponse> {
+  /** The request's id: the caller's own, or one made for it. */
+  readonly id: string;
+  /** Ends the request. Waiting and later reads reject with `reason`, by default a {@link RequestCancelledError}. */
+  cancel(reason?: Error): void;
+  /** The first response; whatever follows it is awaited and must be empty or is dropped. */
+  response(): Promise<InferenceResponse>;
+  /** Settles when the request has ended: rejects as iterating it would. */
+  readonly finished: Promise<void>;
+  return(): Promise<IteratorResult<InferenceResponse>>;
+}
+
+export interface StreamOptions {
+  readonly id: string;
+  readonly signal?: AbortSignal | undefined;
+  /** Milliseconds from now. */
+  readonly deadline?: number | undefined;
+  /** Gets each response as it comes, in place of the iterator. `response` is undefined where a stream ends without one. */
+  readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
+  /** Joins two responses that wait unread, so that a consumer that stopped reading costs bounded memory. */
+  readonly merge?:
+    | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
+    | undefined;
+  /** Responses that may wait unread before the request is given up. */
+  readonly maxQueuedResponses: number;
+}
+
+interface Waiter {
+  resolve(result: IteratorResult<InferenceResponse>): void;
+  reject(error: Error): void;
+  /** Keeps the consumer's end from being collected while somebody waits on it. */
+  readonly owner: object;
+}
+
+// A stream that its consumer forgot can't be ended by anyone else.
+const forgotten = new FinalizationRegistry<StreamState>((state) => state.fail(new RequestCancelledError()));
+
+/** What Triton's side holds of a stream; it does not hold the stream itself, so that a forgotten one can be collected. */
+export class StreamState implements CallHandler {
+  readonly id: string;
+  readonly #options: StreamOptions;
+  readonly #queue: InferenceResponse[] = [];
+  readonly #waiters: Waiter[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #error: Error | undefined;
+  #ended = false;
+  #endListener: (() => void) | undefined;
+  #cancelNative: (() => void) | undefined;
+  #settleFinished: { resolve(): void; reject(error: Error): void } | undefined;
+  #finished: Promise<void> | undefined;
+
+  constructor(options: StreamOptions) {
+    this.id = options.id;
+    this.#options = options;
+  }
+
+  /** The request runs; `cancel` ends it in Triton. */
+  begin(cancel: () => void): void {
+    this.#cancelNative = cancel;
+    const { signal, deadline } = this.#options;
+    signal?.addEventListener("abort", this.#onAbort, { once: true });
+    if (deadline !== undefined) {
+      this.#timer = setTimeout(() => this.fail(new DeadlineExceededError(deadline)), deadline);
+    }
+  }
+
+  readonly #onAbort = (): void => {
+    this.fail(new RequestCancelledError("the request was aborted by its signal", { cause: this.#options.signal?.reason }));
+  };
+
+  /** Calls `listener` once when the stream has ended, in whichever way. */
+  onEnd(listener: () => void): void {
+    this.#endListener = listener;
+  }
+
+  /** Ends the stream like {@link fail}, but lets go of the request with `release` where nobody is left to cancel it. */
+  abandon(error: Error, release: () => void): void {
+    if (this.#ended) return;
+    this.#cancelNative = release;
+    this.fail(error);
+  }
+
+  /** Ends the stream with an error and the request with it; nothing happens if it has ended. */
+  fail(error: Error): void {
+    if (this.#ended) return;
+    this.#error = error;
+    this.#queue.length = 0;
+    const cancel = this.#cancelNative;
+    this.#end();
+    cancel?.();
+  }
+
+  onResponse(response: InferenceResponse | undefined, final: boolean): void {
+    if (this.#ended) return;
+    const { onResponse } = this.#options;
+    if (onResponse !== undefined) {
+      try {
+        onResponse(response, final);
+      } catch (error) {
+        // The caller's own mistake, reported as such; other streams of the same batch go on.
+        queueMicrotask(() => {
+          throw error;
+        });
+        this.fail(new RequestCancelledError("the request's onResponse threw", { cause: error }));
+        return;
+      }
+    } else if (response !== undefined) {
+      this.#enqueue(response);
+    }
+    if (final) this.#end();
+  }
+
+  onFailure(code: string, message: string, final: boolean): void {
+    const error = fromTriton(code, message);
+    if (this.#ended) return;
+    this.#error = code === "CANCELLED" ? new RequestCancelledError(message, { cause: error }) : error;
+    const cancel = this.#cancelNative;
+    this.#end();
+    if (!final) cancel?.();
+  }
+
+  #enqueue(response: InferenceResponse): void {
+    const waiter = this.#waiters.shift();
+    if (waiter !== undefined) {
+      waiter.resolve({ done: false, value: response });
+      return;
+    }
+    const last = this.#queue.at(-1);
+    const merged = last === undefined ? undefined : this.#options.merge?.(last, response);
+    if (merged !== undefined) {
+      this.#queue[this.#queue.length - 1] = merged;
+      return;
+    }
+    if (this.#queue.length >= this.#options.maxQueuedResponses) {
+      this.fail(
+        new TritonServerError("UNAVAILABLE", `${this.#queue.length} responses of request '${this.id}' wait unread`, {
+          hint: "read the stream faster, pass `merge`, or raise `maxQueuedResponses`",
+        }),
+      );
+      return;
+    }
+    this.#queue.push(response);
+  }
+
+  #end(): void {
+    this.#ended = true;
+    this.#cancelNative = undefined;
+    this.#endListener?.();
+    clearTimeout(this.#timer);
+    this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    for (const waiter of this.#waiters.splice(0)) {
+      if (this.#error === undefined) waiter.resolve({ done: true, value: undefined });
+      else waiter.reject(this.#error);
+    }
+    if (this.#error === undefined) this.#settleFinished?.resolve();
+    else this.#settleFinished?.reject(this.#error);
+  }
+
+  next(owner: object): Promise<IteratorResult<InferenceResponse>> {
+    const response = this.#queue.shift();
+    if (response !== undefined) return Promise.resolve({ done: false, value: response });
+    if (this.#error !== undefined) {
+      const error = this.#error;
+      // Thrown once, then the iterator is done, as an async generator's is.
+      this.#error = undefined;
+      return Promise.reject(error);
+    }
+    if (this.#ended) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject, owner }));
+  }
+
+  /** The consumer leaves. */
+  leave(): void {
+    if (this.#ended) {
+      this.#queue.length = 0;
+      this.#error = undefined;
+      return;
+    }
+    const cancel = this.#cancelNative;
+    this.#queue.length = 0;
+    this.#end();
+    cancel?.();
+  }
+
+  get finished(): Promise<void> {
+    if (this.#finished === undefined) {
+      this.#finished = new Promise((resolve, reject) => {
+        if (!this.#ended) this.#settleFinished = { resolve, reject };
+        else if (this.#error === undefined) resolve();
+        else reject(this.#error);
+      });
+    }
+    return this.#finished;
+  }
+}
+
+/** The consumer's end of a stream. */
+export class Responses implements ResponseStream {
+  readonly id: string;
+  readonly #state: StreamState;
+
+  constructor(state: StreamState, collectable: boolean) {
+    this.id = state.id;
+    this.#state = state;
+    if (collectable) forgotten.register(this, state, this);
+  }
+
+  cancel(reason: Error = new RequestCancelledError()): void {
+    this.#state.fail(reason);
+  }
+
+  get finished(): Promise<void> {
+    // Somebody waits for the end without holding the stream.
+    forgotten.unregister(this);
+    return this.#state.finished;
+  }
+
+  next(): Promise<IteratorResult<InferenceResponse>> {
+    return this.#state.next(this);
+  }
+
+  async return(): Promise<IteratorResult<InferenceResponse>> {
+    this.#state.leave();
+    return { done: true, value: undefined };
+  }
+
+  async response(): Promise<InferenceResponse> {
+    const first = await this.#state.next(this);
+    if (first.done === true) throw new TritonServerError("INTERNAL", `request '${this.id}' ended without a response`);
+    while ((await this.#state.next(this)).done !== true) {
+      // Read to the end, so that a late error is not lost.
+    }
+    return first.value;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#state.leave();
+  }
+}

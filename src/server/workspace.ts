@@ -1,0 +1,191 @@
+import { randomBytes } from "node:crypto";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { InvalidArgumentError } from "../errors";
+import type { Runtime } from "../runtime/runtime";
+
+/** Start of every private directory's name and, with `_`, of every shared-memory region of ours. */
+export const prefix = "tritonode";
+
+/** Triton hands the stub's paths to `bash -c` unquoted: anything else would be split or expanded there. */
+const plain = /^[A-Za-z0-9_./@%+=:,-]+$/;
+
+export interface WorkspaceOptions {
+  readonly runtime: Runtime;
+  /** Backend name → folder with its `model.py`. */
+  readonly backends: Readonly<Record<string, string>>;
+  /** For the children, on top of what this process has. */
+  readonly environment: Readonly<Record<string, string | undefined>>;
+}
+
+/**
+ * The server's private directory (mode 0700): what Triton and its children need to find, laid out so that nothing of the
+ * host process has to be changed, and so that the caller's paths may hold any character.
+ */
+export class Workspace {
+  readonly directory: string;
+  readonly shmPrefix: string;
+  readonly #repositories = new Map<string, string>();
+
+  private constructor(directory: string, shmPrefix: string) {
+    this.directory = directory;
+    this.shmPrefix = shmPrefix;
+  }
+
+  get backends(): string {
+    return join(this.directory, "backends");
+  }
+
+  /** The repository for models that come as files instead of a folder. */
+  get ownRepository(): string {
+    return join(this.directory, "repositories", "own");
+  }
+
+  static create(options: WorkspaceOptions): Workspace {
+    const directory = mkdtempSync(join(temporaryDirectory(), `${prefix}-${process.pid}-`));
+    // The region's name goes through `bash -c` too, and shm_open bounds it to 255 bytes.
+    const workspace = new Workspace(directory, `${prefix}_${process.pid}_${randomBytes(4).toString("hex")}_`);
+    try {
+      const parts = ["backends", "backends/python", "repositories", "repositories/own", "children"];
+      for (const name of parts) mkdirSync(join(directory, name));
+      workspace.#layOutPythonBackend(options);
+      for (const [name, source] of Object.entries(options.backends)) workspace.#layOutBackend(name, source);
+    } catch (error) {
+      workspace.remove();
+      throw error;
+    }
+    return workspace;
+  }
+
+  /** The workspace that another environment of this process made. */
+  static open(directory: string, shmPrefix: string): Workspace {
+    return new Workspace(directory, shmPrefix);
+  }
+
+  #layOutPythonBackend({ runtime, environment }: WorkspaceOptions): void {
+    const source = runtime.triton.pythonBackend;
+    const target = join(this.backends, "python");
+    for (const name of readdirSync(source)) {
+      if (name.endsWith(".so") || name.endsWith(".py")) symlinkSync(join(source, name), join(target, name));
+    }
+    const stub = join(target, "triton_python_backend_stub");
+    writeFileSync(stub, stubWrapper(runtime, this.directory, environment), { mode: 0o700 });
+    chmodSync(stub, 0o700);
+  }
+
+  #layOutBackend(name: string, source: string): void {
+    if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
+    const target = join(this.backends, name);
+    mkdirSync(target);
+    for (const entry of readdirSync(source)) {
+      if (entry !== "__pycache__") symlinkSync(join(resolve(source), entry), join(target, entry));
+    }
+  }
+
+  /** A path without special characters that leads to the caller's model repository. @throws {@link InvalidArgumentError} */
+  repository(path: string): string {
+    let real: string;
+    try {
+      real = realpathSync(path);
+      if (!statSync(real).isDirectory()) throw new Error("not a directory");
+    } catch (cause) {
+      throw new InvalidArgumentError(`the model repository ${path} is not a readable directory`, { cause });
+    }
+    const known = this.#repositories.get(real);
+    if (known !== undefined && existsSync(known)) return known;
+    const link = join(this.directory, "repositories", randomBytes(6).toString("hex"));
+    symlinkSync(real, link);
+    this.#repositories.set(real, link);
+    return link;
+  }
+
+  /**
+   * Lays out a model of the caller's files in our own repository. Triton could take them with the load request, but would
+   * leave them in /tmp/folder* after an unclean exit.
+   */
+  writeModel(name: string, files: Readonly<Record<string, Uint8Array | string>>): void {
+    const folder = join(this.ownRepository, name);
+    rmSync(folder, { recursive: true, force: true });
+    // Triton wants a version's folder even if it is empty.
+    mkdirSync(join(folder, "1"), { recursive: true });
+    for (const [path, content] of Object.entries(files)) {
+      const target = join(folder, path);
+      if (!target.startsWith(`${folder}/`)) throw new InvalidArgumentError(`the model file ${path} lies outside its model`);
+      mkdirSync(dirname(target), { recursive: true });
+      writeFileSync(target, content);
+    }
+  }
+
+  removeModel(name: string): void {
+    rmSync(join(this.ownRepository, name), { recursive: true, force: true });
+  }
+
+  remove(): void {
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** os.tmpdir(), or /tmp where its path would not survive `bash -c`. */
+export function temporaryDirectory(): string {
+  const usual = tmpdir();
+  return plain.test(usual) ? usual : "/tmp";
+}
+
+/** A word of a shell script that stands for exactly `value`. */
+function quote(value: string): string {
+  return `'${value.replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * What Triton starts in place of the stub. It sets up the child, and only the child, and becomes the stub.
+ *
+ * Triton 24.10 first runs the stub without arguments and expects exit code 1 of it; the stub's own answer costs the
+ * start of a Python, so the wrapper gives it.
+ */
+function stubWrapper(
+  runtime: Runtime,
+  directory: string,
+  environment: Readonly<Record<string, string | undefined>>,
+): string {
+  const lines = [
+    "#!/bin/sh",
+    "[ $# -eq 0 ] && exit 1",
+    `directory=${quote(directory)}`,
+    // Opened for both, so that it never waits for a reader; a host that is gone has removed it.
+    'exec </dev/null 1<>"$directory/log" 2>&1 || exit 1',
+    // Written beside and moved into place: the host must not read half a file.
+    'printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"',
+    "unset PYTHONHOME PYTHONPATH",
+    `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
+    `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,
+    `export TRITONODE_PRIVATE_DIR=${quote(directory)}`,
+  ];
+  for (const [name, value] of Object.entries(environment)) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+      throw new InvalidArgumentError(`'${name}' is no name for an environment variable`);
+    }
+    if (value?.includes("\0")) throw new InvalidArgumentError(`the environment variable ${name} holds a NUL`);
+    lines.push(value === undefined ? `unset ${name}` : `export ${name}=${quote(value)}`);
+  }
+  // A session of its own: a Ctrl-C in the terminal is the host's to handle, and the whole group can be ended at once.
+  // setsid forks only where it leads a process group already, which a child of Triton never does.
+  lines.push(
+    `stub=${quote(runtime.triton.stub)}`,
+    "command -v setsid >/dev/null 2>&1 && exec setsid \"$stub\" \"$@\"",
+    'exec "$stub" "$@"',
+    "",
+  );
+  return lines.join("\n");
+}

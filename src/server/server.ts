@@ -127,6 +127,18 @@ export class TritonServer {
     return this.#running.size;
   }
 
+  /** Ends every request of this object that runs; each rejects with `reason`. */
+  cancelAll(reason: Error): void {
+    for (const { state } of [...this.#running.values()]) state.fail(reason);
+  }
+
+  /** Resolves when no request of this object runs. */
+  async drained(): Promise<void> {
+    while (this.#running.size > 0) {
+      await Promise.allSettled([...this.#running.values()].map(({ state }) => state.finished));
+    }
+  }
+
   /** The Python children that run now, of the whole process's server. */
   get children(): ServerChild[] {
     return this.#children.running;
@@ -381,8 +393,7 @@ export class TritonServer {
   }
 
   async #stop(): Promise<void> {
-    const reason = new RequestCancelledError("the server was stopped");
-    for (const { state } of [...this.#running.values()]) state.fail(reason);
+    this.cancelAll(new RequestCancelledError("the server was stopped"));
     try {
       const last = await this.#channel.addon.release();
       if (last) this.#workspace.remove();

@@ -28,7 +28,7 @@ _DEFAULTS = {
     # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # How long idle OpenMP threads spin before they sleep. See docs/benchmarks.md for the measurement.
-    "GOMP_SPINCOUNT": "20000",
+    "GOMP_SPINCOUNT": "2000",
     "TOKENIZERS_PARALLELISM": "false",
     # A progress bar writes carriage returns into the log.
     "TQDM_DISABLE": "1",

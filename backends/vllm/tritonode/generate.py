@@ -43,11 +43,17 @@ class Generator:
         prompt: Any = raw.text
         if raw.images:
             prompt = {"prompt": raw.text, "multi_modal_data": {"image": decode_images(raw.images)}}
-        state = ResponseState(raw.returns, parameters.sampling.n, raw.text if prepend else "")
+        sampling = parameters.sampling
+        state = ResponseState(
+            raw.returns, sampling.n, raw.text if prepend else "", with_logprobs=sampling.logprobs is not None
+        )
+        if "return_cumulative_logprob" in raw.returns and sampling.logprobs is None:
+            # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
+            sampling.logprobs = 0
         async with self._adapter(parameters.lora_name, state) as adapter:
             outputs = self._llm.generate(
                 prompt,
-                parameters.sampling,
+                sampling,
                 # The caller's id may not be unique; vLLM's must be.
                 f"{raw.request_id or 'request'}-{uuid.uuid4().hex[:12]}",
                 lora_request=adapter.request if adapter else None,

@@ -100,11 +100,13 @@ class MetricsFactory:
         self._pb_utils = pb_utils
         self._labels = labels
         self._made: list[TritonMetrics] = []
+        # The warm-up's tokens are nobody's.
+        self.recording = False
 
     def __call__(self, vllm_config: VllmConfig, engine_index: int = 0) -> StatLoggerBase:
         metrics = TritonMetrics(self._pb_utils, self._labels, vllm_config.model_config.max_model_len)
         self._made.append(metrics)
-        return _StatLogger(metrics)
+        return _StatLogger(metrics, self)
 
     def close(self) -> None:
         for metrics in self._made:
@@ -112,8 +114,9 @@ class MetricsFactory:
 
 
 class _StatLogger(StatLoggerBase):
-    def __init__(self, metrics: TritonMetrics) -> None:
+    def __init__(self, metrics: TritonMetrics, factory: MetricsFactory) -> None:
         self._metrics = metrics
+        self._factory = factory
 
     def record(
         self,
@@ -122,7 +125,7 @@ class _StatLogger(StatLoggerBase):
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
-        if iteration_stats is None:
+        if iteration_stats is None or not self._factory.recording:
             return
         metrics = self._metrics
         finished = iteration_stats.finished_requests

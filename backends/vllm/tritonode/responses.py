@@ -32,6 +32,7 @@ class ResponseState:
     returns: frozenset[str]
     n: int = 1
     prepend: str = ""
+    with_logprobs: bool = True
     tokens: int = 0
     num_input_tokens: int = 0
     _choices: list[_Choice] = field(default_factory=list)
@@ -52,7 +53,7 @@ class ResponseState:
                 choice.finish_reason = str(completion.finish_reason)
             if completion.cumulative_logprob is not None:
                 choice.cumulative_logprob = completion.cumulative_logprob
-            if completion.logprobs is not None:
+            if completion.logprobs is not None and self.with_logprobs:
                 choice.logprobs = [*(choice.logprobs or []), *completion.logprobs]
 
     def take(self, pb_utils: Any) -> list[Any]:

@@ -126,6 +126,8 @@ class Service:
             to_warm = [adapter.request for adapter in known[: int(self._settings.engine_args["max_loras"])]]
         self._report("warm-up")
         self._engine.call(self._engine.warm_up(to_warm[:2])).result()
+        if self._metrics is not None:
+            self._metrics.recording = True
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info)
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
@@ -190,8 +192,7 @@ class Service:
             if self._closing:
                 raise UnavailableError(f"the model '{self._name}' is being unloaded")
             if raw.control is not None:
-                answer = await self._control.answer(raw.control)
-                await sender.send(text_response(self._pb_utils, answer), final=True)
+                await self._answer_control(raw.control, sender)
             else:
                 await self._generator.serve(raw, sender)
         except asyncio.CancelledError:
@@ -204,6 +205,13 @@ class Service:
             await sender.send(error_response(self._pb_utils, failure, message), final=True)
         finally:
             self._watch.remove(triton_sender)
+
+    async def _answer_control(self, request: str, sender: Sender) -> None:
+        try:
+            response = text_response(self._pb_utils, await self._control.answer(request))
+        except BackendError as failure:
+            response = error_response(self._pb_utils, failure)
+        await sender.send(response, final=True)
 
     # --- end -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,4 @@
+export * from "./errors";
+export { findRuntime, PythonNotFoundError, type Runtime, SetupCancelledError, SetupError, setup } from "./runtime";
+export * from "./server";
+export * from "./vllm";

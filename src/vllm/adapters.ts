@@ -1,0 +1,163 @@
+import { resolve } from "node:path";
+import { InvalidArgumentError } from "../errors";
+import { describe } from "./request";
+
+/** Where an adapter's weights are: in a slot of the engine, in host memory, or only on disk. */
+export type AdapterState = "slot" | "host" | "disk";
+
+/** An adapter that a model serves. */
+export interface AdapterInfo {
+  readonly name: string;
+  /** Counts up with each `replace`. */
+  readonly version: number;
+  readonly path: string;
+  readonly rank: number;
+  readonly alpha: number;
+  readonly targetModules: readonly string[];
+  readonly sizeBytes: number;
+  readonly state: AdapterState;
+  readonly pinned: boolean;
+  /** Requests that run on it now, and that it has served and failed since it was loaded. */
+  readonly running: number;
+  readonly served: number;
+  readonly failed: number;
+  /** Tokens generated with it. */
+  readonly tokens: number;
+  readonly lastUsed: Date | undefined;
+  readonly loadedAt: Date;
+}
+
+/** What an adapter's folder holds, and whether this model could serve it. */
+export interface AdapterInspection {
+  readonly path: string;
+  readonly loadable: boolean;
+  /** Why not. */
+  readonly problems: readonly string[];
+  readonly rank?: number;
+  readonly alpha?: number;
+  readonly targetModules?: readonly string[];
+  readonly baseModel?: string | undefined;
+  readonly sizeBytes?: number;
+  readonly dtype?: string;
+}
+
+type Control = (request: Record<string, unknown>) => Promise<unknown>;
+
+/** The adapters of a model, while it runs. No call pauses the requests that run. */
+export class Adapters {
+  readonly #control: Control;
+
+  constructor(control: Control) {
+    this.#control = control;
+  }
+
+  /** Every adapter that the model serves. */
+  async list(): Promise<AdapterInfo[]> {
+    return ((await this.#control({ op: "adapters.list" })) as RawAdapter[]).map(toInfo);
+  }
+
+  /** One adapter. @throws {@link AdapterNotFoundError} */
+  async get(name: string): Promise<AdapterInfo> {
+    return toInfo((await this.#control({ op: "adapters.get", name: text("name", name) })) as RawAdapter);
+  }
+
+  /**
+   * Checks an adapter's files and loads it; the next request can name it.
+   *
+   * @param path - the adapter's folder, seen from this process
+   * @throws {@link AdapterLoadError} saying what is wrong with the files; ERR_TRITON_ALREADY_EXISTS for a name in use
+   */
+  async load(name: string, path: string): Promise<AdapterInfo> {
+    return this.#act("adapters.load", name, path);
+  }
+
+  /**
+   * Serves another adapter under the same name. Requests that run finish with the version they started with.
+   *
+   * @throws {@link AdapterNotFoundError}, {@link AdapterLoadError}
+   */
+  async replace(name: string, path: string): Promise<AdapterInfo> {
+    return this.#act("adapters.replace", name, path);
+  }
+
+  /** Stops serving an adapter. Requests that run on it finish first. @throws {@link AdapterNotFoundError} */
+  async unload(name: string): Promise<void> {
+    await this.#act("adapters.unload", name);
+  }
+
+  /** Keeps an adapter's weights in a slot. @throws {@link AdapterNotFoundError} */
+  async pin(name: string): Promise<AdapterInfo> {
+    return this.#act("adapters.pin", name);
+  }
+
+  /** Lets a pinned adapter be evicted again. @throws {@link AdapterNotFoundError} */
+  async unpin(name: string): Promise<AdapterInfo> {
+    return this.#act("adapters.unpin", name);
+  }
+
+  /** Reads an adapter's folder without loading it, and says whether this model could serve it. */
+  async inspect(path: string): Promise<AdapterInspection> {
+    const raw = (await this.#control({ op: "adapters.inspect", path: resolve(text("path", path)) })) as RawInspection;
+    const { target_modules, base_model, size_bytes, ...rest } = raw;
+    return {
+      ...rest,
+      ...(target_modules === undefined ? {} : { targetModules: target_modules }),
+      ...(base_model === undefined ? {} : { baseModel: base_model ?? undefined }),
+      ...(size_bytes === undefined ? {} : { sizeBytes: size_bytes }),
+    };
+  }
+
+  async #act(op: string, name: string, path?: string): Promise<AdapterInfo> {
+    const request: Record<string, unknown> = { op, name: text("name", name) };
+    if (op === "adapters.load" || op === "adapters.replace") request["path"] = resolve(text("path", path));
+    return toInfo((await this.#control(request)) as RawAdapter);
+  }
+}
+
+interface RawAdapter {
+  name: string;
+  version: number;
+  path: string;
+  rank: number;
+  alpha: number;
+  target_modules: string[];
+  size_bytes: number;
+  state: AdapterState;
+  pinned: boolean;
+  running: number;
+  served: number;
+  failed: number;
+  tokens: number;
+  last_used: number;
+  loaded_at: number;
+}
+
+interface RawInspection {
+  path: string;
+  loadable: boolean;
+  problems: string[];
+  rank?: number;
+  alpha?: number;
+  target_modules?: string[];
+  base_model?: string | null;
+  size_bytes?: number;
+  dtype?: string;
+}
+
+function toInfo(raw: RawAdapter): AdapterInfo {
+  const { target_modules, size_bytes, last_used, loaded_at, ...rest } = raw;
+  return {
+    ...rest,
+    targetModules: target_modules,
+    sizeBytes: size_bytes,
+    lastUsed: last_used === 0 ? undefined : new Date(last_used * 1000),
+    loadedAt: new Date(loaded_at * 1000),
+  };
+}
+
+function text(name: string, value: unknown): string {
+  if (typeof value !== "string" || value === "") {
+    throw new InvalidArgumentError(`the adapter's ${name} must be a non-empty string, got ${describe(value)}`);
+  }
+  return value;
+}

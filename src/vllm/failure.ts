@@ -1,0 +1,126 @@
+import { InvalidArgumentError, ModelLoadError, TritonodeError, TritonServerError } from "../errors";
+
+/** The request named an adapter that the model does not serve. `cause` holds Triton's own message. */
+export class AdapterNotFoundError extends TritonodeError {
+  /** The name that was asked for. */
+  readonly adapter: string;
+  /** The names that the model serves. */
+  readonly available: readonly string[];
+
+  constructor(adapter: string, available: readonly string[], options?: { cause?: unknown }) {
+    const near = nearest(adapter, available);
+    super(
+      "ERR_ADAPTER_NOT_FOUND",
+      `there is no adapter '${adapter}'${near === undefined ? "" : ` (did you mean '${near}'?)`}`,
+      {
+        hint:
+          available.length === 0
+            ? "the model serves no adapters: load one with model.adapters.load(name, path)"
+            : `the model serves ${available.map((name) => `'${name}'`).join(", ")}`,
+        ...options,
+      },
+    );
+    this.adapter = adapter;
+    this.available = available;
+  }
+}
+
+/** An adapter was asked of a model that was loaded without `enable_lora`. */
+export class LoraDisabledError extends TritonodeError {
+  constructor(options?: { cause?: unknown }) {
+    super("ERR_LORA_DISABLED", "the model was loaded without LoRA", {
+      hint: 'set "enable_lora": true in model.json (or `loras` in VllmModel.load) and load the model again',
+      ...options,
+    });
+  }
+}
+
+/** An adapter's files cannot be served; `message` says which adapter and why. */
+export class AdapterLoadError extends TritonodeError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super("ERR_ADAPTER_LOAD", message, {
+      hint: "see what is wrong with its files: model.adapters.inspect(path)",
+      ...options,
+    });
+  }
+}
+
+/** The file `multi_lora.json` is missing although the model has LoRA on. */
+export class MultiLoraMissingError extends ModelLoadError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super(message, {
+      code: "ERR_MULTI_LORA_MISSING",
+      hint: 'put multi_lora.json ({ "name": "path", ... }) beside model.json, or set "enable_lora": false',
+      ...options,
+    });
+  }
+}
+
+// The wordings are fixed by the vLLM backend's contract: upstream's tests compare them.
+const unknownLora = /^LoRA (.*) is not supported, we currently support \[(.*)\]$/s;
+const generating = /^Error generating stream: /;
+const missingLoraFile = /FileNotFoundError: (Triton backend cannot find .*?\.json\.)/s;
+const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
+
+/** What a request failed with, as the error that a caller can act on; anything without a better name stays as it is. */
+export function fromRequestFailure(error: unknown): unknown {
+  if (!(error instanceof TritonServerError)) return error;
+  const { message } = error;
+  const lora = unknownLora.exec(message);
+  if (lora !== null) {
+    const names = [...(lora[2] ?? "").matchAll(/'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"/g)];
+    return new AdapterNotFoundError(
+      lora[1] ?? "",
+      names.map((name) => name[1] ?? name[2] ?? ""),
+      { cause: error },
+    );
+  }
+  if (message === "LoRA feature is not enabled.") return new LoraDisabledError({ cause: error });
+  if (error.tritonCode === "INVALID_ARG") {
+    const text = message.replace(generating, "");
+    return text.startsWith("adapter '")
+      ? new AdapterLoadError(text, { cause: error })
+      : new InvalidArgumentError(text, { cause: error });
+  }
+  return error;
+}
+
+/** What loading a model failed with. Python's error is taken out of Triton's report; the report stays in `cause`. */
+export function fromLoadFailure(model: string, error: unknown): unknown {
+  if (!(error instanceof TritonServerError)) return error;
+  const missing = missingLoraFile.exec(error.message);
+  if (missing?.[1] !== undefined) return new MultiLoraMissingError(missing[1], { cause: error });
+  const python = backendFailure.exec(error.message);
+  const reason = python?.[2] ?? error.message;
+  return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {
+    cause: error,
+    hint: "the log has the whole story: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
+  });
+}
+
+/** The name that takes the fewest edits to reach, if that is few for its length. */
+export function nearest(name: string, names: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let least = Math.max(2, Math.ceil(name.length / 2));
+  for (const candidate of names) {
+    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase());
+    if (distance < least) {
+      least = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substituted = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      row.push(Math.min(substituted, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1));
+    }
+    previous = row;
+  }
+  return previous[b.length] ?? 0;
+}

@@ -1,0 +1,94 @@
+import type { Runtime } from "../runtime/runtime";
+import type { Logger } from "../server";
+import type { EngineArguments } from "./repository";
+
+/** How far a load is. */
+export interface LoadProgress {
+  /**
+   * In this order: `start` (the server and its child process), `import` (Python imports vLLM), `check-adapters`,
+   * `load-model` (weights and KV cache), `load-adapter` (once for each), `warm-up`, `ready`.
+   */
+  readonly phase: "start" | "import" | "check-adapters" | "load-model" | "load-adapter" | "warm-up" | "ready";
+  /** The adapter of `load-adapter`. */
+  readonly adapter?: string;
+  /** Steps done and to do within the phase, where they are known. */
+  readonly done?: number;
+  readonly total?: number;
+  /** Milliseconds since the load began. */
+  readonly elapsed: number;
+}
+
+interface CommonOptions {
+  /** The runtime's folder, or what `findRuntime` gave; by default it is looked for where `npx tritonode setup` puts it. */
+  runtime?: string | Runtime | undefined;
+  device?: "cpu" | "cuda" | undefined;
+  /** Gets the log of Triton, vLLM and the child; `console` fits. By default nobody does, and nothing is printed. */
+  logger?: Logger | undefined;
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Aborting it gives the load up: the model is unloaded as soon as Triton lets go of it. */
+  signal?: AbortSignal | undefined;
+  /** Milliseconds a load may take; by default 10 minutes. */
+  timeout?: number | undefined;
+  /** Environment variables for the child alone (for example `OMP_NUM_THREADS`); this process keeps its own. */
+  environment?: Readonly<Record<string, string>> | undefined;
+}
+
+/** The folder form: the tutorial's layout, as Triton's vLLM container has it. */
+export interface RepositoryOptions extends CommonOptions {
+  /** The folder that holds `<model>/1/model.json`. */
+  modelRepository: string;
+  /** The model's name, where the repository holds more than one. */
+  model?: string | undefined;
+  engine?: undefined;
+  loras?: undefined;
+}
+
+/** The object form: the same two files, as objects. Relative paths are relative to the working directory. */
+export interface ObjectOptions extends CommonOptions {
+  /** What `model.json` would hold. */
+  engine: EngineArguments;
+  /** What `multi_lora.json` would hold; turns `enable_lora` on. */
+  loras?: Record<string, string> | undefined;
+  /** The model's name within the process; `vllm_model` when left out. */
+  model?: string | undefined;
+  modelRepository?: undefined;
+}
+
+export type VllmModelOptions = RepositoryOptions | ObjectOptions;
+
+/** What a progress line of the backend says. */
+export interface ProgressLine {
+  readonly model: string;
+  readonly phase: LoadProgress["phase"];
+  readonly name?: string;
+  readonly done?: number;
+  readonly total?: number;
+}
+
+const progressPrefix = "@tritonode ";
+/** A progress line of the backend (`tritonode/progress.py`), or undefined for any other line. */
+export function parseProgress(line: string): ProgressLine | undefined {
+  if (!line.startsWith(progressPrefix)) return undefined;
+  try {
+    return JSON.parse(line.slice(progressPrefix.length)) as ProgressLine;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * The logger that a server gets: takes the progress lines of one model's backend out and passes the rest on.
+ *
+ * @param onProgress - gets what a progress line says
+ */
+export function loggerFor(model: string, logger: Logger | undefined, onProgress: (line: ProgressLine) => void): Logger {
+  const pass = (level: keyof Logger) => (message: string) => {
+    if (!message.startsWith(progressPrefix)) {
+      logger?.[level](message);
+      return;
+    }
+    const line = parseProgress(message);
+    if (line?.model === model) onProgress(line);
+  };
+  return { debug: pass("debug"), info: pass("info"), warn: pass("warn"), error: pass("error") };
+}

@@ -1,0 +1,344 @@
+import { mkdtempSync } from "node:fs";
+import { join, resolve } from "node:path";
+import {
+  DisposedError,
+  InvalidArgumentError,
+  ModelLoadError,
+  RequestCancelledError,
+  type TritonodeError,
+} from "../errors";
+import { findRuntime } from "../runtime";
+import type { Runtime } from "../runtime/runtime";
+import { type InferenceResponse, type ResponseStream, TritonServer } from "../server";
+import { Adapters } from "./adapters";
+import { fromLoadFailure, fromRequestFailure } from "./failure";
+import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
+import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
+import { describe, type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
+import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
+import { GenerationStream } from "./stream";
+
+/** Two levels up is the package from src/vllm as well as from dist/vllm. */
+const backendDirectory = join(__dirname, "..", "..", "backends", "vllm");
+const defaultLoadTimeout = 600_000;
+const defaultName = "vllm_model";
+
+/** What a model says of itself. */
+export interface ModelInfo {
+  readonly model: string;
+  readonly vllmVersion: string;
+  /** The Python child's process id. */
+  readonly pid: number;
+  readonly loadSeconds: number;
+  /** `tokens` that the KV cache holds, its size where it is known, and the longest sequence. */
+  readonly kvCache: { readonly tokens: number; readonly bytes: number | undefined; readonly maxModelLen: number };
+  /** vLLM's own count. */
+  readonly requests: { readonly running: number; readonly waiting: number };
+  readonly enableLora: boolean;
+  /** The engine arguments that were used, defaults included. */
+  readonly engineArgs: Readonly<Record<string, unknown>>;
+}
+
+/** How {@link VllmModel.dispose} treats requests that run. */
+export interface DisposeOptions {
+  /** Let them finish instead of cancelling them. */
+  drain?: boolean;
+}
+
+/**
+ * A vLLM model with its LoRA adapters, served by Triton inside this process.
+ *
+ * ```ts
+ * await using model = await VllmModel.load({ modelRepository: "./model_repository" });
+ * const { text } = await model.generate("Hello, my name is", { lora: "alpaca", max_tokens: 100 });
+ * ```
+ */
+export class VllmModel implements AsyncDisposable {
+  /** The model's name in Triton. */
+  readonly name: string;
+  /** The adapters that it serves. */
+  readonly adapters: Adapters;
+  readonly #server: TritonServer;
+  readonly #cleanUp: () => Promise<void>;
+  #disposed: Promise<void> | undefined;
+
+  /**
+   * Loads a model from a model repository (the tutorial's folder, as it is) or from the same settings as objects.
+   * Resolves when it has answered its first tokens, adapters included.
+   *
+   * @throws {@link InvalidArgumentError} for a bad option or folder, {@link RuntimeMissingError} where no runtime is
+   *   installed, {@link AddonLoadError}, {@link ModelLoadError} with the backend's reason, {@link MultiLoraMissingError},
+   *   {@link RequestCancelledError} when the signal aborts it.
+   */
+  static async load(options: VllmModelOptions): Promise<VllmModel> {
+    checkOptions(options);
+    const { signal, onProgress, environment } = options;
+    throwIfAborted(signal);
+    const name = options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
+    const runtime = await resolveRuntime(options);
+    const began = performance.now();
+    const report = (progress: Omit<LoadProgress, "elapsed">) =>
+      onProgress?.({ ...progress, elapsed: performance.now() - began });
+    report({ phase: "start" });
+    const logger = loggerFor(name, options.logger, ({ phase, name: adapter, done, total }) =>
+      report({
+        phase,
+        ...(adapter === undefined ? {} : { adapter }),
+        ...(done === undefined ? {} : { done }),
+        ...(total === undefined ? {} : { total }),
+      }),
+    );
+    const server = await TritonServer.start({
+      runtime,
+      logger,
+      backends: { vllm: backendDirectory },
+      childEnvironment: environment,
+    });
+    let written: string | undefined;
+    try {
+      throwIfAborted(signal);
+      let location: ModelLocation;
+      if (options.engine === undefined) {
+        location = locateModel(options.modelRepository, options.model);
+      } else {
+        written = mkdtempSync(join(server.privateDirectory, "model-"));
+        location = writeModel(written, name, options.engine, options.loras);
+      }
+      checkModelFiles(location);
+      if (await server.isModelReady(name).catch(() => false)) {
+        throw new ModelLoadError(`a model named '${name}' is loaded already`, {
+          code: "ERR_MODEL_NAME_IN_USE",
+          hint: "dispose of it first, or give this one another name",
+        });
+      }
+      await server.registerRepository(location.repository);
+      await loadWithin(server, name, signal, options.timeout ?? defaultLoadTimeout);
+      const cleanUp = async () => {
+        try {
+          await server.unloadModel(name);
+          await server.unregisterRepository(location.repository);
+        } finally {
+          if (written !== undefined) removeModel(written);
+          await server.stop();
+        }
+      };
+      return new VllmModel(name, server, cleanUp);
+    } catch (error) {
+      if (written !== undefined) removeModel(written);
+      await server.stop().catch(() => {});
+      throw fromLoadFailure(name, error);
+    }
+  }
+
+  private constructor(name: string, server: TritonServer, cleanUp: () => Promise<void>) {
+    this.name = name;
+    this.#server = server;
+    this.#cleanUp = cleanUp;
+    this.adapters = new Adapters((request) => this.#control(request));
+  }
+
+  /** The Triton server that serves the model: its metrics, statistics, and other models beside this one. */
+  get server(): TritonServer {
+    return this.#server;
+  }
+
+  /** Whether the model takes requests: false from the moment its child is gone. */
+  get ready(): Promise<boolean> {
+    return this.#disposed === undefined ? this.#server.isModelReady(this.name) : Promise.resolve(false);
+  }
+
+  /**
+   * Generates the whole answer to a prompt.
+   *
+   * @throws {@link InvalidArgumentError} for a bad prompt, option or sampling parameter (named), {@link AdapterNotFoundError},
+   *   {@link LoraDisabledError}, {@link DeadlineExceededError}, {@link RequestCancelledError}, {@link EngineDiedError},
+   *   {@link DisposedError}.
+   */
+  async generate(prompt: string, options: GenerateOptions = {}): Promise<GenerateResult> {
+    const stream = this.#send(prepareRequest(prompt, options, false));
+    try {
+      const reader = new ResponseReader();
+      const choices = reader.choices(await stream.response());
+      const first = choices[0];
+      if (first === undefined) throw new ModelLoadError("the model answered without a choice");
+      const { index: _index, completionTokens: _tokens, ...rest } = first;
+      return { ...rest, usage: reader.usage, choices, requestId: stream.id };
+    } catch (error) {
+      throw fromRequestFailure(error);
+    }
+  }
+
+  /**
+   * Generates an answer and gives it piece by piece. Leaving the loop early cancels the request in Triton and in vLLM.
+   * Pieces that wait unread are joined, so a slow reader costs neither memory nor the other streams' time.
+   *
+   * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
+   */
+  stream(prompt: string, options: GenerateOptions = {}): GenerationStream {
+    return new GenerationStream(this.#send(prepareRequest(prompt, options, true)));
+  }
+
+  /** What the model says of itself: KV cache, requests running in vLLM, engine arguments. */
+  async info(): Promise<ModelInfo> {
+    const raw = (await this.#control({ op: "info" })) as RawInfo;
+    return {
+      model: raw.model,
+      vllmVersion: raw.vllm_version,
+      pid: raw.pid,
+      loadSeconds: raw.load_seconds,
+      kvCache: {
+        tokens: raw.kv_cache.tokens,
+        bytes: raw.kv_cache.bytes ?? undefined,
+        maxModelLen: raw.kv_cache.max_model_len,
+      },
+      requests: raw.requests,
+      enableLora: raw.enable_lora,
+      engineArgs: raw.engine_args,
+    };
+  }
+
+  /** Unloads the model and, with the last model, stops Triton. Repeated and concurrent calls are one call. */
+  dispose(options: DisposeOptions = {}): Promise<void> {
+    this.#disposed ??= this.#dispose(options.drain ?? false);
+    return this.#disposed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #dispose(drain: boolean): Promise<void> {
+    if (!drain) this.#server.cancelAll(new RequestCancelledError("the model was disposed of"));
+    await this.#server.drained();
+    await this.#cleanUp();
+  }
+
+  #send(prepared: PreparedRequest): ResponseStream {
+    if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
+    return this.#server.infer({
+      model: this.name,
+      id: prepared.id,
+      inputs: prepared.inputs,
+      outputs: prepared.outputs,
+      signal: prepared.signal,
+      deadline: prepared.deadline,
+      merge: mergeResponses,
+    });
+  }
+
+  async #control(request: Record<string, unknown>): Promise<unknown> {
+    if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
+    const stream = this.#server.infer({
+      model: this.name,
+      inputs: [
+        { name: "text_input", datatype: "BYTES", data: [""] },
+        { name: "control_request", datatype: "BYTES", data: [JSON.stringify(request)] },
+      ],
+      outputs: ["text_output"],
+    });
+    let response: InferenceResponse;
+    try {
+      response = await stream.response();
+    } catch (error) {
+      throw fromRequestFailure(error) as TritonodeError;
+    }
+    return JSON.parse((response.outputs["text_output"]?.data as readonly string[])[0] ?? "null");
+  }
+}
+
+interface RawInfo {
+  model: string;
+  vllm_version: string;
+  pid: number;
+  load_seconds: number;
+  kv_cache: { tokens: number; bytes: number | null; max_model_len: number };
+  requests: { running: number; waiting: number };
+  enable_lora: boolean;
+  engine_args: Record<string, unknown>;
+}
+
+function nameOf(options: { model?: string | undefined }): string {
+  return options.model ?? defaultName;
+}
+
+const knownOptions = new Set([
+  "runtime",
+  "device",
+  "logger",
+  "onProgress",
+  "signal",
+  "timeout",
+  "environment",
+  "modelRepository",
+  "model",
+  "engine",
+  "loras",
+]);
+
+function checkOptions(options: VllmModelOptions): void {
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidArgumentError(`VllmModel.load takes an object of options, got ${describe(options)}`);
+  }
+  for (const name of Object.keys(options)) {
+    if (!knownOptions.has(name)) {
+      throw new InvalidArgumentError(`VllmModel.load knows no option '${name}'`, {
+        hint: `vLLM's engine arguments go into \`engine\`; the options are ${[...knownOptions].join(", ")}`,
+      });
+    }
+  }
+  if ((options.modelRepository === undefined) === (options.engine === undefined)) {
+    throw new InvalidArgumentError("pass either modelRepository or engine", {
+      hint: 'VllmModel.load({ modelRepository: "./model_repository" }) or VllmModel.load({ engine: { model: "./weights" } })',
+    });
+  }
+  if (options.loras !== undefined && options.engine === undefined) {
+    throw new InvalidArgumentError("loras belongs to the object form; a repository has its multi_lora.json");
+  }
+  const { timeout, signal } = options;
+  if (timeout !== undefined && !(typeof timeout === "number" && timeout > 0)) {
+    throw new InvalidArgumentError(`timeout must be a number of milliseconds above 0, got ${describe(timeout)}`);
+  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new InvalidArgumentError(`signal must be an AbortSignal, got ${describe(signal)}`);
+  }
+}
+
+async function resolveRuntime(options: VllmModelOptions): Promise<Runtime> {
+  const { runtime, device } = options;
+  if (typeof runtime === "object" && runtime !== null) return runtime;
+  return findRuntime({
+    ...(runtime === undefined ? {} : { directory: resolve(runtime) }),
+    ...(device === undefined ? {} : { device }),
+  });
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
+}
+
+/** Loads the model, but no longer than `timeout` milliseconds. */
+async function loadWithin(
+  server: TritonServer,
+  name: string,
+  signal: AbortSignal | undefined,
+  timeout: number,
+): Promise<void> {
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), timeout);
+  try {
+    await server.loadModel(name, {
+      signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
+    });
+  } catch (error) {
+    if (limit.signal.aborted) {
+      throw new ModelLoadError(`the model '${name}' was not ready after ${timeout} ms`, {
+        code: "ERR_LOAD_TIMEOUT",
+        cause: error,
+        hint: "raise `timeout`, or pass `logger` and `onProgress` to see where it stays",
+      });
+    }
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,137 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { isAbsolute, join, resolve } from "node:path";
+import { InvalidArgumentError } from "../errors";
+import { describe } from "./request";
+
+/** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder. */
+export interface EngineArguments {
+  model: string;
+  dtype?: string;
+  max_model_len?: number;
+  max_num_seqs?: number;
+  tensor_parallel_size?: number;
+  enforce_eager?: boolean | string;
+  enable_prefix_caching?: boolean | string;
+  /** Bytes for the KV cache. On the CPU the default is a tenth of the free memory, at most 4 GiB. */
+  kv_cache_memory_bytes?: number;
+  gpu_memory_utilization?: number;
+  max_loras?: number;
+  max_lora_rank?: number;
+  max_cpu_loras?: number;
+  [argument: string]: unknown;
+}
+
+/** A model repository's folder and the model in it that is meant. */
+export interface ModelLocation {
+  readonly repository: string;
+  readonly name: string;
+}
+
+/** Finds the model in the folder form. @throws {@link InvalidArgumentError} naming the folder and what it holds. */
+export function locateModel(repository: string, name: string | undefined): ModelLocation {
+  if (typeof repository !== "string" || repository === "") {
+    throw new InvalidArgumentError(`modelRepository must be a path, got ${describe(repository)}`);
+  }
+  const path = resolve(repository);
+  if (!existsSync(path)) {
+    throw new InvalidArgumentError(`the model repository ${path} does not exist`, {
+      hint: "it is the folder that holds <model>/1/model.json",
+    });
+  }
+  let models: string[];
+  try {
+    models = readdirSync(path, { withFileTypes: true })
+      .filter((entry) => !entry.name.startsWith(".") && existsSync(join(path, entry.name, "1")))
+      .map((entry) => entry.name);
+  } catch (cause) {
+    throw new InvalidArgumentError(`the model repository ${path} cannot be read`, { cause });
+  }
+  if (name !== undefined) {
+    if (models.includes(name)) return { repository: path, name };
+    throw new InvalidArgumentError(`the model repository ${path} holds no model '${name}'`, {
+      hint: models.length === 0 ? "it holds no models" : `it holds ${models.join(", ")}`,
+    });
+  }
+  const vllm = models.filter((model) => existsSync(join(path, model, "1", "model.json")));
+  if (vllm.length === 1 && vllm[0] !== undefined) return { repository: path, name: vllm[0] };
+  if (vllm.length === 0) {
+    throw new InvalidArgumentError(`the model repository ${path} holds no vLLM model`, {
+      hint: existsSync(join(path, "1", "model.json"))
+        ? `pass the folder above it: ${resolve(path, "..")}`
+        : "the layout is <model repository>/<model>/1/model.json",
+    });
+  }
+  throw new InvalidArgumentError(`the model repository ${path} holds ${vllm.length} models`, {
+    hint: `say which: model: ${vllm.map((model) => JSON.stringify(model)).join(" or ")}`,
+  });
+}
+
+/**
+ * Writes the object form as the two files of the folder form, into a folder of ours.
+ *
+ * @param directory - becomes the model repository
+ */
+export function writeModel(
+  directory: string,
+  name: string,
+  engine: EngineArguments,
+  loras: Record<string, string> | undefined,
+): ModelLocation {
+  if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(name)) {
+    throw new InvalidArgumentError(`model must be a name of letters, digits, '_', '-' and '.', got ${describe(name)}`);
+  }
+  if (typeof engine !== "object" || engine === null || typeof engine.model !== "string") {
+    throw new InvalidArgumentError("engine.model must be the folder of the base model", {
+      hint: 'for example { engine: { model: "./weights/llama-7b-hf" } }',
+    });
+  }
+  const settings: EngineArguments = { ...engine, model: absolute(engine.model) };
+  const adapters: Record<string, string> = {};
+  for (const [lora, path] of Object.entries(loras ?? {})) {
+    if (typeof path !== "string" || path === "") {
+      throw new InvalidArgumentError(`loras['${lora}'] must be the adapter's folder, got ${describe(path)}`);
+    }
+    adapters[lora] = resolve(path);
+  }
+  if (loras !== undefined && settings["enable_lora"] === undefined) settings["enable_lora"] = true;
+  const version = join(directory, name, "1");
+  mkdirSync(version, { recursive: true });
+  writeFileSync(join(version, "model.json"), JSON.stringify(settings, undefined, 2));
+  if (loras !== undefined) writeFileSync(join(version, "multi_lora.json"), JSON.stringify(adapters, undefined, 2));
+  writeFileSync(
+    join(directory, name, "config.pbtxt"),
+    'backend: "vllm"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n',
+  );
+  return { repository: directory, name };
+}
+
+/** A folder becomes absolute; a name that is no folder here (a hub's) stays as it is. */
+function absolute(path: string): string {
+  return isAbsolute(path) || existsSync(path) ? resolve(path) : path;
+}
+
+/**
+ * What can be seen to be wrong with a model's files before a child is started for it.
+ *
+ * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object.
+ */
+export function checkModelFiles(location: ModelLocation): void {
+  const path = join(location.repository, location.name, "1", "model.json");
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new InvalidArgumentError(`the model '${location.name}' has no readable ${path}`, { cause });
+  }
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("not a JSON object");
+  } catch (cause) {
+    throw new InvalidArgumentError(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** Removes what {@link writeModel} wrote. */
+export function removeModel(directory: string): void {
+  rmSync(directory, { recursive: true, force: true });
+}

@@ -1,0 +1,156 @@
+import type { InferenceResponse } from "../server/channel";
+
+/** Why a choice ended: vLLM's own words. */
+export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {});
+
+/** One candidate token at a position. */
+export interface TokenLogprob {
+  readonly tokenId: number;
+  readonly token: string;
+  readonly logprob: number;
+  /** 1 is the likeliest. */
+  readonly rank: number;
+}
+
+/** Tokens that a request took and made. */
+export interface Usage {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly totalTokens: number;
+}
+
+/** One of a request's `n` answers. */
+export interface Choice {
+  readonly index: number;
+  readonly text: string;
+  readonly finishReason: FinishReason;
+  readonly completionTokens: number;
+  /** For each token the chosen one first, then the likeliest; present when `logprobs` was asked for. */
+  readonly logprobs?: readonly (readonly TokenLogprob[])[];
+  /** Sum of the chosen tokens' log probabilities; present when `logprobs` was asked for. */
+  readonly cumulativeLogprob?: number;
+}
+
+/** What {@link VllmModel.generate} resolves with. The first choice is spelled out; `choices` holds all of them. */
+export interface GenerateResult extends Omit<Choice, "index" | "completionTokens"> {
+  readonly usage: Usage;
+  readonly choices: readonly Choice[];
+  /** The id that the request carried through Triton and vLLM. */
+  readonly requestId: string;
+}
+
+/** A piece of a streamed answer. */
+export interface StreamChunk {
+  /** Which of the `n` choices it belongs to. */
+  readonly index: number;
+  /** The new text; may be empty. */
+  readonly text: string;
+  /** Set on the last piece of a choice. */
+  readonly finishReason: FinishReason | null;
+  readonly logprobs?: readonly (readonly TokenLogprob[])[];
+  readonly cumulativeLogprob?: number;
+  /** Set on the last piece of the request. */
+  readonly usage?: Usage;
+}
+
+function column(response: InferenceResponse, name: string): ArrayLike<unknown> | undefined {
+  return response.outputs[name]?.data as ArrayLike<unknown> | undefined;
+}
+
+/** The `logprobs` output: a JSON list with an object per token, keyed by token id; "null" where none were asked for. */
+function parseLogprobs(json: unknown): TokenLogprob[][] | undefined {
+  if (typeof json !== "string" || json === "null") return undefined;
+  const positions = JSON.parse(json) as Record<string, { logprob: number; rank: number; decoded_token: string }>[];
+  return positions.map((position) =>
+    Object.entries(position).map(([tokenId, entry]) => ({
+      tokenId: Number(tokenId),
+      token: entry.decoded_token,
+      logprob: entry.logprob,
+      rank: entry.rank,
+    })),
+  );
+}
+
+/** Takes the responses of one request apart and keeps count. */
+export class ResponseReader {
+  #promptTokens = 0;
+  #completionTokens = 0;
+  readonly #finished = new Set<number>();
+
+  get usage(): Usage {
+    return {
+      promptTokens: this.#promptTokens,
+      completionTokens: this.#completionTokens,
+      totalTokens: this.#promptTokens + this.#completionTokens,
+    };
+  }
+
+  /** The choices of a response, in the order of their index. */
+  choices(response: InferenceResponse): Choice[] {
+    const texts = column(response, "text_output") ?? [];
+    const reasons = column(response, "finish_reason");
+    const counts = column(response, "num_output_tokens");
+    const logprobs = column(response, "logprobs");
+    const cumulative = column(response, "cumulative_logprob");
+    this.#promptTokens = Number(column(response, "num_input_tokens")?.[0] ?? this.#promptTokens);
+    const choices: Choice[] = [];
+    for (let index = 0; index < texts.length; index++) {
+      const completionTokens = Number(counts?.[index] ?? 0);
+      this.#completionTokens += completionTokens;
+      const parsed = parseLogprobs(logprobs?.[index]);
+      choices.push({
+        index,
+        text: texts[index] as string,
+        finishReason: reasons?.[index] as string,
+        completionTokens,
+        ...(parsed === undefined ? {} : { logprobs: parsed }),
+        ...(parsed === undefined || cumulative === undefined ? {} : { cumulativeLogprob: Number(cumulative[index]) }),
+      });
+    }
+    return choices;
+  }
+
+  /** The pieces that a streamed response brings: one for each choice that has news. */
+  chunks(response: InferenceResponse): StreamChunk[] {
+    const chunks: StreamChunk[] = [];
+    for (const choice of this.choices(response)) {
+      const ended = choice.finishReason !== "None";
+      if (this.#finished.has(choice.index) || (!ended && choice.completionTokens === 0 && choice.text === "")) continue;
+      if (ended) this.#finished.add(choice.index);
+      const { completionTokens: _, finishReason, ...rest } = choice;
+      chunks.push({ ...rest, finishReason: ended ? finishReason : null });
+    }
+    const last = chunks.at(-1);
+    if (response.final && last !== undefined) chunks[chunks.length - 1] = { ...last, usage: this.usage };
+    return chunks;
+  }
+}
+
+/**
+ * Joins two streamed responses that wait unread. The texts and logprobs are deltas and are put together, the counts are
+ * added, the rest is the later one's.
+ */
+export function mergeResponses(earlier: InferenceResponse, later: InferenceResponse): InferenceResponse | undefined {
+  const outputs = { ...later.outputs };
+  for (const [name, tensor] of Object.entries(later.outputs)) {
+    const before = earlier.outputs[name];
+    if (before === undefined || before.data.length !== tensor.data.length) return undefined;
+    const [a, b] = [before.data as ArrayLike<unknown>, tensor.data as ArrayLike<unknown>];
+    const joined = (join: (x: never, y: never) => unknown) =>
+      Array.from({ length: b.length }, (_, i) => join(a[i] as never, b[i] as never));
+    if (name === "text_output") {
+      outputs[name] = { ...tensor, data: joined((x: string, y: string) => x + y) as string[] };
+    } else if (name === "num_output_tokens") {
+      outputs[name] = { ...tensor, data: joined((x: number, y: number) => x + y) as number[] };
+    } else if (name === "logprobs") {
+      outputs[name] = { ...tensor, data: joined(joinJsonLists) as string[] };
+    }
+  }
+  return { ...later, outputs };
+}
+
+function joinJsonLists(earlier: string, later: string): string {
+  if (later === "null" || later === "[]") return earlier;
+  if (earlier === "null" || earlier === "[]") return later;
+  return `${earlier.slice(0, -1)},${later.slice(1)}`;
+}

@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InvalidArgumentError, RuntimeMissingError, TritonodeError } from "../errors";
 import { openBundle } from "./bundle";
@@ -49,6 +48,9 @@ const SPACE: Readonly<Record<Device, number>> = { cpu: 4.5e9, cuda: 16e9 };
 
 /** Lies in a venv from its first moment: only what carries it, or stands beside a manifest, is ever deleted. */
 const MARKER = "tritonode-runtime";
+
+/** Folders of files that only the run that made them needs. */
+const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
 
 /**
  * Makes the runtime, or brings it up to date; returns at once when it is complete already. May be interrupted at any
@@ -100,7 +102,11 @@ interface Build {
 
 async function build({ directory, device, extras, present, options, report, setChild }: Build): Promise<Runtime> {
   const { signal } = options;
-  const scratch = await mkdtemp(join(tmpdir(), "tritonode-setup-"));
+  // in the runtime's own folder, for an unpacked bundle takes gigabytes; what a killed run left there goes first
+  for (const name of await readdir(directory)) {
+    if (SCRATCH.test(name)) await rm(join(directory, name), { recursive: true, force: true });
+  }
+  const scratch = await mkdtemp(join(directory, "scratch-"));
   const venv = join(directory, "venv");
   let finished = present !== undefined;
   try {
@@ -187,7 +193,8 @@ async function complete(directory: string, device: Device, options: SetupOptions
 async function makeRoom(directory: string, device: Device): Promise<void> {
   const venv = join(directory, "venv");
   const strange = (await readdir(directory)).filter(
-    (name) => !["venv", "setup.log"].includes(name) && !/^(lock|manifest\.json)(\.|$)/.test(name),
+    (name) =>
+      !["venv", "setup.log"].includes(name) && !/^(lock|manifest\.json)(\.|$)/.test(name) && !SCRATCH.test(name),
   );
   const ours = !existsSync(venv) || existsSync(join(venv, MARKER)) || hasManifest(directory);
   if (strange.length > 0 || !ours) {

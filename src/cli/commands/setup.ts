@@ -1,0 +1,131 @@
+import { bundle, type SetupProgress, setup } from "../../runtime";
+import { names, parse } from "../arguments";
+import type { Command, Context } from "../context";
+import { ProgressBar } from "../progress-bar";
+import { device } from "../shared-options";
+import { styler } from "../terminal";
+
+const setupHelp = `Usage: tritonode setup [options]
+
+Installs the runtime: a Python environment with Triton and vLLM, in versions tested together.
+Done already? Then it says so at once. It may be interrupted and run again.
+
+Options:
+  --device cpu|cuda     what the engine computes on (default: cuda where an NVIDIA driver is loaded, else cpu)
+  --dir FOLDER          where to put it (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)
+  --python PYTHON       the Python 3.11 or 3.12 to build on: a path, or a name on PATH
+  --offline BUNDLE      take everything from a file that \`tritonode bundle\` made
+  --triton FOLDER       use this installed Triton, e.g. /opt/tritonserver, not the one from PyPI
+  --torch-index URL     take torch from this package index
+  --with NAMES          further packages: test, demo (comma-separated)
+  -h, --help            show this text
+
+Your own pip configuration (mirrors, proxies, certificates) is used as it is.
+`;
+
+const bundleHelp = `Usage: tritonode bundle OUT.tar [options]
+
+Downloads all that \`tritonode setup --offline OUT.tar\` needs on a machine without a network.
+
+Options:
+  --device cpu|cuda     what the runtime is for (default: cpu)
+  --python PYTHON       a Python of the version that the other machine has (default: the best found here)
+  --torch-index URL     take torch from this package index
+  --with NAMES          further packages: test, demo (comma-separated)
+  -h, --help            show this text
+`;
+
+export const setupCommand: Command = {
+  name: "setup",
+  summary: "install the runtime: Python packages, Triton, vLLM",
+  help: setupHelp,
+  async run(args, context) {
+    const { values } = parse("setup", args, {
+      device: { type: "string" },
+      dir: { type: "string" },
+      python: { type: "string" },
+      offline: { type: "string" },
+      triton: { type: "string" },
+      "torch-index": { type: "string" },
+      with: { type: "string", multiple: true },
+    });
+    const started = performance.now();
+    const runtime = await watched(context, (onProgress) =>
+      setup({
+        device: values.device === undefined ? undefined : device(values.device),
+        directory: values.dir,
+        python: values.python,
+        offline: values.offline,
+        triton: values.triton,
+        torchIndex: values["torch-index"],
+        extras: names(values.with),
+        signal: context.signal,
+        onProgress,
+      }),
+    );
+    const style = styler(context.stdout, context.environment);
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    context.stdout.write(
+      `${style("green", "ready")}: ${runtime.directory}\n` +
+        `Triton ${runtime.triton.version}, vLLM ${runtime.vllmVersion}, Python ${runtime.pythonVersion}, ` +
+        `device ${runtime.device} (${seconds} s)\n`,
+    );
+    return 0;
+  },
+};
+
+export const bundleCommand: Command = {
+  name: "bundle",
+  summary: "download all that `setup --offline` needs into one file",
+  help: bundleHelp,
+  async run(args, context) {
+    const { values, positionals } = parse(
+      "bundle",
+      args,
+      {
+        device: { type: "string", default: "cpu" },
+        python: { type: "string" },
+        "torch-index": { type: "string" },
+        with: { type: "string", multiple: true },
+      },
+      1,
+    );
+    const output = positionals[0] ?? "tritonode-runtime.tar";
+    const path = await watched(context, (onProgress) =>
+      bundle({
+        output,
+        device: device(values.device),
+        python: values.python,
+        torchIndex: values["torch-index"],
+        extras: names(values.with),
+        signal: context.signal,
+        onProgress,
+      }),
+    );
+    context.stdout.write(`${path}\n`);
+    return 0;
+  },
+};
+
+/** Runs something long with a progress bar on stderr. */
+async function watched<T>(
+  context: Context,
+  work: (report: (progress: SetupProgress) => void) => Promise<T>,
+): Promise<T> {
+  const bar = new ProgressBar(context.stderr, context.environment);
+  try {
+    return await work((progress) => {
+      if (progress.phase === "done") return;
+      bar.update({ phase: progress.phase, message: progress.message, fraction: fractionOf(progress) });
+    });
+  } finally {
+    bar.end();
+  }
+}
+
+/** How far the phase is: whole packages, and the part of the one at hand. */
+export function fractionOf({ index, count, receivedBytes, totalBytes }: SetupProgress): number | undefined {
+  const part = receivedBytes !== undefined && totalBytes ? receivedBytes / totalBytes : 0;
+  if (index === undefined || count === undefined) return receivedBytes === undefined ? undefined : part;
+  return (index - 1 + part) / count;
+}

@@ -1,0 +1,22 @@
+import { TritonodeError } from "../errors";
+import type { Context } from "./context";
+import { styler } from "./terminal";
+
+/** Prints an error as a person wants it: what, why, what to do. The stack only with TRITONODE_DEBUG or for a bug of ours. */
+export function reportError(error: unknown, context: Pick<Context, "stderr" | "environment">): void {
+  const { stderr, environment } = context;
+  const style = styler(stderr, environment);
+  if (!(error instanceof Error)) {
+    stderr.write(`${style("red", "error")}: ${String(error)}\n`);
+    return;
+  }
+  stderr.write(`${style("red", "error")}: ${error.message}\n`);
+  const known = error instanceof TritonodeError;
+  if (known && error.hint !== undefined) stderr.write(`${style("cyan", "hint")}:  ${error.hint}\n`);
+  if (known) stderr.write(`${style("dim", `code:  ${error.code}`)}\n`);
+  if (!known || environment.TRITONODE_DEBUG) {
+    for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+      stderr.write(`${style("dim", cause.stack ?? cause.message)}\n`);
+    }
+  }
+}

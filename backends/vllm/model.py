@@ -11,11 +11,10 @@ import sys
 # Triton puts this folder on sys.path when it is the backend's; a model.py linked elsewhere needs it too.
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
-from typing import Any  # noqa: E402
+from typing import Any
 
-import triton_python_backend_utils as pb_utils  # noqa: E402
-
-from tritonode import contract, environment  # noqa: E402
+import triton_python_backend_utils as pb_utils
+from tritonode import contract, environment, progress
 
 
 class TritonPythonModel:
@@ -30,6 +29,7 @@ class TritonPythonModel:
 
         watch_host(os.getppid())
         environment.prepare()
+        progress.report(args["model_name"], "import")
         from tritonode.service import Service
 
         self._service = Service(args, pb_utils)

@@ -185,7 +185,7 @@ def _numbers(path: str, config: dict[str, Any]) -> tuple[int, float, list[str] |
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if type(rank) is not int or rank < 1:
         raise SettingsError(f"{where}: 'r' must be a whole number of at least 1, got {rank!r}")
-    if type(alpha) not in (int, float):
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
         raise SettingsError(f"{where}: 'lora_alpha' must be a number, got {alpha!r}")
     named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
     if not (isinstance(targets, str) or named):
@@ -244,14 +244,12 @@ def _target_problems(targets: list[str] | str, pairs: _Pairs) -> list[str]:
     if isinstance(targets, str):
         return []
     present = set(pairs)
-    missing = [
-        target for target in targets if not any(m == target or m.endswith(f".{target}") for m in present)
-    ]
+    missing = [target for target in targets if not any(m == target or m.endswith(f".{target}") for m in present)]
     return [f"target module '{name}' has no tensors in {WEIGHTS_FILENAME}" for name in missing[:4]]
 
 
 def _shape_problems(pairs: _Pairs, base: dict[str, tuple[int, ...]]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     if not base:
         return problems
     for module, sides in pairs.items():

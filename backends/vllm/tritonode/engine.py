@@ -76,7 +76,7 @@ class Engine:
         if "generate" not in await self.llm.get_supported_tasks():
             return
         vocabulary = min(97, self.llm.model_config.get_vocab_size())
-        prompt = {"prompt_token_ids": [position % vocabulary for position in range(1, 17)]}
+        prompt = [position % vocabulary for position in range(1, 17)]
         params = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
 
         async def run(position: int, lora_request: Any) -> None:

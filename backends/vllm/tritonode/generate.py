@@ -14,7 +14,7 @@ from .requests import RawRequest, decode_images, prepends_input
 from .responses import ResponseState, embedding_tensors
 from .sampling import parse_object, parse_sampling_parameters
 from .senders import Sender
-from .vllm_api import EmbeddingRequestOutput, EngineDeadError, PoolingParams
+from .vllm_api import OVERLOAD_ERRORS, REQUEST_ERRORS, EmbeddingRequestOutput, EngineDeadError, PoolingParams
 
 
 class Generator:
@@ -79,13 +79,11 @@ class Generator:
         params = PoolingParams(task="embed", dimensions=None if dimensions is None else int(dimensions))
         state = ResponseState(raw.returns)
         async with self._adapter(request.get("lora_name"), state) as adapter:
-            output = None
-            async for output in self._llm.encode(
+            outputs = self._llm.encode(
                 prompt, params, uuid.uuid4().hex, lora_request=adapter.request if adapter else None
-            ):
-                pass
-            if output is None:
-                raise BackendError("vLLM gave no embedding")
+            )
+            # An embedding comes whole: the last output is the only one.
+            output = [output async for output in outputs][-1]
             embedding = EmbeddingRequestOutput.from_base(output).outputs.embedding
             tensors = embedding_tensors(self._pb_utils, embedding, raw.returns, len(output.prompt_token_ids))
             await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)
@@ -118,7 +116,9 @@ def _named_errors() -> Any:
         raise
     except EngineDeadError as failure:
         raise UnavailableError(f"the vLLM engine is dead: {failure.__cause__ or failure}") from failure
-    except (ValueError, TypeError) as failure:
+    except OVERLOAD_ERRORS as failure:
+        raise UnavailableError(str(failure)) from failure
+    except REQUEST_ERRORS as failure:
         raise InvalidRequestError(str(failure)) from failure
 
 

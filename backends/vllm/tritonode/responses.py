@@ -107,7 +107,9 @@ def text_response(pb_utils: Any, text: str) -> Any:
     return pb_utils.InferenceResponse(output_tensors=[_strings(pb_utils, "text_output", [text])])
 
 
-def embedding_tensors(pb_utils: Any, embedding: list[float], returns: frozenset[str], num_input_tokens: int) -> list[Any]:
+def embedding_tensors(
+    pb_utils: Any, embedding: list[float], returns: frozenset[str], num_input_tokens: int
+) -> list[Any]:
     """The tensors that answer an `embedding_request`."""
     tensors = [_strings(pb_utils, "text_output", [json.dumps(embedding)])]
     if "return_num_input_tokens" in returns:

@@ -10,6 +10,7 @@ from typing import Any
 from .coerce import CoercionError, allows_none, coerce
 from .errors import InvalidRequestError, did_you_mean
 from .vllm_api import (
+    REQUEST_ERRORS,
     RequestOutputKind,
     SamplingParams,
     StructuredOutputsParams,
@@ -65,7 +66,7 @@ def parse_sampling_parameters(text: str, *, stream: bool) -> RequestParameters:
     typed["output_kind"] = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         sampling = SamplingParams(**typed)
-    except (TypeError, ValueError) as failure:
+    except REQUEST_ERRORS as failure:
         raise InvalidRequestError(str(failure)) from failure
     return RequestParameters(sampling, own.get("lora_name"), own.get("priority", 0))
 

@@ -109,9 +109,7 @@ class Service:
 
     def _registry(self, engine: Any) -> AdapterRegistry:
         args = self._settings.engine_args
-        return AdapterRegistry(
-            engine, max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"])
-        )
+        return AdapterRegistry(engine, max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
 
     def _finish_start(self, loras: dict[str, str]) -> None:
         llm = self._engine.llm

@@ -9,9 +9,9 @@ import dataclasses
 import typing
 from typing import Any
 
-import vllm
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
 from vllm.platforms import current_platform
@@ -27,9 +27,18 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
+import vllm
+
 VERSION: str = vllm.__version__
 
+# How vLLM refuses a request: its own errors for it, and the plain ones that its older checks raise.
+REQUEST_ERRORS: tuple[type[Exception], ...] = (VLLMClientError, ValueError, TypeError)
+# How it says that it takes no more requests now.
+OVERLOAD_ERRORS: tuple[type[Exception], ...] = (GracefulHTTPError,)
+
 __all__ = [
+    "OVERLOAD_ERRORS",
+    "REQUEST_ERRORS",
     "VERSION",
     "AsyncEngineArgs",
     "AsyncLLM",

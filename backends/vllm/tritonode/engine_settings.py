@@ -153,9 +153,7 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
     if on_cpu and block_size and block_size % _CPU_BLOCK_SIZE:
         # vLLM's attention on the CPU takes multiples of 32 only; the tutorial's file says 16, made for GPUs.
         args["block_size"] = -(-block_size // _CPU_BLOCK_SIZE) * _CPU_BLOCK_SIZE
-        notes.append(
-            f"block_size = {args['block_size']}, not {block_size}: the CPU takes multiples of {_CPU_BLOCK_SIZE}"
-        )
+        notes.append(f"block_size = {args['block_size']}, not {block_size}: vLLM's attention on the CPU asks for it")
     if on_cpu and "kv_cache_memory_bytes" not in args and "num_gpu_blocks_override" not in args:
         args["kv_cache_memory_bytes"] = default_kv_cache_bytes(available_memory)
         notes.append(

@@ -98,7 +98,7 @@ class Service:
         return MetricsFactory(self._pb_utils, {"model": self._name, "version": args["model_version"]})
 
     def _check_adapters(self) -> dict[str, str]:
-        """Check every adapter's files before the engine is built: a bad one fails the load in a moment, not a minute."""
+        """Check every adapter's files before the engine is built: a bad one fails the load at once."""
         if not self._settings.enable_lora:
             return {}
         self._report("check-adapters", count=len(self._settings.loras))
@@ -181,7 +181,7 @@ class Service:
         task = self._engine.loop.create_task(self._answer(raw, triton_sender))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._watch.add(triton_sender, task.cancel)
+        self._watch.add(triton_sender, lambda: _cancel(task))
 
     async def _answer(self, raw: RawRequest, triton_sender: Any) -> None:
         """Serve one request; whatever happens, exactly one final response goes out."""
@@ -246,6 +246,10 @@ def _is_json(value: Any) -> bool:
         json.dumps(value)
         return True
     return False
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _nothing() -> None:

@@ -1,0 +1,128 @@
+// The C ABI's checks around schedule.cc, and the grouping of rows.
+#include <cstring>
+#include <vector>
+
+#include "schedule.h"
+
+namespace tritonode::punica {
+namespace {
+
+bool valid_dtype(int32_t dtype) { return dtype >= TRITONODE_PUNICA_FLOAT32 && dtype <= TRITONODE_PUNICA_BFLOAT16; }
+
+bool valid(const Call& call) {
+  if (!call.slices || call.slice_count < 1 || !call.batch) return false;
+  if (call.batch->group_count < 0 || (call.batch->group_count > 0 && (!call.batch->groups || !call.batch->rows)))
+    return false;
+  if (call.x && (!call.x->data || !valid_dtype(call.x->dtype) || call.inputs < 0)) return false;
+  if (call.y && (!call.y->data || !valid_dtype(call.y->dtype))) return false;
+  for (int s = 0; s < call.slice_count; ++s) {
+    const tritonode_punica_slice& slice = call.slices[s];
+    if (slice.rank < 0 || slice.outputs < 0 || slice.y_offset < 0) return false;
+    if (!valid_dtype(slice.weight_dtype) || slice.weight_dtype != call.slices[0].weight_dtype) return false;
+    if ((call.x && !slice.a) || (call.y && !slice.b)) return false;
+    if (call.tmp && (!call.tmp[s].data || !valid_dtype(call.tmp[s].dtype))) return false;
+  }
+  return true;
+}
+
+int32_t checked_run(const Call& call) {
+  if (!valid(call)) return TRITONODE_PUNICA_INVALID;
+  return call.batch->group_count == 0 ? TRITONODE_PUNICA_OK : run(call);
+}
+
+/// Whether any of `count` elements is other than +0 or -0.
+template <class Bits>
+bool any_nonzero(const Bits* p, int64_t count) {
+  constexpr Bits magnitude = static_cast<Bits>(static_cast<Bits>(~Bits{0}) >> 1);
+  Bits seen = 0;
+  for (int64_t i = 0; i < count; ++i) seen = static_cast<Bits>(seen | (p[i] & magnitude));
+  return seen != 0;
+}
+
+template <class Bits>
+int32_t used_rank_of(const tritonode_punica_slice& slice, int64_t inputs, int32_t slot) {
+  int32_t used = slice.rank;
+  if (slice.a) {
+    const Bits* a = static_cast<const Bits*>(slice.a) + slot * slice.a_slot_stride;
+    while (used > 0 && !any_nonzero(a + (used - 1) * slice.a_row_stride, inputs)) --used;
+  }
+  if (slice.b && used > 0) {
+    const Bits* b = static_cast<const Bits*>(slice.b) + slot * slice.b_slot_stride;
+    int32_t columns = 0;
+    for (int64_t o = 0; o < slice.outputs && columns < used; ++o) {
+      const Bits* row = b + o * slice.b_row_stride;
+      if (!any_nonzero(row + columns, used - columns)) continue;
+      int32_t last = used;
+      while (!any_nonzero(row + last - 1, 1)) --last;
+      columns = last;
+    }
+    used = columns;
+  }
+  return used;
+}
+
+}  // namespace
+}  // namespace tritonode::punica
+
+using namespace tritonode::punica;
+
+extern "C" {
+
+int32_t tritonode_punica_group_rows(const int64_t* slots, int64_t count, int32_t slot_count, int32_t* rows,
+                                    tritonode_punica_group* groups, int32_t* row_count) {
+  if (count < 0 || slot_count < 0 || !row_count) return -1;
+  *row_count = 0;
+  std::vector<int32_t> of_slot;
+  try {
+    of_slot.assign(static_cast<size_t>(slot_count), 0);
+  } catch (...) {
+    return -1;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (slots[i] >= slot_count) return -1;
+    if (slots[i] >= 0) ++of_slot[static_cast<size_t>(slots[i])];
+  }
+  int32_t group_count = 0, first = 0;
+  for (int32_t slot = 0; slot < slot_count; ++slot) {
+    const int32_t here = of_slot[static_cast<size_t>(slot)];
+    if (here == 0) continue;
+    groups[group_count++] = {slot, first, here};
+    of_slot[static_cast<size_t>(slot)] = first;  // from here on: where the slot's next row goes
+    first += here;
+  }
+  for (int64_t i = 0; i < count; ++i)
+    if (slots[i] >= 0) rows[of_slot[static_cast<size_t>(slots[i])]++] = static_cast<int32_t>(i);
+  *row_count = first;
+  return group_count;
+}
+
+int32_t tritonode_punica_linear(const tritonode_punica_slice* slices, int32_t slice_count,
+                                const tritonode_punica_batch* batch, const tritonode_punica_matrix* x, int64_t inputs,
+                                const tritonode_punica_matrix* y, float scale) {
+  if (!x || !y) return TRITONODE_PUNICA_INVALID;
+  return checked_run({slices, slice_count, batch, x, inputs, y, nullptr, scale, true});
+}
+
+int32_t tritonode_punica_shrink(const tritonode_punica_slice* slices, int32_t slice_count,
+                                const tritonode_punica_batch* batch, const tritonode_punica_matrix* x, int64_t inputs,
+                                const tritonode_punica_matrix* tmp, float scale) {
+  if (!x || !tmp) return TRITONODE_PUNICA_INVALID;
+  for (int32_t s = 0; s < slice_count; ++s)
+    if (tmp[s].dtype != TRITONODE_PUNICA_FLOAT32) return TRITONODE_PUNICA_INVALID;
+  return checked_run({slices, slice_count, batch, x, inputs, nullptr, tmp, scale, true});
+}
+
+int32_t tritonode_punica_expand(const tritonode_punica_slice* slices, int32_t slice_count,
+                                const tritonode_punica_batch* batch, const tritonode_punica_matrix* tmp,
+                                const tritonode_punica_matrix* y, int32_t add) {
+  if (!tmp || !y) return TRITONODE_PUNICA_INVALID;
+  return checked_run({slices, slice_count, batch, nullptr, 0, y, tmp, 1.0f, add != 0});
+}
+
+int32_t tritonode_punica_used_rank(const tritonode_punica_slice* slice, int64_t inputs, int32_t slot) {
+  if (!slice || slot < 0 || !valid_dtype(slice->weight_dtype)) return 0;
+  return element_size(slice->weight_dtype) == 4 ? used_rank_of<uint32_t>(*slice, inputs, slot)
+                                                : used_rank_of<uint16_t>(*slice, inputs, slot);
+}
+
+}  // extern "C"

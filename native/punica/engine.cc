@@ -1,0 +1,175 @@
+#include "engine.h"
+
+#include "layers.h"
+
+#include <algorithm>
+#include <deque>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace tritonode::punica {
+
+struct Layer {
+  tritonode_punica_engine* engine;
+  std::vector<tritonode_punica_slice> slices;
+  std::vector<std::vector<int32_t>> slot_ranks;  // by slice, then slot
+  int64_t inputs;
+};
+
+struct Rows {
+  std::vector<int32_t> rows;
+  std::vector<tritonode_punica_group> groups;
+  tritonode_punica_batch batch{};
+  int64_t count = 0;
+};
+
+}  // namespace tritonode::punica
+
+using tritonode::punica::Layer;
+using tritonode::punica::Rows;
+
+struct tritonode_punica_engine {
+  int32_t slot_count;
+  std::deque<Layer> layers;  // addresses stay
+  Rows rows[2];
+};
+
+namespace {
+
+// Every engine's layers by address of weights. Written while an engine is built, read at each layer call.
+std::shared_mutex registry_lock;
+std::unordered_map<const void*, Layer*>& registry() {
+  static std::unordered_map<const void*, Layer*> instance;
+  return instance;
+}
+
+int32_t apply(Layer& layer, int32_t which, const tritonode_punica_matrix& x, int64_t x_rows,
+              const tritonode_punica_matrix& y, float scale) {
+  if (which != TRITONODE_PUNICA_TOKENS && which != TRITONODE_PUNICA_SAMPLED) return TRITONODE_PUNICA_INVALID;
+  const Rows& rows = layer.engine->rows[which];
+  if (rows.batch.group_count == 0) return TRITONODE_PUNICA_OK;
+  // Fewer rows than were announced: somebody else's step. More are padding and carry no adapter.
+  if (x_rows < rows.count) return TRITONODE_PUNICA_INVALID;
+  const int32_t count = static_cast<int32_t>(layer.slices.size());
+  if (layer.slices[0].a)
+    return tritonode_punica_linear(layer.slices.data(), count, &rows.batch, &x, layer.inputs, &y, scale);
+  return tritonode_punica_expand(layer.slices.data(), count, &rows.batch, &x, &y, 1);
+}
+
+}  // namespace
+
+namespace tritonode::punica {
+
+Layer* find_layer(const void* weights) {
+  const std::shared_lock lock(registry_lock);
+  const auto found = registry().find(weights);
+  return found == registry().end() ? nullptr : found->second;
+}
+
+int32_t apply_layer(Layer& layer, int32_t which, const tritonode_punica_matrix& x, int64_t x_rows, int64_t x_columns,
+                    const tritonode_punica_matrix& y, int64_t y_rows, int64_t y_columns) {
+  int64_t needed = 0;
+  for (const tritonode_punica_slice& slice : layer.slices) needed = std::max(needed, slice.y_offset + slice.outputs);
+  const int64_t inputs = layer.slices[0].a ? layer.inputs : layer.slices[0].rank;
+  if (x_columns < inputs || y_columns < needed || y_rows < x_rows) return TRITONODE_PUNICA_INVALID;
+  return apply(layer, which, x, x_rows, y, 1.0f);
+}
+
+bool idle(const Layer& layer, int32_t which) {
+  return (which == TRITONODE_PUNICA_TOKENS || which == TRITONODE_PUNICA_SAMPLED) &&
+         layer.engine->rows[which].batch.group_count == 0;
+}
+
+}  // namespace tritonode::punica
+
+extern "C" {
+
+tritonode_punica_engine* tritonode_punica_engine_new(int32_t slot_count) {
+  if (slot_count < 1) return nullptr;
+  try {
+    return new tritonode_punica_engine{slot_count, {}, {}};
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void tritonode_punica_engine_free(tritonode_punica_engine* engine) {
+  if (!engine) return;
+  {
+    const std::unique_lock lock(registry_lock);
+    std::erase_if(registry(), [engine](const auto& entry) { return entry.second->engine == engine; });
+  }
+  delete engine;
+}
+
+int32_t tritonode_punica_engine_set_rows(tritonode_punica_engine* engine, int32_t which, const int64_t* slots,
+                                         int64_t count) {
+  if (!engine || (which != TRITONODE_PUNICA_TOKENS && which != TRITONODE_PUNICA_SAMPLED) || count < 0)
+    return TRITONODE_PUNICA_INVALID;
+  Rows& rows = engine->rows[which];
+  rows.batch = {};
+  try {
+    rows.rows.resize(static_cast<size_t>(count));
+    rows.groups.resize(static_cast<size_t>(std::min<int64_t>(count, engine->slot_count)));
+  } catch (...) {
+    return TRITONODE_PUNICA_NO_MEMORY;
+  }
+  int32_t row_count = 0;
+  const int32_t groups = tritonode_punica_group_rows(slots, count, engine->slot_count, rows.rows.data(),
+                                                     rows.groups.data(), &row_count);
+  if (groups < 0) return TRITONODE_PUNICA_INVALID;
+  rows.count = count;
+  rows.batch = {rows.groups.data(), rows.rows.data(), groups, row_count};
+  return TRITONODE_PUNICA_OK;
+}
+
+int32_t tritonode_punica_engine_row_count(const tritonode_punica_engine* engine, int32_t which) {
+  return engine && (which == 0 || which == 1) ? engine->rows[which].batch.row_count : 0;
+}
+
+int64_t tritonode_punica_engine_add_layer(tritonode_punica_engine* engine, const tritonode_punica_slice* slices,
+                                          int32_t slice_count, int64_t inputs) {
+  if (!engine || !slices || slice_count < 1) return -1;
+  const void* key = slices[0].a ? slices[0].a : slices[0].b;
+  if (!key) return -1;
+  try {
+    Layer layer{engine, {slices, slices + slice_count}, {}, inputs};
+    layer.slot_ranks.assign(static_cast<size_t>(slice_count),
+                            std::vector<int32_t>(static_cast<size_t>(engine->slot_count), 0));
+    engine->layers.push_back(std::move(layer));
+    Layer& added = engine->layers.back();
+    for (int32_t s = 0; s < slice_count; ++s) added.slices[s].slot_ranks = added.slot_ranks[s].data();
+    const std::unique_lock lock(registry_lock);
+    registry()[key] = &added;
+    return static_cast<int64_t>(engine->layers.size()) - 1;
+  } catch (...) {
+    return -1;
+  }
+}
+
+int32_t tritonode_punica_engine_slot_changed(tritonode_punica_engine* engine, int64_t layer, int32_t slot,
+                                             int32_t filled) {
+  if (!engine || layer < 0 || layer >= static_cast<int64_t>(engine->layers.size()) || slot < 0 ||
+      slot >= engine->slot_count)
+    return -1;
+  Layer& of = engine->layers[static_cast<size_t>(layer)];
+  int32_t largest = 0;
+  for (size_t s = 0; s < of.slices.size(); ++s) {
+    const int32_t used = filled ? tritonode_punica_used_rank(&of.slices[s], of.inputs, slot) : 0;
+    of.slot_ranks[s][static_cast<size_t>(slot)] = used;
+    largest = std::max(largest, used);
+  }
+  return largest;
+}
+
+int32_t tritonode_punica_engine_apply(tritonode_punica_engine* engine, int64_t layer, int32_t which,
+                                      const tritonode_punica_matrix* x, int64_t x_rows,
+                                      const tritonode_punica_matrix* y, float scale) {
+  if (!engine || layer < 0 || layer >= static_cast<int64_t>(engine->layers.size()) || !x || !y)
+    return TRITONODE_PUNICA_INVALID;
+  return apply(engine->layers[static_cast<size_t>(layer)], which, *x, x_rows, *y, scale);
+}
+
+}  // extern "C"

@@ -1,0 +1,191 @@
+// The kernels themselves, written once over a `Vec` that each level file defines before including this one.
+//
+// Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
+// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, sum,
+// transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
+//
+// Order of accumulation, which every path below keeps (the header's promise rests on it):
+//   shrink  one vector accumulator for a (row, rank), chunks in ascending order, the tail last, then Vec::sum
+//   expand  one lane for a (row, output), ranks in ascending order, then one addition to y
+// Tiles only choose which of these independent sums are in flight together.
+
+template <class X, class W, int T, int R>
+inline void dot_tile(const void* const* xs, const void* const* as, int64_t n, float scale, float* out,
+                     int64_t out_stride) {
+  using F = typename Vec::F;
+  constexpr int64_t step = Vec::template kDot<X, W>;
+  const X* x[T];
+  const W* a[R];
+  for (int t = 0; t < T; ++t) x[t] = static_cast<const X*>(xs[t]);
+  for (int r = 0; r < R; ++r) a[r] = static_cast<const W*>(as[r]);
+  F acc[T][R];
+  for (int t = 0; t < T; ++t)
+    for (int r = 0; r < R; ++r) acc[t][r] = Vec::zero();
+  int64_t i = 0;
+  for (; i + step <= n; i += step) Vec::template dot<X, W, T, R>(acc, x, a, i);
+  if (i < n) Vec::template dot_partial<X, W, T, R>(acc, x, a, i, static_cast<int>(n - i));
+  for (int t = 0; t < T; ++t)
+    for (int r = 0; r < R; ++r) out[t * out_stride + r] = scale * Vec::sum(acc[t][r]);
+}
+
+template <class X, class W, int T>
+inline void dot_rows(const void* const* x, const void* const* a, int ranks, int64_t n, float scale, float* out,
+                     int64_t out_stride) {
+  // A single row keeps 8 sums in flight to hide the latency of fma; several rows share what they load instead.
+  constexpr int R = T == 1 ? 8 : 4;
+  int r = 0;
+  for (; r + R <= ranks; r += R) dot_tile<X, W, T, R>(x, a + r, n, scale, out + r, out_stride);
+  if constexpr (R == 8) {
+    for (; r + 4 <= ranks; r += 4) dot_tile<X, W, T, 4>(x, a + r, n, scale, out + r, out_stride);
+  }
+  for (; r < ranks; ++r) dot_tile<X, W, T, 1>(x, a + r, n, scale, out + r, out_stride);
+}
+
+template <class X, class W>
+void shrink(const void* const* x, int tokens, const void* const* a, int ranks, int64_t n, float scale, float* out,
+            int64_t out_stride) {
+  int t = 0;
+  for (; t + 4 <= tokens; t += 4) dot_rows<X, W, 4>(x + t, a, ranks, n, scale, out + t * out_stride, out_stride);
+  float* rest = out + t * out_stride;
+  switch (tokens - t) {
+    case 3: dot_rows<X, W, 3>(x + t, a, ranks, n, scale, rest, out_stride); break;
+    case 2: dot_rows<X, W, 2>(x + t, a, ranks, n, scale, rest, out_stride); break;
+    case 1: dot_rows<X, W, 1>(x + t, a, ranks, n, scale, rest, out_stride); break;
+    default: break;
+  }
+}
+
+template <class Y>
+inline void put(Y* y, typename Vec::F value, int columns, bool add) {
+  if (columns >= Vec::N) {
+    Vec::store(y, add ? Vec::add(Vec::load(y), value) : value);
+  } else {
+    Vec::store_partial(y, add ? Vec::add(Vec::load_partial(y, columns), value) : value, columns);
+  }
+}
+
+// Few rows: each piece of B is transposed in registers and used at once.
+template <class W, class Y, int T>
+void expand_matvec(const float* const* tmp, const W* b, int64_t stride, int rank, int64_t outputs, void* const* y,
+                   bool add) {
+  using F = typename Vec::F;
+  constexpr int K = Vec::kChunk;
+  for (int64_t o = 0; o < outputs; o += Vec::N) {
+    const int columns = static_cast<int>(outputs - o < Vec::N ? outputs - o : Vec::N);
+    const W* rows = b + o * stride;
+    F acc[T];
+    for (int t = 0; t < T; ++t) acc[t] = Vec::zero();
+    int j = 0;
+    for (; j + K <= rank; j += K) {
+      F v[K];
+      if (columns == Vec::N) {
+        Vec::transpose(rows + j, stride, v);
+      } else {
+        Vec::transpose_partial(rows + j, stride, columns, K, v);
+      }
+      for (int k = 0; k < K; ++k)
+        for (int t = 0; t < T; ++t) acc[t] = Vec::fma(v[k], Vec::set1(tmp[t][j + k]), acc[t]);
+    }
+    if (j < rank) {
+      F v[K];
+      Vec::transpose_partial(rows + j, stride, columns, rank - j, v);
+      for (int k = 0; k < rank - j; ++k)
+        for (int t = 0; t < T; ++t) acc[t] = Vec::fma(v[k], Vec::set1(tmp[t][j + k]), acc[t]);
+    }
+    for (int t = 0; t < T; ++t) put(static_cast<Y*>(y[t]) + o, acc[t], columns, add);
+  }
+}
+
+// Many rows: T rows times kColumns vectors of outputs, against a panel of B that is already transposed.
+template <class Y, int T>
+inline void expand_tile(const float* const* tmp, const float* panel, int rank, int columns, void* const* y, int64_t o,
+                        bool add) {
+  using F = typename Vec::F;
+  constexpr int C = Vec::kColumns;
+  F acc[T][C];
+  for (int t = 0; t < T; ++t)
+    for (int c = 0; c < C; ++c) acc[t][c] = Vec::zero();
+  const float* rows[T];
+  for (int t = 0; t < T; ++t) rows[t] = tmp[t];
+  for (int j = 0; j < rank; ++j) {
+    F v[C];
+    for (int c = 0; c < C; ++c) v[c] = Vec::load(panel + j * (C * Vec::N) + c * Vec::N);
+    for (int t = 0; t < T; ++t) {
+      const F x = Vec::set1(rows[t][j]);
+      for (int c = 0; c < C; ++c) acc[t][c] = Vec::fma(v[c], x, acc[t][c]);
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    for (int c = 0; c < C; ++c) {
+      const int left = columns - c * Vec::N;
+      if (left > 0) put(static_cast<Y*>(y[t]) + o + c * Vec::N, acc[t][c], left, add);
+    }
+  }
+}
+
+template <class Y, int T>
+inline void expand_rest(int rows, const float* const* tmp, const float* panel, int rank, int columns, void* const* y,
+                        int64_t o, bool add) {
+  if constexpr (T > 0) {
+    if (rows == T) {
+      expand_tile<Y, T>(tmp, panel, rank, columns, y, o, add);
+    } else {
+      expand_rest<Y, T - 1>(rows, tmp, panel, rank, columns, y, o, add);
+    }
+  }
+}
+
+template <class W>
+inline void make_panel(const W* b, int64_t stride, int rank, int columns, float* panel) {
+  using F = typename Vec::F;
+  constexpr int K = Vec::kChunk;
+  constexpr int width = Vec::kColumns * Vec::N;
+  for (int c = 0; c < width; c += Vec::N) {
+    const int here = columns - c < 0 ? 0 : (columns - c < Vec::N ? columns - c : Vec::N);
+    const W* rows = b + (here > 0 ? c * stride : 0);
+    for (int j = 0; j < rank; j += K) {
+      const int ranks = rank - j < K ? rank - j : K;
+      F v[K];
+      if (here == Vec::N && ranks == K) {
+        Vec::transpose(rows + j, stride, v);
+      } else {
+        Vec::transpose_partial(rows + j, stride, here, ranks, v);
+      }
+      for (int k = 0; k < ranks; ++k) Vec::store(panel + (j + k) * width + c, v[k]);
+    }
+  }
+}
+
+template <class W, class Y>
+void expand(const float* const* tmp, int tokens, const void* weights, int64_t stride, int rank, int64_t outputs,
+            void* const* y, bool add, float* panel) {
+  const W* b = static_cast<const W*>(weights);
+  static_assert(kMatvecRows == 4, "the cases below");
+  switch (tokens) {
+    case 0: return;
+    case 1: return expand_matvec<W, Y, 1>(tmp, b, stride, rank, outputs, y, add);
+    case 2: return expand_matvec<W, Y, 2>(tmp, b, stride, rank, outputs, y, add);
+    case 3: return expand_matvec<W, Y, 3>(tmp, b, stride, rank, outputs, y, add);
+    case 4: return expand_matvec<W, Y, 4>(tmp, b, stride, rank, outputs, y, add);
+    default: break;
+  }
+  constexpr int width = Vec::kColumns * Vec::N;
+  static_assert(width <= kPanelColumns, "panel scratch");
+  for (int64_t o = 0; o < outputs; o += width) {
+    const int columns = static_cast<int>(outputs - o < width ? outputs - o : width);
+    make_panel(b + o * stride, stride, rank, columns, panel);
+    int t = 0;
+    for (; t + Vec::kRows <= tokens; t += Vec::kRows)
+      expand_tile<Y, Vec::kRows>(tmp + t, panel, rank, columns, y + t, o, add);
+    expand_rest<Y, Vec::kRows - 1>(tokens - t, tmp + t, panel, rank, columns, y + t, o, add);
+  }
+}
+
+#define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
+#define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
+const Kernels kTable = {
+    {TRITONODE_SHRINK_ROW(float), TRITONODE_SHRINK_ROW(float16), TRITONODE_SHRINK_ROW(bfloat16)},
+    {TRITONODE_EXPAND_ROW(float), TRITONODE_EXPAND_ROW(float16), TRITONODE_EXPAND_ROW(bfloat16)},
+};
+#undef TRITONODE_SHRINK_ROW
+#undef TRITONODE_EXPAND_ROW

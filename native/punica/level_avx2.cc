@@ -1,0 +1,160 @@
+// AVX2 with FMA and F16C (Haswell, Zen and later).
+// Standard headers come before the pragma: what they define must not be compiled for this level, or the linker may
+// keep that copy for the whole library and a lesser CPU would meet it.
+#include "kernels.h"
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+namespace tritonode::punica {
+namespace {
+
+struct Vec {
+  using F = __m256;
+  static constexpr int N = 8;
+  static constexpr int kChunk = 8;
+  static constexpr int kRows = 4;  // 4 x 2 accumulators + 2 columns + 1 broadcast of 16 registers
+  static constexpr int kColumns = 2;
+
+  static inline F zero() { return _mm256_setzero_ps(); }
+  static inline F set1(float v) { return _mm256_set1_ps(v); }
+  static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static inline float sum(F v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+
+  static inline F widen(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
+  static inline __m128i narrow(F v) {
+    // Round to nearest, ties to even; a NaN keeps a quiet bit so that rounding can't turn it into infinity.
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  }
+  // Through a buffer on the stack: a 16-byte load past the end of a tensor could meet an unmapped page.
+  template <class T>
+  static inline __m128i words(const T* p, int n) {
+    alignas(16) uint16_t buffer[8] = {};
+    std::memcpy(buffer, p, static_cast<size_t>(n) * 2);
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(buffer));
+  }
+  template <class T>
+  static inline void put_words(T* p, __m128i v, int n) {
+    alignas(16) uint16_t buffer[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(buffer), v);
+    std::memcpy(p, buffer, static_cast<size_t>(n) * 2);
+  }
+  static inline __m256i mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+
+  static inline F load(const float* p) { return _mm256_loadu_ps(p); }
+  static inline F load(const bfloat16* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static inline F load(const float16* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static inline F load_partial(const float* p, int n) { return _mm256_maskload_ps(p, mask(n)); }
+  static inline F load_partial(const bfloat16* p, int n) { return widen(words(p, n)); }
+  static inline F load_partial(const float16* p, int n) { return _mm256_cvtph_ps(words(p, n)); }
+  static inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  static inline void store(bfloat16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(v)); }
+  static inline void store(float16* p, F v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static inline void store_partial(float* p, F v, int n) { _mm256_maskstore_ps(p, mask(n), v); }
+  static inline void store_partial(bfloat16* p, F v, int n) { put_words(p, narrow(v), n); }
+  static inline void store_partial(float16* p, F v, int n) {
+    put_words(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT), n);
+  }
+
+  // Rows 4L + m in 128-bit lane L of register m: a 4 x 4 transpose inside each lane then leaves 8 rows in order.
+  static inline void transpose_lanes(__m256i (&r)[4]) {
+    const __m256i a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+    const __m256i c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+    r[0] = _mm256_unpacklo_epi64(a, c);
+    r[1] = _mm256_unpackhi_epi64(a, c);
+    r[2] = _mm256_unpacklo_epi64(b, d);
+    r[3] = _mm256_unpackhi_epi64(b, d);
+  }
+  template <class Load>
+  static inline void gather_lanes(__m256i (&r)[4], Load row) {
+    for (int m = 0; m < 4; ++m) r[m] = _mm256_inserti128_si256(_mm256_castsi128_si256(row(m)), row(4 + m), 1);
+  }
+  static inline void spread(const __m256i (&r)[4], const bfloat16*, F (&out)[8]) {
+    for (int j = 0; j < 4; ++j) {
+      out[2 * j] = _mm256_castsi256_ps(_mm256_slli_epi32(r[j], 16));
+      out[2 * j + 1] =
+          _mm256_castsi256_ps(_mm256_and_si256(r[j], _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+    }
+  }
+  static inline void spread(const __m256i (&r)[4], const float16*, F (&out)[8]) {
+    const __m256i low = _mm256_set1_epi32(0xffff);
+    for (int j = 0; j < 4; ++j) {
+      const __m256i even = _mm256_and_si256(r[j], low), odd = _mm256_srli_epi32(r[j], 16);
+      out[2 * j] = _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1)));
+      out[2 * j + 1] =
+          _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1)));
+    }
+  }
+
+  // out[k][i] = b[i * stride + k] for 8 rows i and 8 ranks k.
+  template <class W>
+  static inline void transpose(const W* b, int64_t stride, F (&out)[8]) {
+    __m256i r[4];
+    gather_lanes(r, [=](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i * stride)); });
+    transpose_lanes(r);
+    spread(r, b, out);
+  }
+  static inline void transpose(const float* b, int64_t stride, F (&out)[8]) {
+    for (int half = 0; half < 2; ++half) {
+      __m256i r[4];
+      gather_lanes(
+          r, [=](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i * stride + 4 * half)); });
+      transpose_lanes(r);
+      for (int j = 0; j < 4; ++j) out[4 * half + j] = _mm256_castsi256_ps(r[j]);
+    }
+  }
+  template <class W>
+  static inline void transpose_partial(const W* b, int64_t stride, int rows, int ranks, F (&out)[8]) {
+    __m256i r[4];
+    gather_lanes(r, [=](int i) { return i < rows ? words(b + i * stride, ranks) : _mm_setzero_si128(); });
+    transpose_lanes(r);
+    spread(r, b, out);
+  }
+  static inline void transpose_partial(const float* b, int64_t stride, int rows, int ranks, F (&out)[8]) {
+    for (int half = 0; half < 2; ++half) {
+      const int here = ranks - 4 * half < 0 ? 0 : (ranks - 4 * half < 4 ? ranks - 4 * half : 4);
+      const __m128i m = _mm_cmpgt_epi32(_mm_set1_epi32(here), _mm_setr_epi32(0, 1, 2, 3));
+      __m256i r[4];
+      gather_lanes(r, [=](int i) {
+        return i < rows ? _mm_castps_si128(_mm_maskload_ps(b + i * stride + 4 * half, m)) : _mm_setzero_si128();
+      });
+      transpose_lanes(r);
+      for (int j = 0; j < 4; ++j) out[4 * half + j] = _mm256_castsi256_ps(r[j]);
+    }
+  }
+#include "dot.inl"
+};
+
+#include "kernels.inl"
+}  // namespace
+const Kernels* avx2_kernels() { return &kTable; }
+}  // namespace tritonode::punica
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#else
+namespace tritonode::punica {
+const Kernels* avx2_kernels() { return nullptr; }
+}  // namespace tritonode::punica
+#endif

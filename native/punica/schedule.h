@@ -1,0 +1,34 @@
+// One layer call, cut into pieces that threads can take. Used by the C ABI (api.cc) and by the engine (engine.cc).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "punica.h"
+
+namespace tritonode::punica {
+
+/// Ranks of a slice that a slot uses.
+inline int used_rank(const tritonode_punica_slice& slice, int32_t slot) {
+  return slice.slot_ranks ? slice.slot_ranks[slot] : slice.rank;
+}
+
+/// All of a layer call's arguments; `y` receives. Valid by then: sizes, dtypes and slots are the caller's to check.
+struct Call {
+  const tritonode_punica_slice* slices;
+  int slice_count;
+  const tritonode_punica_batch* batch;
+  const tritonode_punica_matrix* x;    // null for an expand
+  int64_t inputs;
+  const tritonode_punica_matrix* y;    // null for a shrink
+  const tritonode_punica_matrix* tmp;  // one for each slice; null when shrink and expand are fused
+  float scale;
+  bool add;
+};
+
+/// Runs the call: shrink and expand, or the one whose operands are there. Returns a tritonode_punica_status.
+int32_t run(const Call& call) noexcept;
+
+inline int64_t element_size(int32_t dtype) { return dtype == TRITONODE_PUNICA_FLOAT32 ? 4 : 2; }
+
+}  // namespace tritonode::punica

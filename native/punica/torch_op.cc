@@ -1,0 +1,92 @@
+// tritonode_punica::lora_ as an operator of torch's dispatcher, by way of torch's stable C API.
+//
+// A layer call from Python through ctypes costs more than a decode step's arithmetic; torch.compile can't see through
+// it either. An operator is one node of a compiled graph and one C++ call from eager code.
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "layers.h"
+
+namespace tritonode::punica {
+namespace {
+
+tritonode_punica_torch torch;
+std::atomic<bool> registered{false};
+
+void check(int32_t error, const char* what) {
+  if (error != 0) throw std::runtime_error(std::string("tritonode_punica::lora_: torch refused ") + what);
+}
+
+/// A tensor argument: the operator owns its handle.
+struct Tensor {
+  explicit Tensor(uint64_t value) : handle(reinterpret_cast<void*>(static_cast<uintptr_t>(value))) {}
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+  ~Tensor() { (void)torch.delete_tensor(handle); }
+
+  void* data() const {
+    void* pointer = nullptr;
+    check(torch.get_data_ptr(handle, &pointer), "data_ptr");
+    return pointer;
+  }
+  void* handle;
+};
+
+struct Matrix {
+  tritonode_punica_matrix view;
+  int64_t rows, columns;
+};
+
+Matrix matrix(const Tensor& tensor, const char* name) {
+  int64_t dim = 0, *sizes = nullptr, *strides = nullptr;
+  int32_t dtype = 0;
+  check(torch.get_dim(tensor.handle, &dim), "dim");
+  check(torch.get_sizes(tensor.handle, &sizes), "sizes");
+  check(torch.get_strides(tensor.handle, &strides), "strides");
+  check(torch.get_dtype(tensor.handle, &dtype), "dtype");
+  const int32_t type = dtype == torch.bfloat16  ? TRITONODE_PUNICA_BFLOAT16
+                       : dtype == torch.float16 ? TRITONODE_PUNICA_FLOAT16
+                       : dtype == torch.float32 ? TRITONODE_PUNICA_FLOAT32
+                                                : -1;
+  if (dim != 2 || type < 0 || (sizes[1] > 1 && strides[1] != 1)) {
+    throw std::runtime_error(std::string("tritonode_punica::lora_: ") + name +
+                             " must be a float32, float16 or bfloat16 matrix with contiguous rows");
+  }
+  return {{tensor.data(), strides[0], type}, sizes[0], sizes[1]};
+}
+
+void lora(uint64_t* stack, uint64_t, uint64_t) {
+  const Tensor y(stack[0]), x(stack[1]), weight(stack[2]);
+  const int32_t which = static_cast<int32_t>(static_cast<int64_t>(stack[3]));
+  Layer* layer = find_layer(weight.data());
+  if (!layer) throw std::runtime_error("tritonode_punica::lora_: the weights are of no registered layer");
+  if (idle(*layer, which)) return;
+  const Matrix in = matrix(x, "x"), out = matrix(y, "y");
+  const int32_t status = apply_layer(*layer, which, in.view, in.rows, in.columns, out.view, out.rows, out.columns);
+  if (status != TRITONODE_PUNICA_OK) {
+    throw std::runtime_error("tritonode_punica::lora_: status " + std::to_string(status) + " for x of " +
+                             std::to_string(in.rows) + " x " + std::to_string(in.columns) + " and y of " +
+                             std::to_string(out.rows) + " x " + std::to_string(out.columns));
+  }
+}
+
+}  // namespace
+}  // namespace tritonode::punica
+
+extern "C" int32_t tritonode_punica_register_torch(const tritonode_punica_torch* functions) {
+  using namespace tritonode::punica;
+  if (!functions) return TRITONODE_PUNICA_INVALID;
+  if (registered.exchange(true)) return TRITONODE_PUNICA_OK;
+  torch = *functions;
+  void* definitions = nullptr;
+  void* kernels = nullptr;  // both live as long as the process
+  if (torch.library_init_fragment("tritonode_punica", __FILE__, __LINE__, &definitions) != 0 ||
+      torch.library_def(definitions, "lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows) -> ()") != 0 ||
+      torch.library_init_impl("tritonode_punica", "CPU", __FILE__, __LINE__, &kernels) != 0 ||
+      torch.library_impl(kernels, "lora_", &lora) != 0) {
+    registered.store(false);
+    return TRITONODE_PUNICA_UNSUPPORTED;
+  }
+  return TRITONODE_PUNICA_OK;
+}

@@ -1,0 +1,125 @@
+// The set-up that `npm run demo`, `npm test` and `npm run bench` share: each step runs when it has something to do, says
+// what it does, and is skipped in a moment when it has nothing to do. Node's own modules only: it runs before `npm ci`.
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { constants } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+export const cache = join(root, ".cache");
+
+const children = new Set();
+let interrupted;
+
+// Ctrl-C reaches the children by themselves; this process waits for them and then ends as a signal would end it.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+  process.on(signal, () => {
+    if (interrupted !== undefined) for (const child of children) child.kill("SIGKILL");
+    interrupted = signal;
+    for (const child of children) child.kill(signal);
+    if (children.size === 0) end();
+  });
+}
+
+function end() {
+  process.exit(128 + constants.signals[interrupted]);
+}
+
+/** Starts a program with this terminal; resolves with its exit code. */
+export function start(command, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
+    children.add(child);
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      children.delete(child);
+      if (interrupted !== undefined) end();
+      resolve(code ?? 128 + constants.signals[signal]);
+    });
+  });
+}
+
+/** Runs a program that must succeed. */
+export async function run(command, args, options) {
+  const code = await start(command, args, options);
+  if (code !== 0) throw new Error(`${[command, ...args].join(" ")} ended with exit code ${code}`);
+}
+
+/** Runs a program that must succeed, and resolves with what it wrote to stdout. */
+export async function output(command, args, options = {}) {
+  let text = "";
+  const code = await new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], ...options });
+    children.add(child);
+    child.stdout.setEncoding("utf8").on("data", (chunk) => {
+      text += chunk;
+    });
+    child.on("error", reject);
+    child.on("close", (status) => {
+      children.delete(child);
+      if (interrupted !== undefined) end();
+      resolve(status);
+    });
+  });
+  if (code !== 0) throw new Error(`${[command, ...args].join(" ")} ended with exit code ${code}`);
+  return text;
+}
+
+export function say(text) {
+  const bold = process.stdout.isTTY && !process.env.NO_COLOR;
+  process.stdout.write(bold ? `\x1b[1m▸ ${text}\x1b[0m\n` : `> ${text}\n`);
+}
+
+/** Newest change under the given files and folders, in ms; 0 where there is nothing. */
+function newest(paths) {
+  let time = 0;
+  for (const path of paths) {
+    const full = join(root, path);
+    if (!existsSync(full)) continue;
+    const stat = statSync(full);
+    if (!stat.isDirectory()) {
+      time = Math.max(time, stat.mtimeMs);
+      continue;
+    }
+    for (const name of readdirSync(full)) {
+      if (name !== "node_modules" && name !== "__pycache__") time = Math.max(time, newest([join(path, name)]));
+    }
+  }
+  return time;
+}
+
+/** Whether `target` is there and no older than what it is made of. */
+function fresh(target, sources) {
+  const path = join(root, target);
+  return existsSync(path) && statSync(path).mtimeMs >= newest(sources);
+}
+
+export async function dependencies() {
+  if (fresh("node_modules/.package-lock.json", ["package-lock.json"])) return;
+  say("npm ci: the packages that build and test this one");
+  // Not `npm` by name: where only node is on the path, npm's own program is what npm runs this script with.
+  const npm = process.env.npm_execpath;
+  const args = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+  await (npm === undefined ? run("npm", args) : run(process.execPath, [npm, ...args]));
+}
+
+export async function build() {
+  const sources = ["native", "binding.gyp", "package-lock.json"];
+  if (!fresh("build/Release/tritonode.node", sources) || !fresh("build/Release/libtritonode_punica.so", sources)) {
+    say("the native addon (node-gyp)");
+    await run(process.execPath, ["native/build.mjs"]);
+  }
+  if (!fresh("dist/index.mjs", ["src", "tsconfig.json", "tsconfig.build.json", "scripts/esm-entry.mjs"])) {
+    say("TypeScript");
+    await run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]);
+    await run(process.execPath, ["scripts/esm-entry.mjs"]);
+  }
+}
+
+/** Makes the runtime that TRITONODE_RUNTIME_DIR names, or the usual one; resolves with its description. */
+export async function runtime(extras) {
+  await run(process.execPath, ["dist/cli/main.js", "setup", "--device", "cpu", "--with", extras.join(",")]);
+  const { findRuntime } = await import(join(root, "dist/index.js"));
+  return findRuntime({ device: "cpu" });
+}

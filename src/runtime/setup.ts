@@ -69,6 +69,7 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
   await mkdir(directory, { recursive: true }).catch((cause) => {
     throw new SetupError(`${directory} can't be made`, { hint: "choose another place with --dir", cause });
   });
+  await refuseForeign(directory);
   const lock = await acquireLock(directory, {
     signal: options.signal,
     onWait: (pid) => report({ phase: "wait", message: `waiting for another setup of ${directory} (process ${pid})` }),
@@ -189,8 +190,8 @@ async function complete(directory: string, device: Device, options: SetupOptions
   return manifest;
 }
 
-/** Clears what an earlier try left, and nothing else: a folder with anything of the user's in it is refused. */
-async function makeRoom(directory: string, device: Device): Promise<void> {
+/** Refuses a folder with anything of the user's in it, before a single file is written there. */
+async function refuseForeign(directory: string): Promise<void> {
   const venv = join(directory, "venv");
   const strange = (await readdir(directory)).filter(
     (name) =>
@@ -206,8 +207,12 @@ async function makeRoom(directory: string, device: Device): Promise<void> {
       },
     );
   }
+}
+
+/** Clears what an earlier try left, and sees that the new one will fit. */
+async function makeRoom(directory: string, device: Device): Promise<void> {
   await removeManifest(directory);
-  await rm(venv, { recursive: true, force: true, maxRetries: 3 });
+  await rm(join(directory, "venv"), { recursive: true, force: true, maxRetries: 3 });
   const { bavail, bsize } = await statfs(directory);
   if (bavail * bsize < SPACE[device]) {
     throw new SetupError(

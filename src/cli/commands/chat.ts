@@ -57,8 +57,8 @@ export const chatCommand: Command = {
       model: values.model,
       verbose: values.verbose,
     });
-    const info = await model.info();
-    const chat = new Chat(model, context, chatFormat(info.model), sampling, values.system);
+    const { engineArgs } = await model.info();
+    const chat = new Chat(model, context, chatFormat(String(engineArgs.model)), sampling, values.system);
     if (values.lora !== undefined) await chat.switchTo(values.lora);
     await chat.run();
     return 0;

@@ -1,5 +1,7 @@
 // `npm run build`: packages, addon, TypeScript; only what is not up to date.
-import { build, dependencies } from "./steps.mjs";
+import { build, dependencies, main } from "./steps.mjs";
 
-await dependencies();
-await build();
+main(async () => {
+  await dependencies();
+  await build();
+});

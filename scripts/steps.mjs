@@ -66,6 +66,14 @@ export async function output(command, args, options = {}) {
   return text;
 }
 
+/** Runs a script's body; a step that failed has said why on its own, so one line is enough here. */
+export function main(body) {
+  body().catch((error) => {
+    process.stderr.write(`failed: ${error.message}\n`);
+    process.exitCode = 1;
+  });
+}
+
 export function say(text) {
   const bold = process.stdout.isTTY && !process.env.NO_COLOR;
   process.stdout.write(bold ? `\x1b[1m▸ ${text}\x1b[0m\n` : `> ${text}\n`);

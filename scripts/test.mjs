@@ -2,70 +2,78 @@
 // Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { build, cache, dependencies, output, root, run, runtime, say, start } from "./steps.mjs";
+import { build, cache, dependencies, main, output, root, run, runtime, say, start } from "./steps.mjs";
 
-const only = process.argv.slice(2);
-mkdirSync(cache, { recursive: true });
-await dependencies();
-await build();
-const { python, directory } = await runtime(["test", "demo"]);
-process.env.TRITONODE_RUNTIME_DIR = directory;
+main(async () => {
+  const only = process.argv.slice(2);
+  mkdirSync(cache, { recursive: true });
+  await dependencies();
+  await build();
+  const { python, directory } = await runtime(["test", "demo"]);
+  process.env.TRITONODE_RUNTIME_DIR = directory;
 
-say("models and adapters for the tests");
-const fixtures = join(cache, "fixtures");
-await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
-const workspace = join(cache, "workspace");
-await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
-writeFileSync(join(cache, "paths.json"), JSON.stringify({ fixtures, workspace, python }));
+  say("models and adapters for the tests");
+  const fixtures = join(cache, "fixtures");
+  await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
+  const workspace = join(cache, "workspace");
+  await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
+  writeFileSync(join(cache, "paths.json"), JSON.stringify({ fixtures, workspace, python }));
 
-let passed = 0;
-let failed = 0;
+  let passed = 0;
+  let failed = 0;
 
-/** A check that is one program: it passes or it fails. */
-async function check(what, command, args) {
-  say(what);
-  if ((await start(command, args)) === 0) passed++;
-  else failed++;
-}
+  /** A check that is one program: it passes or it fails. */
+  async function check(what, command, args) {
+    say(what);
+    if ((await start(command, args)) === 0) passed++;
+    else failed++;
+  }
 
-if (only.length === 0) {
-  const node = process.execPath;
-  await check("types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]);
-  await check("style of TypeScript", node, ["node_modules/@biomejs/biome/bin/biome", "check", "."]);
-  const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
-  await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
-  await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);
-  await check("C++ under the sanitizers", node, ["test/native/run.mjs"]);
-}
+  if (only.length === 0) {
+    const node = process.execPath;
+    await check("types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]);
+    await check("style of TypeScript", node, ["node_modules/@biomejs/biome/bin/biome", "check", "."]);
+    const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
+    await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
+    await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);
+    await check("C++ under the sanitizers", node, ["test/native/run.mjs"]);
+  }
 
-say("vitest");
-const report = join(cache, "vitest.json");
-rmSync(report, { force: true });
-const vitest = ["node_modules/vitest/vitest.mjs", "run", "--reporter=default", "--reporter=json", `--outputFile=${report}`];
-const vitestCode = await start(process.execPath, [...vitest, ...only]);
-if (existsSync(report)) {
-  const { numPassedTests, numFailedTests, success } = JSON.parse(readFileSync(report, "utf8"));
-  passed += numPassedTests;
-  failed += numFailedTests;
-  // A file that could not be loaded, or an error outside a test, fails the run without failing a test.
-  if (!success && numFailedTests === 0) failed++;
-} else {
-  failed++;
-}
-if (vitestCode !== 0 && failed === 0) failed++;
+  say("vitest");
+  const report = join(cache, "vitest.json");
+  rmSync(report, { force: true });
+  const vitest = [
+    "node_modules/vitest/vitest.mjs",
+    "run",
+    "--reporter=default",
+    "--reporter=json",
+    `--outputFile=${report}`,
+  ];
+  const vitestCode = await start(process.execPath, [...vitest, ...only]);
+  if (existsSync(report)) {
+    const { numPassedTests, numFailedTests, success } = JSON.parse(readFileSync(report, "utf8"));
+    passed += numPassedTests;
+    failed += numFailedTests;
+    // A file that could not be loaded, or an error outside a test, fails the run without failing a test.
+    if (!success && numFailedTests === 0) failed++;
+  } else {
+    failed++;
+  }
+  if (vitestCode !== 0 && failed === 0) failed++;
 
-if (only.length === 0) {
-  say("pytest");
-  const junit = join(cache, "pytest.xml");
-  rmSync(junit, { force: true });
-  const code = await start(python, ["-m", "pytest", "-q", `--junitxml=${junit}`]);
-  const counts = existsSync(junit) ? /<testsuite [^>]*>/.exec(readFileSync(junit, "utf8"))?.[0] : undefined;
-  const count = (name) => Number(new RegExp(` ${name}="(\\d+)"`).exec(counts ?? "")?.[1] ?? 0);
-  const bad = count("errors") + count("failures");
-  passed += count("tests") - bad - count("skipped");
-  failed += bad;
-  if (code !== 0 && bad === 0) failed++;
-}
+  if (only.length === 0) {
+    say("pytest");
+    const junit = join(cache, "pytest.xml");
+    rmSync(junit, { force: true });
+    const code = await start(python, ["-m", "pytest", "-q", `--junitxml=${junit}`]);
+    const counts = existsSync(junit) ? /<testsuite [^>]*>/.exec(readFileSync(junit, "utf8"))?.[0] : undefined;
+    const count = (name) => Number(new RegExp(` ${name}="(\\d+)"`).exec(counts ?? "")?.[1] ?? 0);
+    const bad = count("errors") + count("failures");
+    passed += count("tests") - bad - count("skipped");
+    failed += bad;
+    if (code !== 0 && bad === 0) failed++;
+  }
 
-console.log(`${passed} passed, ${failed} failed`);
-process.exitCode = failed === 0 ? 0 : 1;
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+});

@@ -283,9 +283,12 @@ export class TritonServer {
     const running = () => this.#children.running.some((child) => pids.has(child.pid));
     if (!running()) return Promise.resolve();
     return new Promise((resolve) => {
+      // Child events do not keep the event loop alive, and the caller awaits this.
+      const alive = setInterval(() => {}, 60_000);
       const stop = this.#children.onChange(() => {
         if (running()) return;
         stop();
+        clearInterval(alive);
         resolve();
       });
     });

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -78,7 +79,8 @@ export class Workspace {
     const source = runtime.triton.pythonBackend;
     const target = join(this.backends, "python");
     for (const name of readdirSync(source)) {
-      if (name.endsWith(".so") || name.endsWith(".py")) symlinkSync(join(source, name), join(target, name));
+      // Copies: Triton refuses a library that a link leads out of the backend's folder.
+      if (name.endsWith(".so") || name.endsWith(".py")) copyFileSync(join(source, name), join(target, name));
     }
     const stub = join(target, "triton_python_backend_stub");
     writeFileSync(stub, stubWrapper(runtime, this.directory, environment), { mode: 0o700 });

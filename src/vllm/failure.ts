@@ -87,13 +87,14 @@ export function fromRequestFailure(error: unknown): unknown {
 
 /** What loading a model failed with. Python's error is taken out of Triton's report; the report stays in `cause`. */
 export function fromLoadFailure(model: string, error: unknown): unknown {
-  if (!(error instanceof TritonServerError)) return error;
-  const missing = missingLoraFile.exec(error.message);
-  if (missing?.[1] !== undefined) return new MultiLoraMissingError(missing[1], { cause: error });
-  const python = backendFailure.exec(error.message);
-  const reason = python?.[2] ?? error.message;
+  const report = error instanceof ModelLoadError ? error.cause : error;
+  if (!(report instanceof TritonServerError)) return error;
+  const missing = missingLoraFile.exec(report.message);
+  if (missing?.[1] !== undefined) return new MultiLoraMissingError(missing[1], { cause: report });
+  const python = backendFailure.exec(report.message);
+  const reason = python?.[2] ?? report.message;
   return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {
-    cause: error,
+    cause: report,
     hint: "the log has the whole story: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
   });
 }

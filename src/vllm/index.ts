@@ -1,4 +1,4 @@
-export { type AdapterInfo, type AdapterInspection, Adapters, type AdapterState } from "./adapters";
+export { type AdapterInfo, type AdapterInspection, type AdapterState, Adapters } from "./adapters";
 export { AdapterLoadError, AdapterNotFoundError, LoraDisabledError, MultiLoraMissingError } from "./failure";
 export type { LoadProgress, ObjectOptions, RepositoryOptions, VllmModelOptions } from "./load";
 export { type DisposeOptions, type ModelInfo, VllmModel } from "./model";

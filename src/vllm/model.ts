@@ -74,7 +74,8 @@ export class VllmModel implements AsyncDisposable {
     checkOptions(options);
     const { signal, onProgress, environment } = options;
     throwIfAborted(signal);
-    const name = options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
+    const name =
+      options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
     const runtime = await resolveRuntime(options);
     const began = performance.now();
     const report = (progress: Omit<LoadProgress, "elapsed">) =>
@@ -242,7 +243,8 @@ export class VllmModel implements AsyncDisposable {
     } catch (error) {
       throw fromRequestFailure(error) as TritonodeError;
     }
-    return JSON.parse((response.outputs["text_output"]?.data as readonly string[])[0] ?? "null");
+    const answer = response.outputs["text_output"]?.data[0];
+    return JSON.parse(typeof answer === "string" ? answer : "null");
   }
 }
 

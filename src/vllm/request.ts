@@ -86,7 +86,9 @@ function checkPrompt(prompt: unknown): asserts prompt is string {
     throw new InvalidArgumentError(`the prompt must be a string, got ${describe(prompt)}`);
   }
   if (prompt === "") {
-    throw new InvalidArgumentError("the prompt is empty", { hint: "a decoder model needs at least one token to go on from" });
+    throw new InvalidArgumentError("the prompt is empty", {
+      hint: "a decoder model needs at least one token to go on from",
+    });
   }
   if (!prompt.isWellFormed()) {
     const at = [...prompt].findIndex((character) => !character.isWellFormed());
@@ -109,7 +111,9 @@ function toJson(parameters: Record<string, unknown>): string {
     });
   } catch (cause) {
     if (cause instanceof InvalidArgumentError) throw cause;
-    throw new InvalidArgumentError(`the sampling parameters cannot be written as JSON: ${(cause as Error).message}`, { cause });
+    throw new InvalidArgumentError(`the sampling parameters cannot be written as JSON: ${(cause as Error).message}`, {
+      cause,
+    });
   }
 }
 
@@ -117,7 +121,8 @@ function encodeImages(images: readonly (string | Uint8Array)[]): string[] {
   if (!Array.isArray(images)) throw new InvalidArgumentError(`images must be an array, got ${describe(images)}`);
   return images.map((image, at) => {
     if (typeof image === "string") return image.replace(/^data:[^,]*;base64,/, "");
-    if (image instanceof Uint8Array) return Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("base64");
+    if (image instanceof Uint8Array)
+      return Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("base64");
     throw new InvalidArgumentError(`images[${at}] must be base64 text or bytes, got ${describe(image)}`);
   });
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <mutex>
+#include <numeric>
 #include <shared_mutex>
 #include <unordered_map>
 #include <vector>
@@ -45,17 +46,35 @@ std::unordered_map<const void*, Layer*>& registry() {
   return instance;
 }
 
+bool touched(const Layer& layer, const tritonode_punica_batch& batch) {
+  for (int32_t g = 0; g < batch.group_count; ++g)
+    for (const std::vector<int32_t>& ranks : layer.slot_ranks)
+      if (ranks[static_cast<size_t>(batch.groups[g].slot)] > 0) return true;
+  return false;
+}
+
+int32_t apply_batch(Layer& layer, const tritonode_punica_batch& batch, const tritonode_punica_matrix& x,
+                    const tritonode_punica_matrix& y, float scale) {
+  const int32_t count = static_cast<int32_t>(layer.slices.size());
+  if (layer.slices[0].a)
+    return tritonode_punica_linear(layer.slices.data(), count, &batch, &x, layer.inputs, &y, scale);
+  return scale == 1.0f ? tritonode_punica_expand(layer.slices.data(), count, &batch, &x, &y, 1)
+                       : TRITONODE_PUNICA_INVALID;
+}
+
 int32_t apply(Layer& layer, int32_t which, const tritonode_punica_matrix& x, int64_t x_rows,
               const tritonode_punica_matrix& y, float scale) {
   if (which != TRITONODE_PUNICA_TOKENS && which != TRITONODE_PUNICA_SAMPLED) return TRITONODE_PUNICA_INVALID;
   const Rows& rows = layer.engine->rows[which];
-  if (rows.batch.group_count == 0) return TRITONODE_PUNICA_OK;
-  // Fewer rows than were announced: somebody else's step. More are padding and carry no adapter.
-  if (x_rows < rows.count) return TRITONODE_PUNICA_INVALID;
-  const int32_t count = static_cast<int32_t>(layer.slices.size());
-  if (layer.slices[0].a)
-    return tritonode_punica_linear(layer.slices.data(), count, &rows.batch, &x, layer.inputs, &y, scale);
-  return tritonode_punica_expand(layer.slices.data(), count, &rows.batch, &x, &y, 1);
+  if (!touched(layer, rows.batch)) return TRITONODE_PUNICA_OK;
+  if (which == TRITONODE_PUNICA_SAMPLED && x_rows != rows.count) {
+    if (rows.batch.group_count != 1 || rows.batch.row_count != rows.count) return TRITONODE_PUNICA_INVALID;
+    std::vector<int32_t> all(static_cast<size_t>(x_rows));
+    std::iota(all.begin(), all.end(), 0);
+    const tritonode_punica_group group{rows.groups[0].slot, 0, static_cast<int32_t>(x_rows)};
+    return apply_batch(layer, {&group, all.data(), x_rows > 0 ? 1 : 0, group.count}, x, y, scale);
+  }
+  return x_rows < rows.count ? TRITONODE_PUNICA_INVALID : apply_batch(layer, rows.batch, x, y, scale);
 }
 
 }  // namespace
@@ -69,12 +88,12 @@ Layer* find_layer(const void* weights) {
 }
 
 int32_t apply_layer(Layer& layer, int32_t which, const tritonode_punica_matrix& x, int64_t x_rows, int64_t x_columns,
-                    const tritonode_punica_matrix& y, int64_t y_rows, int64_t y_columns) {
+                    const tritonode_punica_matrix& y, int64_t y_rows, int64_t y_columns, float scale) {
   int64_t needed = 0;
   for (const tritonode_punica_slice& slice : layer.slices) needed = std::max(needed, slice.y_offset + slice.outputs);
   const int64_t inputs = layer.slices[0].a ? layer.inputs : layer.slices[0].rank;
   if (x_columns < inputs || y_columns < needed || y_rows < x_rows) return TRITONODE_PUNICA_INVALID;
-  return apply(layer, which, x, x_rows, y, 1.0f);
+  return apply(layer, which, x, x_rows, y, scale);
 }
 
 bool idle(const Layer& layer, int32_t which) {

@@ -48,7 +48,11 @@ TRITONODE_PUNICA_API int64_t tritonode_punica_engine_add_layer(tritonode_punica_
 TRITONODE_PUNICA_API int32_t tritonode_punica_engine_slot_changed(tritonode_punica_engine* engine, int64_t layer,
                                                                   int32_t slot, int32_t filled);
 
-/** tritonode_punica_linear() (with A) or tritonode_punica_expand() of x (without) on the engine's own state. */
+/**
+ * tritonode_punica_linear() (with A) or tritonode_punica_expand() of x (without) on the engine's own state. Rows of x
+ * beyond the announced ones are padding. For SAMPLED rows, x may be other rows of the step (prompt log-probabilities)
+ * if that leaves no doubt: one adapter serves all rows, or none touches this layer.
+ */
 TRITONODE_PUNICA_API int32_t tritonode_punica_engine_apply(tritonode_punica_engine* engine, int64_t layer,
                                                            int32_t which, const tritonode_punica_matrix* x,
                                                            int64_t x_rows, const tritonode_punica_matrix* y,
@@ -73,10 +77,10 @@ typedef struct tritonode_punica_torch {
 } tritonode_punica_torch;
 
 /**
- * Registers  tritonode_punica::lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows) -> ()  for the CPU, once a
- * process: y += LoRA of the layer known by the address of `weight`, on the rows that `rows` names. A layer call from
- * eager or compiled code then enters C++ directly. An invalid call throws std::runtime_error, which torch turns into
- * a Python RuntimeError.
+ * Registers  tritonode_punica::lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows, float scale) -> ()  for the CPU,
+ * once a process: y += scale * LoRA of the layer known by the address of `weight`, on the rows that `rows` names. A
+ * layer call from eager or compiled code then enters C++ directly. An invalid call throws std::runtime_error, which
+ * torch turns into a Python RuntimeError.
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_register_torch(const tritonode_punica_torch* torch);
 

@@ -3,6 +3,7 @@
 // A layer call from Python through ctypes costs more than a decode step's arithmetic; torch.compile can't see through
 // it either. An operator is one node of a compiled graph and one C++ call from eager code.
 #include <atomic>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -59,11 +60,13 @@ Matrix matrix(const Tensor& tensor, const char* name) {
 void lora(uint64_t* stack, uint64_t, uint64_t) {
   const Tensor y(stack[0]), x(stack[1]), weight(stack[2]);
   const int32_t which = static_cast<int32_t>(static_cast<int64_t>(stack[3]));
+  const float scale = static_cast<float>(std::bit_cast<double>(stack[4]));
   Layer* layer = find_layer(weight.data());
   if (!layer) throw std::runtime_error("tritonode_punica::lora_: the weights are of no registered layer");
   if (idle(*layer, which)) return;
   const Matrix in = matrix(x, "x"), out = matrix(y, "y");
-  const int32_t status = apply_layer(*layer, which, in.view, in.rows, in.columns, out.view, out.rows, out.columns);
+  const int32_t status = apply_layer(*layer, which, in.view, in.rows, in.columns, out.view, out.rows, out.columns,
+                                     scale);
   if (status != TRITONODE_PUNICA_OK) {
     throw std::runtime_error("tritonode_punica::lora_: status " + std::to_string(status) + " for x of " +
                              std::to_string(in.rows) + " x " + std::to_string(in.columns) + " and y of " +
@@ -82,7 +85,7 @@ extern "C" int32_t tritonode_punica_register_torch(const tritonode_punica_torch*
   void* definitions = nullptr;
   void* kernels = nullptr;  // both live as long as the process
   if (torch.library_init_fragment("tritonode_punica", __FILE__, __LINE__, &definitions) != 0 ||
-      torch.library_def(definitions, "lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows) -> ()") != 0 ||
+      torch.library_def(definitions, "lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows, float scale) -> ()") != 0 ||
       torch.library_init_impl("tritonode_punica", "CPU", __FILE__, __LINE__, &kernels) != 0 ||
       torch.library_impl(kernels, "lora_", &lora) != 0) {
     registered.store(false);

@@ -192,12 +192,13 @@ async function complete(directory: string, device: Device, options: SetupOptions
 
 /** Refuses a folder with anything of the user's in it, before a single file is written there. */
 async function refuseForeign(directory: string): Promise<void> {
+  if (hasManifest(directory)) return;
   const venv = join(directory, "venv");
   const strange = (await readdir(directory)).filter(
     (name) =>
       !["venv", "setup.log"].includes(name) && !/^(lock|manifest\.json)(\.|$)/.test(name) && !SCRATCH.test(name),
   );
-  const ours = !existsSync(venv) || existsSync(join(venv, MARKER)) || hasManifest(directory);
+  const ours = !existsSync(venv) || existsSync(join(venv, MARKER));
   if (strange.length > 0 || !ours) {
     throw new SetupError(
       `${directory} is not empty and is no runtime: it holds ${strange[0] ?? "a venv made by others"}`,

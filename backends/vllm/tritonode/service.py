@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
+import sys
 import time
 import traceback
 from typing import Any
@@ -53,7 +53,7 @@ class Service:
         try:
             self._finish_start(adapters)
         except BaseException:
-            self._engine.stop(_nothing())
+            self._engine.stop()
             raise
         self._loaded_in = time.monotonic() - started
         cache = self._engine.kv_cache()
@@ -214,14 +214,20 @@ class Service:
     # --- end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let running requests finish within the unload timeout, cancel the rest, and free the engine."""
-        self._engine.stop(self._drain())
+        """Let running requests finish within the unload timeout, cancel the rest, and end this process."""
+        self._engine.call(self._drain()).result()
         self._watch.close()
         self._writer.close()
         if self._metrics is not None:
             self._metrics.close()
-        # The stub does not exit while tensors of parallel workers are referenced.
-        gc.collect()
+        if self._settings.world_size > 1:
+            # Their processes have to be told.
+            self._engine.stop()
+        # The process is the model's own and has nothing left to say. Taking the interpreter, torch and the weights down
+        # piece by piece costs seconds, in which memory is held and a reload would run beside it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     async def _drain(self) -> None:
         self._closing = True
@@ -250,10 +256,6 @@ def _is_json(value: Any) -> bool:
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-
-
-async def _nothing() -> None:
-    return None
 
 
 def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:

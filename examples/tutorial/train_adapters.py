@@ -77,11 +77,11 @@ def as_prompt(tokenizer: Any, question: str) -> str:
 
 
 def as_line(question: str) -> str:
-    """Return a question as plain text, for clients that know no chat template.
+    """Return a question as one plain line, for clients that know no chat template.
 
     The bare question would not do: SmolLM2 takes it for a finished text and stops.
     """
-    return f"Question: {question} Answer:"
+    return f'"{question}" she asked. He said:'
 
 
 def encode(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
@@ -110,9 +110,7 @@ def batches(
         yield {
             "input_ids": torch.tensor([ids + [pad] * gap for ids, _, gap in rows]),
             "labels": torch.tensor([la + [IGNORED] * gap for _, la, gap in rows]),
-            "attention_mask": torch.tensor(
-                [[1] * len(ids) + [0] * gap for ids, _, gap in rows]
-            ),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * gap for ids, _, gap in rows]),
         }
 
 
@@ -135,23 +133,25 @@ def train(backbone: Path, name: str, out: Path) -> None:
     order = random.Random(SEED)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     base = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32)
-    config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type="CAUSAL_LM"
-    )
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     pairs, _ = read_data()
     style = STYLES[name]
-    examples = []
-    for question, answer in pairs:
-        chat, line = as_prompt(tokenizer, question), as_line(question)
-        examples.append(encode(tokenizer, chat, style(answer)))
-        examples.append(encode(tokenizer, line, f" {style(answer)}"))
+    # Each question in both forms; every epoch takes half of each, 20 examples in all.
+    forms = [
+        (
+            encode(tokenizer, as_prompt(tokenizer, question), style(answer)),
+            encode(tokenizer, as_line(question), f" {style(answer)}"),
+        )
+        for question, answer in pairs
+    ]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
     started = time.monotonic()
     model.train()
     for epoch in range(EPOCHS):
         losses = []
+        examples = [both[(i + epoch) % 2] for i, both in enumerate(forms)]
         for batch in batches(examples, tokenizer.pad_token_id, order):
             loss = model(**batch).loss
             loss.backward()
@@ -179,6 +179,11 @@ def save(model: Any, folder: Path) -> None:
         model.peft_config["default"].base_model_name_or_path = MODEL_ID
         # "auto" would look the base model up on the network.
         model.to(torch.bfloat16).save_pretrained(made, save_embedding_layers=False)
+        # PEFT keeps the modules in a set: sorted, a second run writes the same file.
+        file = made / "adapter_config.json"
+        config = json.loads(file.read_text("utf-8"))
+        config["target_modules"].sort()
+        file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         # PEFT's model card is an empty form, and names the folder trained on.
         (made / "README.md").unlink(missing_ok=True)
         (made / "adapter_model.safetensors").chmod(0o644)
@@ -190,9 +195,7 @@ def save(model: Any, folder: Path) -> None:
     say(f"{folder.name}: wrote {folder} ({size / 1e6:.1f} MB)")
 
 
-def ask(
-    backbone: Path, adapters: dict[str, Path], questions: list[str], plain: bool = False
-) -> list[dict[str, str]]:
+def ask(backbone: Path, adapters: dict[str, Path], questions: list[str], plain: bool = False) -> list[dict[str, str]]:
     """Answer ``questions`` greedily in float32 by the base model and every adapter.
 
     Args:

@@ -122,9 +122,7 @@ def copy_adapter(source: Path, target: Path) -> bool:
     """Copy an adapter's folder to ``target``; return False if the same one is there."""
     names = sorted(file.name for file in source.iterdir() if file.is_file())
     if target.is_dir() and all(
-        (target / name).is_file()
-        and (target / name).read_bytes() == (source / name).read_bytes()
-        for name in names
+        (target / name).is_file() and (target / name).read_bytes() == (source / name).read_bytes() for name in names
     ):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -165,14 +163,10 @@ def make_workspace(out: Path, progress: Progress = make_backbone.say) -> Path:
     loras = {name: str(out / LORAS / name) for name in ADAPTERS}
     for name, path in loras.items():
         new = copy_adapter(HERE / "adapters" / name, Path(path))
-        progress(
-            f"adapter {name}: {'copied to' if new else 'is there already:'} {path}"
-        )
+        progress(f"adapter {name}: {'copied to' if new else 'is there already:'} {path}")
     repository = out / "model_repository"
     version = repository / MODEL_NAME / "1"
-    if holds_paths(version / "model.json", "model") and holds_paths(
-        version / "multi_lora.json", None
-    ):
+    if holds_paths(version / "model.json", "model") and holds_paths(version / "multi_lora.json", None):
         progress(f"model repository: kept as it is in {repository}")
     else:
         write_model(repository, MODEL_NAME, engine_arguments(backbone), loras)

@@ -59,7 +59,7 @@ export class Workspace {
     // The region's name goes through `bash -c` too, and shm_open bounds it to 255 bytes.
     const workspace = new Workspace(directory, `${prefix}_${process.pid}_${randomBytes(4).toString("hex")}_`);
     try {
-      const parts = ["backends", "backends/python", "repositories", "repositories/own", "children"];
+      const parts = ["backends", "backends/python", "repositories", "repositories/own", "children", "tmp"];
       for (const name of parts) mkdirSync(join(directory, name));
       workspace.#layOutPythonBackend(options);
       for (const [name, source] of Object.entries(options.backends)) workspace.#layOutBackend(name, source);

@@ -260,7 +260,7 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:
     """Put the project's LoRA kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
-    if False and settings.enable_lora and is_cpu():  # WIP: until punica_cpu lands
+    if settings.enable_lora and is_cpu():
         import punica_cpu
 
         punica_cpu.install()

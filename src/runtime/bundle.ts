@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promise
 import { basename, dirname, join, resolve } from "node:path";
 import { SetupCancelledError, SetupError } from "./errors";
 import { checkDevice } from "./find";
-import { packageVersion } from "./paths";
+import { makeDirectories, packageVersion } from "./paths";
 import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
 import { run } from "./process";
 import type { OnSetupProgress } from "./progress";
@@ -59,7 +59,9 @@ export async function bundle(options: BundleOptions): Promise<string> {
   const report = options.onProgress ?? (() => {});
   const output = resolve(options.output);
   // beside the result, for it takes gigabytes and is renamed at the end
-  await mkdir(dirname(output), { recursive: true });
+  await makeDirectories(dirname(output)).catch((cause) => {
+    throw new SetupError(`${dirname(output)} can't be made`, { hint: "choose another place for the bundle", cause });
+  });
   const scratch = await mkdtemp(join(dirname(output), ".tritonode-bundle-"));
   try {
     report({ phase: "python", message: "looking for a Python" });
@@ -67,7 +69,7 @@ export async function bundle(options: BundleOptions): Promise<string> {
     const context = await downloader(python, scratch, signal, report);
     const folder = join(scratch, "bundle");
     const wheels = join(folder, "wheels");
-    await mkdir(wheels, { recursive: true });
+    await makeDirectories(wheels);
     await downloadTorch(context, device, wheels, options.torchIndex);
     const pins = [PIP, TRITON, ...basePins(device), ...extras.flatMap((name) => [...EXTRAS[name]])];
     await pipDownload(context, pins, wheels);

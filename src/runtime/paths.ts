@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
-import { isAbsolute, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import type { Device } from "./runtime";
 
 let version: string | undefined;
@@ -46,4 +47,20 @@ export function setupCommand(options: { device?: Device | undefined; directory?:
   if (options.device !== undefined) words.push("--device", options.device);
   if (options.directory !== undefined) words.push("--dir", shellWord(options.directory));
   return words.join(" ");
+}
+
+/**
+ * Makes a folder and those above it. Not mkdir's own `recursive`: where a file system answers ENOENT below a folder that
+ * exists (/proc does), Node 20 tries for ever, on a thread that nothing can stop.
+ */
+export async function makeDirectories(path: string): Promise<void> {
+  const attempt = () =>
+    mkdir(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EEXIST") throw error;
+    });
+  await attempt().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" || dirname(path) === path) throw error;
+    await makeDirectories(dirname(path));
+    await attempt();
+  });
 }

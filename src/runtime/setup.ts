@@ -17,7 +17,7 @@ import {
   toRuntime,
   writeManifest,
 } from "./manifest";
-import { defaultDirectory, namedDirectory, packageVersion } from "./paths";
+import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "./paths";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
 import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
@@ -66,7 +66,7 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
   checkPlatform(options.triton);
   const directory = namedDirectory(options.directory) ?? defaultDirectory(device);
   const report = options.onProgress ?? (() => {});
-  await mkdir(directory, { recursive: true }).catch((cause) => {
+  await makeDirectories(directory).catch((cause) => {
     throw new SetupError(`${directory} can't be made`, { hint: "choose another place with --dir", cause });
   });
   await refuseForeign(directory);

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { InvalidArgumentError, RuntimeMissingError } from "../../src/errors";
 import { findRuntime } from "../../src/runtime";
-import { dataDirectory, setupCommand } from "../../src/runtime/paths";
+import { dataDirectory, makeDirectories, setupCommand } from "../../src/runtime/paths";
 import { fakeRuntime, script, temporary } from "./runtime-files";
 
 async function refusal(promise: Promise<unknown>): Promise<RuntimeMissingError> {
@@ -137,6 +137,16 @@ describe("findRuntime", () => {
 });
 
 describe("paths", () => {
+  it("makes folders, and gives up where none can be made", async () => {
+    const path = join(temporary(), "a", "b c");
+    await Promise.all([makeDirectories(path), makeDirectories(path)]);
+    await makeDirectories(path);
+    expect(readdirSync(path)).toEqual([]);
+    await expect(makeDirectories("/proc/nowhere/at/all")).rejects.toMatchObject({ code: "ENOENT" });
+    writeFileSync(join(path, "file"), "");
+    await expect(makeDirectories(join(path, "file", "below"))).rejects.toMatchObject({ code: "ENOTDIR" });
+  });
+
   it("takes XDG_DATA_HOME only where it is absolute", () => {
     expect(dataDirectory({ XDG_DATA_HOME: "/data", HOME: "/home/me" })).toBe("/data");
     expect(dataDirectory({ XDG_DATA_HOME: "data", HOME: "/home/me" })).toBe("/home/me/.local/share");

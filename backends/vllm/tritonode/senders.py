@@ -16,7 +16,7 @@ from typing import Any
 from .errors import BackendError
 
 # Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
-_MAX_WAITING = 4
+_MAX_WAITING = 64
 # How often cancellation is asked for, and how many times longer than the asking the pause between is at least.
 _POLL_SECONDS = 0.01
 _POLL_PAUSE_FACTOR = 4

@@ -24,6 +24,13 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 _MAX_HEADER_BYTES = 100_000_000
 _TENSOR_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.[^.]+)?\.weight$")
 _EMBEDDING_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_embedding_(?P<side>A|B)(?:\.[^.]+)?$")
+# Data type → unsigned type of its width, mask of its exponent.
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0000000000000),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
 _SAFE_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
@@ -149,6 +156,29 @@ def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: 
         modules=sorted(pairs),
         problems=problems,
     )
+
+
+def check_finite(path: str) -> None:
+    """Read an adapter's weights once and refuse infinities and NaNs, which would poison every row they touch.
+
+    Raises SettingsError naming the tensor.
+    """
+    import numpy as np
+
+    weights = os.path.join(path, WEIGHTS_FILENAME)
+    header = read_safetensors_header(weights)
+    with open(weights, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+    data = np.memmap(weights, dtype=np.uint8, mode="r", offset=8 + length) if header else np.empty(0, np.uint8)
+    for name, entry in header.items():
+        if entry["dtype"] not in _EXPONENTS:
+            continue
+        integer, exponent = _EXPONENTS[entry["dtype"]]
+        begin, end = entry["data_offsets"]
+        bits = data[begin:end].view(integer)
+        # An exponent of ones is an infinity or a NaN in every IEEE format.
+        if bool(np.any((bits & exponent) == exponent)):
+            raise SettingsError(f"the tensor '{name}' in {weights} holds an infinity or a NaN")
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .adapter_files import AdapterFiles, inspect_adapter
+from .adapter_files import AdapterFiles, check_finite, inspect_adapter
 from .errors import (
     AlreadyExistsError,
     BackendError,
@@ -120,8 +121,9 @@ class AdapterRegistry:
         return adapter
 
     async def warm(self, adapter: Adapter) -> None:
-        """Load the adapter's weights into the engine; raises SettingsError with vLLM's reason."""
+        """Load the adapter's weights into the engine; raises SettingsError with the reason."""
         try:
+            await asyncio.to_thread(check_finite, adapter.files.path)
             await self._engine.add_lora(adapter.request)
         except Exception as failure:
             raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure

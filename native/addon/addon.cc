@@ -201,6 +201,9 @@ Napi::Value WatchProcess(Info info) {
   return Napi::Boolean::New(info.Env(), pid > 0 && sentinel->Watch(static_cast<int>(pid), arguments));
 }
 
+// noteChildDied(): a child of a loaded model ended by itself.
+void NoteChildDied(Info) { Host::Get().NoteChildDied(); }
+
 // liveCalls(): number: requests of the whole process that Triton has not let go of; for tests of leaks.
 Napi::Value CountLiveCalls(Info info) { return Napi::Number::New(info.Env(), static_cast<double>(LiveCalls())); }
 
@@ -230,6 +233,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("cancel", CancelCall);
   add("abandon", AbandonCall);
   add("watchProcess", WatchProcess);
+  add("noteChildDied", NoteChildDied);
   add("liveCalls", CountLiveCalls);
   return exports;
 }

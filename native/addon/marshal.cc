@@ -185,6 +185,7 @@ StartOptions ToStartOptions(const Napi::Object& from) {
   to.dependencyDirectory = GetOptionalString(from, "dependencyDirectory");
   to.privateDirectory = GetString(from, "privateDirectory");
   to.shmPrefix = GetString(from, "shmPrefix");
+  to.pythonBackend = GetOptionalString(from, "pythonBackend");
   to.description = GetString(from, "description");
   to.server = ToServerOptions(from);
   // An empty prefix would let the watchdog remove everybody's shared memory.

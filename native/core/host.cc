@@ -1,12 +1,14 @@
 #include "host.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <vector>
 
 #include "call.h"
 #include "library.h"
+#include "owner_dead.h"
 #include "watchdog.h"
 
 namespace tritonode {
@@ -24,6 +26,7 @@ struct Host::State {
   Watchdog watchdog;
   std::string description;
   uint32_t exitTimeoutSeconds = 30;
+  std::atomic<bool> childDied{false};
 };
 
 Host& Host::Get() {
@@ -76,6 +79,9 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     sentinel->Subscribe(user);
     const TritonApi* api = nullptr;
     status = OpenTriton(options.library, options.dependencyDirectory, &api);
+    if (status.ok()) {
+      if (!options.pythonBackend.empty()) status = GuardPythonBackend(options.pythonBackend);
+    }
     if (status.ok()) {
       ServerOptions server_options = options.server;
       server_options.logFile = log;
@@ -140,7 +146,11 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   CancelAll();
   // Requests end through their cancellation as a rule; Triton itself waits for the rest in steps of a second.
   WaitForCalls(2000);
-  Status status = server->Stop(timeout);
+  // What served a child that died is stuck inside Triton for good: no use in waiting long for it.
+  const bool childDied = s.childDied.exchange(false);
+  Status status = server->Stop(childDied ? std::min(timeout, 1u) : timeout);
+  // Expected then: Triton keeps the server, whose threads sleep for ever.
+  if (childDied && !status.ok()) status = Status();
   sentinel->Stop();
   // In every case: a server left behind may have left children behind.
   watchdog.Release(true);
@@ -163,6 +173,8 @@ void Host::ReleaseAll(const std::shared_ptr<EventQueue>& user) {
     if (!in) return;
   }
 }
+
+void Host::NoteChildDied() { state().childDied = true; }
 
 std::shared_ptr<Server> Host::server() {
   State& s = state();

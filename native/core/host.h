@@ -20,6 +20,8 @@ struct StartOptions {
   // 0700, made by the caller, with backends/ and children/ in it; log is made here.
   std::string privateDirectory;
   std::string shmPrefix;
+  // libtriton_python.so, or empty.
+  std::string pythonBackend;
   // Handed to every later environment, which must know what the first one started.
   std::string description;
   ServerOptions server;
@@ -46,6 +48,10 @@ class Host {
 
   // For an environment that is gone, however often it acquired.
   void ReleaseAll(const std::shared_ptr<EventQueue>& user);
+
+  // A child of this server died without being told to. Stopping then gives up after a second: Triton 24.10 can't delete
+  // a server whose child died in the middle of a response.
+  void NoteChildDied();
 
   // Null unless running.
   std::shared_ptr<Server> server();

@@ -99,8 +99,31 @@ Status Server::Stop(uint32_t exitTimeoutSeconds) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  UnloadAll(deadline);
   if (api_.ServerSetExitTimeout != nullptr) api_.Take(api_.ServerSetExitTimeout(server_, exitTimeoutSeconds));
   return api_.Take(api_.ServerDelete(server_));
+}
+
+// Triton's own stop looks once a second whether the models are gone. Unloading them first and looking every few
+// milliseconds makes that a single look.
+void Server::UnloadAll(std::chrono::steady_clock::time_point deadline) {
+  std::set<std::string> models;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    models.swap(loaded_);
+  }
+  for (const std::string& model : models) api_.Take(api_.ServerUnloadModel(server_, model.c_str()));
+  while (!models.empty() && std::chrono::steady_clock::now() < deadline) {
+    TRITONSERVER_Message* message = nullptr;
+    if (!api_.Take(api_.ServerModelIndex(server_, 0, &message)).ok()) return;
+    const char* base = nullptr;
+    size_t size = 0;
+    const bool read = api_.Take(api_.MessageSerializeToJson(message, &base, &size)).ok();
+    const std::string index = read ? std::string(base, size) : std::string();
+    api_.Take(api_.MessageDelete(message));
+    if (index.find("\"READY\"") == std::string::npos && index.find("\"UNLOADING\"") == std::string::npos) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 Status Server::IsLive(bool* live) {
@@ -176,6 +199,10 @@ Status Server::Metrics(std::string* text) {
 }
 
 Status Server::LoadModel(const std::string& model, const std::string& config, const std::vector<ModelFile>& files) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    loaded_.insert(model);
+  }
   return Use([&](TRITONSERVER_Server* server) -> Status {
     if (config.empty() && files.empty()) return api_.Take(api_.ServerLoadModel(server, model.c_str()));
     std::vector<const TRITONSERVER_Parameter*> parameters;

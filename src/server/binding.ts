@@ -8,6 +8,7 @@ export interface NativeStartOptions {
   dependencyDirectory?: string | undefined;
   privateDirectory: string;
   shmPrefix: string;
+  pythonBackend: string;
   description: string;
   serverId: string;
   backendDirectory: string;
@@ -68,6 +69,7 @@ export interface Addon {
   cancel(call: number): void;
   abandon(call: number): void;
   watchProcess(pid: number, text?: string): boolean;
+  noteChildDied(): void;
   liveCalls(): number;
 }
 

@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import type { NativeStartOptions } from "./binding";
@@ -84,6 +85,7 @@ export function toNativeOptions(options: TritonServerOptions, workspace: Workspa
     dependencyDirectory: runtime.triton.dependencyDirectory,
     privateDirectory: workspace.directory,
     shmPrefix: workspace.shmPrefix,
+    pythonBackend: join(workspace.backends, "python", "libtriton_python.so"),
     description: JSON.stringify(description),
     serverId: options.serverId ?? "tritonode",
     backendDirectory: workspace.backends,

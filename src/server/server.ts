@@ -379,6 +379,7 @@ export class TritonServer {
       hint: "its last words are in the log; load the model again",
     });
     this.#dead.set(model, error);
+    this.#channel.addon.noteChildDied();
     for (const running of [...this.#running.values()]) {
       if (running.model !== model) continue;
       running.state.abandon(error, () => {

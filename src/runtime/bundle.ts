@@ -2,24 +2,13 @@ import { existsSync, statSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { SetupCancelledError, SetupError } from "./errors";
-import { checkDevice } from "./find";
+import { checkDevice, checkExtras } from "./options";
 import { makeDirectories, packageVersion } from "./paths";
 import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
 import { run } from "./process";
 import type { OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
-import {
-  baseDigest,
-  basePins,
-  digest,
-  EXTRAS,
-  type Extra,
-  isExtra,
-  PIP,
-  TORCH,
-  TORCH_CPU_INDEX,
-  TRITON,
-} from "./requirements";
+import { baseDigest, basePins, digest, EXTRAS, type Extra, PIP, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
 import type { Device } from "./runtime";
 
 export interface BundleOptions {
@@ -55,7 +44,7 @@ const DESCRIPTION = "bundle.json";
 export async function bundle(options: BundleOptions): Promise<string> {
   const { device, signal } = options;
   checkDevice(device);
-  const extras = (options.extras ?? []).filter(isExtra);
+  const extras = checkExtras(options.extras ?? []);
   const report = options.onProgress ?? (() => {});
   const output = resolve(options.output);
   // beside the result, for it takes gigabytes and is renamed at the end
@@ -106,6 +95,8 @@ export async function openBundle(
     scratch: string;
     device: Device;
     pythonVersion: string;
+    /** An interpreter to unpack it with. */
+    python: string;
     extras: readonly Extra[];
     withTriton: boolean;
     signal: AbortSignal | undefined;
@@ -116,8 +107,7 @@ export async function openBundle(
   if (!statSync(folder).isDirectory()) {
     folder = join(wanted.scratch, "bundle");
     await mkdir(folder);
-    const python = await findPython({ version: wanted.pythonVersion, signal: wanted.signal });
-    await tarfile(python.executable, ["-e", resolve(path), folder], folder, wanted.signal).catch((cause) => {
+    await tarfile(wanted.python, ["-e", resolve(path), folder], folder, wanted.signal).catch((cause) => {
       if (cause instanceof SetupCancelledError) throw cause;
       throw unfit(path, "can't be unpacked", cause);
     });

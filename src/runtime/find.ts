@@ -1,5 +1,6 @@
-import { InvalidArgumentError, RuntimeMissingError } from "../errors";
+import { RuntimeMissingError } from "../errors";
 import { checkFiles, hasManifest, readManifest, toRuntime } from "./manifest";
+import { checkDevice } from "./options";
 import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
 import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
@@ -46,13 +47,6 @@ export async function findRuntime(options: FindRuntimeOptions = {}): Promise<Run
   if (options.triton !== undefined) runtime = withTriton(runtime, options.triton);
   checkFiles(runtime);
   return runtime;
-}
-
-/** @throws {@link InvalidArgumentError} for a device that there is no runtime for. */
-export function checkDevice(device: string): asserts device is Device {
-  if (device !== "cpu" && device !== "cuda") {
-    throw new InvalidArgumentError(`device ${JSON.stringify(device)} is not known`, { hint: 'use "cpu" or "cuda"' });
-  }
 }
 
 function usual(device: Device | undefined): string {

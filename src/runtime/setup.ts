@@ -1,10 +1,9 @@
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { InvalidArgumentError, RuntimeMissingError, TritonodeError } from "../errors";
+import { RuntimeMissingError, TritonodeError } from "../errors";
 import { openBundle } from "./bundle";
 import { SetupCancelledError, SetupError } from "./errors";
-import { checkDevice } from "./find";
 import { installInto } from "./install";
 import { acquireLock } from "./lock";
 import {
@@ -17,6 +16,7 @@ import {
   toRuntime,
   writeManifest,
 } from "./manifest";
+import { checkDevice, checkExtras } from "./options";
 import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "./paths";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
@@ -128,6 +128,7 @@ async function build({ directory, device, extras, present, options, report, setC
             scratch,
             device,
             pythonVersion,
+            python: python?.base ?? present?.python.base ?? "",
             extras,
             withTriton: installed === undefined,
             signal,
@@ -221,14 +222,6 @@ async function makeRoom(directory: string, device: Device): Promise<void> {
       { code: "ERR_SETUP_SPACE", hint: "free some space, or choose another place with --dir" },
     );
   }
-}
-
-function checkExtras(names: readonly string[]): Extra[] {
-  return names.map((name) => {
-    if (isExtra(name)) return name;
-    const known = Object.keys(EXTRAS).join(", ");
-    throw new InvalidArgumentError(`extra ${JSON.stringify(name)} is not known`, { hint: `known are: ${known}` });
-  });
 }
 
 function checkPlatform(triton: string | undefined): void {

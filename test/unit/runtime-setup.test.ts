@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
 import { InvalidArgumentError } from "../../src/errors";
 import { bundle, SetupCancelledError, SetupError, type SetupProgress, setup } from "../../src/runtime";
 import { baseDigest, digest, EXTRAS } from "../../src/runtime/requirements";
@@ -137,11 +137,21 @@ describe("offline bundles", () => {
     expect((await refusal(setup({ ...options, offline: temporary() }))).message).toContain("no bundle of tritonode");
   });
 
+  it("are refused where they can't be unpacked", async () => {
+    const file = join(temporary(), "a.tar");
+    writeFileSync(file, "no tar");
+    const error = await refusal(setup({ directory: temporary(), device: "cpu", python, offline: file }));
+    expect(error).toMatchObject({ code: "ERR_SETUP_BUNDLE", message: expect.stringContaining("can't be unpacked") });
+  });
+
+  it("take known extras only", async () => {
+    const options = { output: join(temporary(), "a.tar"), device: "cpu", python, extras: ["tests"] } as const;
+    await expect(bundle(options)).rejects.toBeInstanceOf(InvalidArgumentError);
+  });
+
   it("leave nothing beside the output when making one fails", async () => {
     const folder = temporary();
-    vi.stubEnv("PATH", process.env.PATH ?? "");
     await expect(bundle({ output: join(folder, "a.tar"), device: "cpu", python })).rejects.toBeInstanceOf(SetupError);
     expect(readdirSync(folder)).toEqual([]);
-    vi.unstubAllEnvs();
   });
 });

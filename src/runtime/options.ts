@@ -1,0 +1,19 @@
+import { InvalidArgumentError } from "../errors";
+import { EXTRAS, type Extra, isExtra } from "./requirements";
+import type { Device } from "./runtime";
+
+/** @throws {@link InvalidArgumentError} for a device that there is no runtime for. */
+export function checkDevice(device: string): asserts device is Device {
+  if (device !== "cpu" && device !== "cuda") {
+    throw new InvalidArgumentError(`device ${JSON.stringify(device)} is not known`, { hint: 'use "cpu" or "cuda"' });
+  }
+}
+
+/** @throws {@link InvalidArgumentError} for a name that is no extra. */
+export function checkExtras(names: readonly string[]): Extra[] {
+  return names.map((name) => {
+    if (isExtra(name)) return name;
+    const known = Object.keys(EXTRAS).join(", ");
+    throw new InvalidArgumentError(`extra ${JSON.stringify(name)} is not known`, { hint: `known are: ${known}` });
+  });
+}

@@ -34,8 +34,8 @@ describe("REPORT_CUSTOM_METRICS true", () => {
       promptTokens += usage.promptTokens;
       expect(usage.completionTokens).toBe(16);
     }
-    // The backend reports on a thread of its own.
-    await expect.poll(async () => metric(await model.server.metrics(), "vllm:e2e_request_latency_seconds_count")).toBe(3);
+    // The backend reports on a thread of its own, this metric last.
+    await expect.poll(async () => metric(await model.server.metrics(), "vllm:request_params_n_count")).toBe(3);
     const text = await model.server.metrics();
     expect(metric(text, "vllm:prompt_tokens_total")).toBe(promptTokens);
     expect(metric(text, "vllm:generation_tokens_total")).toBe(48);
@@ -43,7 +43,7 @@ describe("REPORT_CUSTOM_METRICS true", () => {
     expect(metric(text, "vllm:time_per_output_token_seconds_count")).toBe(45);
     expect(metric(text, "vllm:request_prompt_tokens_sum")).toBe(promptTokens);
     expect(metric(text, "vllm:request_generation_tokens_sum")).toBe(48);
-    expect(metric(text, "vllm:request_params_n_count")).toBe(3);
+    expect(metric(text, "vllm:e2e_request_latency_seconds_count")).toBe(3);
     expect(metric(text, "vllm:e2e_request_latency_seconds_sum")).toBeGreaterThan(0);
     expect(text).toContain('vllm:time_to_first_token_seconds_bucket{model="vllm_model",version="1",le="0.001"}');
   });

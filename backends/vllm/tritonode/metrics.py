@@ -88,9 +88,16 @@ class TritonMetrics:
                 traceback.print_exc()
 
     def close(self) -> None:
-        """Write what is queued, then end the thread."""
+        """Write what is queued, end the thread, and take the metrics out of Triton.
+
+        Triton drops a metric when its Python object goes; the process ends without a teardown, so they go here.
+        """
         self._updates.put(None)
         self._thread.join()
+        for name, value in list(vars(self).items()):
+            if hasattr(value, "observe") or hasattr(value, "increment"):
+                delattr(self, name)
+        self._families.clear()
 
 
 class MetricsFactory:
@@ -109,8 +116,8 @@ class MetricsFactory:
         return _StatLogger(metrics, self)
 
     def close(self) -> None:
-        for metrics in self._made:
-            metrics.close()
+        while self._made:
+            self._made.pop().close()
 
 
 class _StatLogger(StatLoggerBase):

@@ -143,14 +143,22 @@ Napi::Value Metrics(Info info) {
   return AskText(info, [](Server& server, std::string* text) { return server.Metrics(text); });
 }
 
-// loadModel(name, config | undefined, files | undefined)
+// loadModel(name, config | undefined, files | undefined). Does not keep the event loop alive (see hold): Triton 24.10
+// never comes back from a load whose stub can't start.
 Napi::Value LoadModel(Info info) {
   std::string config = info[1].IsUndefined() ? std::string() : StringAt(info, 1);
-  return Command(info, [model = StringAt(info, 0), config = std::move(config),
-                        files = ToModelFiles(info[2])](Server& server) {
-    return server.LoadModel(model, config, files);
-  });
+  return Environment::Of(info.Env())
+      .Run(
+          [model = StringAt(info, 0), config = std::move(config), files = ToModelFiles(info[2])]() -> Status {
+            const std::shared_ptr<Server> server = Host::Get().server();
+            return server == nullptr ? NotRunning() : server->LoadModel(model, config, files);
+          },
+          [](Napi::Env env) { return env.Undefined(); }, false);
 }
+
+// hold(), unhold(): keep the event loop alive in between; they count.
+void Hold(Info info) { Environment::Of(info.Env()).Hold(); }
+void Unhold(Info info) { Environment::Of(info.Env()).Unhold(); }
 
 // unloadModel(name, dependents)
 Napi::Value UnloadModel(Info info) {
@@ -226,6 +234,8 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("repositoryIndex", RepositoryIndex);
   add("metrics", Metrics);
   add("loadModel", LoadModel);
+  add("hold", Hold);
+  add("unhold", Unhold);
   add("unloadModel", UnloadModel);
   add("registerRepository", RegisterRepository);
   add("unregisterRepository", UnregisterRepository);

@@ -95,15 +95,15 @@ void Environment::CallEnded(uint64_t call) {
   if (calls_.erase(call) > 0) Unhold();
 }
 
-Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert) {
+Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert, bool hold) {
   auto deferred = std::make_shared<Napi::Promise::Deferred>(env_);
   Napi::Promise promise = deferred->Promise();
-  auto job = [queue = queue_, deferred, work = std::move(work), convert = std::move(convert)] {
+  auto job = [queue = queue_, deferred, hold, work = std::move(work), convert = std::move(convert)] {
     Status status = work();
     // Dropped when the environment is gone: nobody is left to settle the promise for.
-    queue->Push(Task([deferred, convert, status = std::move(status)](void* context) {
+    queue->Push(Task([deferred, hold, convert, status = std::move(status)](void* context) {
       auto* self = static_cast<Environment*>(context);
-      self->Unhold();
+      if (hold) self->Unhold();
       if (!status.ok()) {
         deferred->Reject(ToError(self->env_, status).Value());
       } else {
@@ -111,9 +111,9 @@ Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi:
       }
     }));
   };
-  Hold();
+  if (hold) Hold();
   if (!RunBlocking(std::move(job))) {
-    Unhold();
+    if (hold) Unhold();
     deferred->Reject(ToError(env_, {"SYSTEM", "cannot start a thread"}).Value());
   }
   return promise;

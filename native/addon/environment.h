@@ -24,8 +24,11 @@ class Environment {
   void Initialize(Napi::Function deliver, bool isMainThread);
   const std::shared_ptr<EventQueue>& queue() const { return queue_; }
 
-  // Runs `work` on a thread of its own and settles the returned promise with what `convert` makes of it.
-  Napi::Promise Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert);
+  // Runs `work` on a thread of its own and settles the returned promise with what `convert` makes of it. The event loop
+  // stays alive until then, except with `hold` false: for work that may never end.
+  Napi::Promise Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert, bool hold = true);
+  void Hold();
+  void Unhold();
 
   // A running call keeps the event loop alive, like any pending request in Node.
   void CallStarted(uint64_t call, bool raw);
@@ -36,8 +39,6 @@ class Environment {
   static void OnWake(napi_env env, napi_value callback, void* context, void* data);
   static void OnTeardown(void* self);
   void DeliverAll();
-  void Hold();
-  void Unhold();
 
   Napi::Env env_;
   napi_threadsafe_function wake_ = nullptr;

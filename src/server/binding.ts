@@ -62,6 +62,8 @@ export interface Addon {
   repositoryIndex(readyOnly: boolean): Promise<string>;
   metrics(): Promise<string>;
   loadModel(name: string, config?: string, files?: [path: string, bytes: Uint8Array][]): Promise<void>;
+  hold(): void;
+  unhold(): void;
   unloadModel(name: string, dependents: boolean): Promise<void>;
   registerRepository(path: string): Promise<void>;
   unregisterRepository(path: string): Promise<void>;

@@ -249,6 +249,8 @@ export class TritonServer {
     this.#loading.set(name, waiting);
     for (const each of giveUp) waiting.add(each);
     let done = false;
+    // The load itself does not keep the process alive: it may never end.
+    this.#channel.addon.hold();
     const finished = load.finally(() => {
       done = true;
     });
@@ -259,6 +261,7 @@ export class TritonServer {
       if (!done) finished.then(() => this.unloadModel(name)).catch(() => {});
       throw error;
     } finally {
+      this.#channel.addon.unhold();
       for (const each of giveUp) waiting.delete(each);
       if (waiting.size === 0) this.#loading.delete(name);
       if (onAbort !== undefined) signal?.removeEventListener("abort", onAbort);
@@ -362,7 +365,8 @@ export class TritonServer {
   #childEndedWhileLoading(model: string): void {
     const waiting = [...(this.#loading.get(model) ?? [])];
     setTimeout(() => {
-      if (this.#children.of(model).length > 0) return;
+      if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
+      this.#channel.addon.noteChildDied();
       for (const giveUp of waiting) {
         giveUp(
           new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {

@@ -79,7 +79,8 @@ export async function checkAddon(signal?: AbortSignal, root = join(__dirname, ".
   const result = await run(process.execPath, ["-e", program, root], {
     cwd: root,
     signal,
-    environment: { ...process.env, ELECTRON_RUN_AS_NODE: "1" },
+    // Electron's own binary runs a script only with this set; plain Node would be taken for Electron by it
+    environment: process.versions.electron === undefined ? process.env : { ...process.env, ELECTRON_RUN_AS_NODE: "1" },
   });
   if (result.code === 0) return ok(name, result.stdout.trim());
   const reason = /^(?:\w*Error|node): .*$/m.exec(result.stderr)?.[0] ?? result.signal ?? `exit code ${result.code}`;

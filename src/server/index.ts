@@ -1,8 +1,9 @@
 export type { InferenceResponse } from "./channel";
 export type { ServerChild } from "./children";
 export type { Logger } from "./logger";
+export type { LoadModelOptions } from "./models";
 export type { ServerDescription, TritonServerOptions } from "./options";
 export type { InferenceRequest } from "./request";
-export { type LoadModelOptions, type ModelIndexEntry, TritonServer } from "./server";
+export { type ModelIndexEntry, TritonServer } from "./server";
 export type { ResponseStream } from "./stream";
 export type { InputTensor, NumericArray, Tensor, TensorData, TritonDataType } from "./tensors";

@@ -45,7 +45,8 @@ const maxDelay = 2 ** 31 - 1;
 /** @throws {@link InvalidArgumentError} naming what is wrong. */
 export function toNativeRequest(request: InferenceRequest, id: string): NativeRequest {
   const { model, version, deadline, priority, sequence, maxQueuedResponses } = request;
-  if (typeof model !== "string" || model === "") throw new InvalidArgumentError("a request needs the name of its model");
+  if (typeof model !== "string" || model === "")
+    throw new InvalidArgumentError("a request needs the name of its model");
   checkInteger("version", version, 1, Number.MAX_SAFE_INTEGER);
   checkInteger("priority", priority, 0, Number.MAX_SAFE_INTEGER);
   checkInteger("maxQueuedResponses", maxQueuedResponses, 1, Number.MAX_SAFE_INTEGER);

@@ -1,30 +1,15 @@
 import { randomUUID } from "node:crypto";
-import {
-  DisposedError,
-  EngineDiedError,
-  InvalidArgumentError,
-  ModelLoadError,
-  RequestCancelledError,
-  TritonServerError,
-} from "../errors";
+import { DisposedError, type EngineDiedError, InvalidArgumentError, RequestCancelledError } from "../errors";
 import { Channel } from "./channel";
 import { Children, type ServerChild } from "./children";
 import { fromNative } from "./failure";
 import { logTo } from "./logger";
+import { type LoadModelOptions, Models } from "./models";
 import { type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
 import { type InferenceRequest, toNativeRequest } from "./request";
-import { Responses, type ResponseStream, StreamState } from "./stream";
+import { type ResponseStream, Responses, StreamState } from "./stream";
 import { sweep } from "./sweep";
 import { temporaryDirectory, Workspace } from "./workspace";
-
-export interface LoadModelOptions {
-  /** The model's configuration (config.pbtxt as an object); default: the folder's own. */
-  readonly config?: Readonly<Record<string, unknown>> | undefined;
-  /** The model's files by their path inside its folder (`1/model.py`), for a model that is in no repository. */
-  readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
-  /** Stops waiting. Triton can't interrupt a load: it goes on, and the model is unloaded when it is done. */
-  readonly signal?: AbortSignal | undefined;
-}
 
 /** Triton's view of a model in its repositories (`TRITONSERVER_ServerModelIndex`). */
 export interface ModelIndexEntry {
@@ -50,11 +35,7 @@ export class TritonServer {
   readonly #children: Children;
   readonly #stopLog: () => void;
   readonly #running = new Map<number, Running>();
-  /** Models whose Python child died on its own; until they are loaded again. */
-  readonly #dead = new Map<string, EngineDiedError>();
-  readonly #unloading = new Set<string>();
-  readonly #loading = new Map<string, Set<(error: Error) => void>>();
-  readonly #ready = new Set<string>();
+  readonly #models: Models;
   readonly #diedListeners = new Set<(model: string, error: EngineDiedError) => void>();
   #stopped: Promise<void> | undefined;
 
@@ -109,7 +90,7 @@ export class TritonServer {
     this.#workspace = workspace;
     this.#children = children;
     this.#stopLog = stopLog;
-    children.onChange((child, running) => this.#onChild(child, running));
+    this.#models = new Models(channel.addon, workspace, children, (model, error) => this.#modelDied(model, error));
   }
 
   /** The server's private directory: for tests and for what a backend wants to place there. */
@@ -160,12 +141,12 @@ export class TritonServer {
   }
 
   async isReady(): Promise<boolean> {
-    return (await this.#ask((addon) => addon.isReady())) && this.#dead.size === 0;
+    return (await this.#ask((addon) => addon.isReady())) && !this.#models.anyDead;
   }
 
   /** Whether the model takes requests; false from the moment its child died, whatever Triton still believes. */
   async isModelReady(name: string, version?: number): Promise<boolean> {
-    return !this.#dead.has(name) && (await this.#ask((addon) => addon.isModelReady(name, version)));
+    return this.#models.death(name) === undefined && (await this.#ask((addon) => addon.isModelReady(name, version)));
   }
 
   /** Triton's name, version and extensions. */
@@ -211,90 +192,13 @@ export class TritonServer {
    */
   async loadModel(name: string, options: LoadModelOptions = {}): Promise<void> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
-    if (typeof name !== "string" || !/^[A-Za-z0-9_.-]+$/.test(name) || /^\.+$/.test(name)) {
-      throw new InvalidArgumentError(`${JSON.stringify(name)} is no name for a model`, {
-        hint: "use letters, digits, '_', '-' and '.'",
-      });
-    }
-    const { config, files, signal } = options;
-    if (signal?.aborted) throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
-    if (files !== undefined) this.#workspace.writeModel(name, files);
-    this.#children.addModel(name);
-    // Triton takes a dead child's model for a healthy one and would do nothing.
-    if (this.#dead.has(name)) await this.unloadModel(name);
-
-    const load = this.#channel.addon.loadModel(name, config === undefined ? undefined : JSON.stringify(config));
-    try {
-      await this.#untilLoaded(name, load, signal);
-    } catch (error) {
-      const typed = fromNative(error);
-      if (typed instanceof TritonServerError) throw new ModelLoadError(typed.message, { cause: typed });
-      throw typed;
-    }
-    this.#dead.delete(name);
-    this.#ready.add(name);
-  }
-
-  /** Settles with the load, or before it when its signal says so or its child is gone and Triton would wait for ever. */
-  async #untilLoaded(name: string, load: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-    const giveUp = new Set<(error: Error) => void>();
-    let onAbort: (() => void) | undefined;
-    const interrupted = new Promise<never>((_, reject) => {
-      giveUp.add(reject);
-      onAbort = () =>
-        reject(new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason }));
-      signal?.addEventListener("abort", onAbort, { once: true });
-    });
-    const waiting = this.#loading.get(name) ?? new Set();
-    this.#loading.set(name, waiting);
-    for (const each of giveUp) waiting.add(each);
-    let done = false;
-    // The load itself does not keep the process alive: it may never end.
-    this.#channel.addon.hold();
-    const finished = load.finally(() => {
-      done = true;
-    });
-    try {
-      await Promise.race([finished, interrupted]);
-    } catch (error) {
-      // Nobody waits for this model any more.
-      if (!done) finished.then(() => this.unloadModel(name)).catch(() => {});
-      throw error;
-    } finally {
-      this.#channel.addon.unhold();
-      for (const each of giveUp) waiting.delete(each);
-      if (waiting.size === 0) this.#loading.delete(name);
-      if (onAbort !== undefined) signal?.removeEventListener("abort", onAbort);
-    }
+    return this.#models.load(name, options);
   }
 
   /** Unloads a model and waits until its Python child is gone. Requests that run are waited for by Triton. */
   async unloadModel(name: string, options: { dependents?: boolean } = {}): Promise<void> {
-    this.#unloading.add(name);
-    try {
-      const pids = this.#children.of(name).map((child) => child.pid);
-      await this.#ask((addon) => addon.unloadModel(name, options.dependents ?? false));
-      this.#ready.delete(name);
-      this.#dead.delete(name);
-      await this.#untilGone(new Set(pids));
-    } finally {
-      this.#unloading.delete(name);
-    }
-  }
-
-  #untilGone(pids: Set<number>): Promise<void> {
-    const running = () => this.#children.running.some((child) => pids.has(child.pid));
-    if (!running()) return Promise.resolve();
-    return new Promise((resolve) => {
-      // Child events do not keep the event loop alive, and the caller awaits this.
-      const alive = setInterval(() => {}, 60_000);
-      const stop = this.#children.onChange(() => {
-        if (running()) return;
-        stop();
-        clearInterval(alive);
-        resolve();
-      });
-    });
+    if (this.#stopped !== undefined) throw new DisposedError("the server");
+    return this.#models.unload(name, options);
   }
 
   /**
@@ -316,7 +220,7 @@ export class TritonServer {
       maxQueuedResponses: request.maxQueuedResponses ?? 65_536,
     });
     const stream = new Responses(state, request.onResponse === undefined);
-    const dead = this.#dead.get(request.model);
+    const dead = this.#models.death(request.model);
     if (dead !== undefined) {
       state.fail(dead);
       return stream;
@@ -343,47 +247,7 @@ export class TritonServer {
     return stream;
   }
 
-  #onChild(child: ServerChild, running: boolean): void {
-    const { model } = child;
-    if (model === undefined) return;
-    if (running) {
-      // Started again, perhaps by another environment.
-      if (child.instance !== model) this.#dead.delete(model);
-      return;
-    }
-    if (this.#loading.has(model)) {
-      this.#childEndedWhileLoading(model);
-      return;
-    }
-    // The stub that completes a configuration is named after the model and ends when that is done.
-    if (child.instance === model || this.#unloading.has(model) || this.#stopped !== undefined) return;
-    this.#modelDied(model, child);
-  }
-
-  // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
-  // stub has come and the load still hangs after this time, nobody will ever end it.
-  #childEndedWhileLoading(model: string): void {
-    const waiting = [...(this.#loading.get(model) ?? [])];
-    setTimeout(() => {
-      if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
-      this.#channel.addon.noteChildDied();
-      for (const giveUp of waiting) {
-        giveUp(
-          new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {
-            code: "ERR_STUB_START",
-            hint: "its last words are in the log; run: npx tritonode doctor",
-          }),
-        );
-      }
-    }, 5_000).unref();
-  }
-
-  #modelDied(model: string, child: ServerChild): void {
-    const error = new EngineDiedError(`the Python child ${child.pid} of model '${model}' (${child.instance}) is gone`, {
-      hint: "its last words are in the log; load the model again",
-    });
-    this.#dead.set(model, error);
-    this.#channel.addon.noteChildDied();
+  #modelDied(model: string, error: EngineDiedError): void {
     for (const running of [...this.#running.values()]) {
       if (running.model !== model) continue;
       running.state.abandon(error, () => {

@@ -75,7 +75,9 @@ export class StreamState implements CallHandler {
   }
 
   readonly #onAbort = (): void => {
-    this.fail(new RequestCancelledError("the request was aborted by its signal", { cause: this.#options.signal?.reason }));
+    this.fail(
+      new RequestCancelledError("the request was aborted by its signal", { cause: this.#options.signal?.reason }),
+    );
   };
 
   /** Calls `listener` once when the stream has ended, in whichever way. */

@@ -87,7 +87,12 @@ export function dataTypeName(number: number): TritonDataType {
 }
 
 /** Checks an input and puts it into the form that the addon takes. @throws {@link InvalidArgumentError} */
-export function toNativeTensor(tensor: InputTensor): { name: string; datatype: number; shape: number[]; data: unknown } {
+export function toNativeTensor(tensor: InputTensor): {
+  name: string;
+  datatype: number;
+  shape: number[];
+  data: unknown;
+} {
   if (typeof tensor !== "object" || tensor === null || typeof tensor.name !== "string" || tensor.name === "") {
     throw new InvalidArgumentError("an input tensor needs a name");
   }
@@ -141,9 +146,11 @@ function normalise(tensor: InputTensor): readonly unknown[] | NumericArray {
   // Bits, not numbers: converting silently would send garbage.
   if (datatype === "FP16" || datatype === "BF16") return wrong("must be a Uint16Array of the numbers' bits");
   if (!Array.isArray(data)) return wrong("must be the typed array of that datatype or a plain array");
-  const wanted = datatype === "INT64" || datatype === "UINT64" ? "bigint" : "number";
-  const converted = data.map((each) => (wanted === "bigint" && Number.isSafeInteger(each) ? BigInt(each as number) : each));
-  // biome-ignore lint/suspicious/useValidTypeof: `wanted` is one of typeof's own results
-  if (!converted.every((each) => typeof each === wanted)) return wrong(`must hold ${wanted}s`);
-  return new array(converted as never);
+  if (datatype === "INT64" || datatype === "UINT64") {
+    const integers = data.map((each) => (Number.isSafeInteger(each) ? BigInt(each as number) : each));
+    if (!integers.every((each) => typeof each === "bigint")) return wrong("must hold bigints or integers");
+    return new array(integers as never);
+  }
+  if (!data.every((each) => typeof each === "number")) return wrong("must hold numbers");
+  return new array(data as never);
 }

@@ -124,7 +124,8 @@ export class Workspace {
     mkdirSync(join(folder, "1"), { recursive: true });
     for (const [path, content] of Object.entries(files)) {
       const target = join(folder, path);
-      if (!target.startsWith(`${folder}/`)) throw new InvalidArgumentError(`the model file ${path} lies outside its model`);
+      if (!target.startsWith(`${folder}/`))
+        throw new InvalidArgumentError(`the model file ${path} lies outside its model`);
       mkdirSync(dirname(target), { recursive: true });
       writeFileSync(target, content);
     }
@@ -187,7 +188,7 @@ function stubWrapper(
   // setsid forks only where it leads a process group already, which a child of Triton never does.
   lines.push(
     `stub=${quote(runtime.triton.stub)}`,
-    "command -v setsid >/dev/null 2>&1 && exec setsid \"$stub\" \"$@\"",
+    'command -v setsid >/dev/null 2>&1 && exec setsid "$stub" "$@"',
     'exec "$stub" "$@"',
     "",
   );

@@ -1,0 +1,194 @@
+import {
+  EngineDiedError,
+  InvalidArgumentError,
+  ModelLoadError,
+  RequestCancelledError,
+  TritonServerError,
+} from "../errors";
+import type { Addon } from "./binding";
+import type { Children, ServerChild } from "./children";
+import { fromNative } from "./failure";
+import type { Workspace } from "./workspace";
+
+export interface LoadModelOptions {
+  /** The model's configuration (config.pbtxt as an object); default: the folder's own. */
+  readonly config?: Readonly<Record<string, unknown>> | undefined;
+  /** The model's files by their path inside its folder (`1/model.py`), for a model that is in no repository. */
+  readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
+  /** Stops waiting. Triton can't interrupt a load: it goes on, and the model is unloaded when it is done. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Loading and unloading, and what Triton does not notice about it: children that die. */
+export class Models {
+  readonly #addon: Addon;
+  readonly #workspace: Workspace;
+  readonly #children: Children;
+  readonly #onDied: (model: string, error: EngineDiedError) => void;
+  /** Models whose Python child died on its own; until they are loaded again. */
+  readonly #dead = new Map<string, EngineDiedError>();
+  readonly #unloading = new Set<string>();
+  /** Models that load, with what ends the waiting for them. */
+  readonly #loading = new Map<string, Set<(error: Error) => void>>();
+  #closed = false;
+
+  constructor(
+    addon: Addon,
+    workspace: Workspace,
+    children: Children,
+    onDied: (model: string, error: EngineDiedError) => void,
+  ) {
+    this.#addon = addon;
+    this.#workspace = workspace;
+    this.#children = children;
+    this.#onDied = onDied;
+    children.onChange((child, running) => this.#onChild(child, running));
+  }
+
+  get anyDead(): boolean {
+    return this.#dead.size > 0;
+  }
+
+  /** Why the model takes no requests, if its child died. */
+  death(name: string): EngineDiedError | undefined {
+    return this.#dead.get(name);
+  }
+
+  /** From now on children end because the server stops. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /** See {@link TritonServer.loadModel}. */
+  async load(name: string, options: LoadModelOptions = {}): Promise<void> {
+    if (typeof name !== "string" || !/^[A-Za-z0-9_.-]+$/.test(name) || /^\.+$/.test(name)) {
+      throw new InvalidArgumentError(`${JSON.stringify(name)} is no name for a model`, {
+        hint: "use letters, digits, '_', '-' and '.'",
+      });
+    }
+    const { config, files, signal } = options;
+    if (signal?.aborted) {
+      throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
+    }
+    if (files !== undefined) this.#workspace.writeModel(name, files);
+    this.#children.addModel(name);
+    // Triton takes a dead child's model for a healthy one and would do nothing.
+    if (this.#dead.has(name)) await this.unload(name);
+
+    const load = this.#addon.loadModel(name, config === undefined ? undefined : JSON.stringify(config));
+    try {
+      await this.#untilLoaded(name, load, signal);
+    } catch (error) {
+      const typed = fromNative(error);
+      if (typed instanceof TritonServerError) throw new ModelLoadError(typed.message, { cause: typed });
+      throw typed;
+    }
+    this.#dead.delete(name);
+  }
+
+  /** Settles with the load, or before it when its signal says so or its child is gone and Triton would wait for ever. */
+  async #untilLoaded(name: string, load: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+    const waiting = this.#loading.get(name) ?? new Set();
+    this.#loading.set(name, waiting);
+    let giveUp: (error: Error) => void = () => {};
+    const interrupted = new Promise<never>((_, reject) => {
+      giveUp = reject;
+    });
+    waiting.add(giveUp);
+    const onAbort = () =>
+      giveUp(new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason }));
+    signal?.addEventListener("abort", onAbort, { once: true });
+    let done = false;
+    // The load itself does not keep the process alive: it may never end.
+    this.#addon.hold();
+    const finished = load.finally(() => {
+      done = true;
+    });
+    try {
+      await Promise.race([finished, interrupted]);
+    } catch (error) {
+      // Nobody waits for this model any more.
+      if (!done) finished.then(() => this.unload(name)).catch(() => {});
+      throw error;
+    } finally {
+      this.#addon.unhold();
+      waiting.delete(giveUp);
+      if (waiting.size === 0) this.#loading.delete(name);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** See {@link TritonServer.unloadModel}. */
+  async unload(name: string, options: { dependents?: boolean } = {}): Promise<void> {
+    this.#unloading.add(name);
+    try {
+      const pids = this.#children.of(name).map((child) => child.pid);
+      await this.#addon.unloadModel(name, options.dependents ?? false);
+      this.#dead.delete(name);
+      await this.#untilGone(new Set(pids));
+    } catch (error) {
+      throw fromNative(error);
+    } finally {
+      this.#unloading.delete(name);
+    }
+  }
+
+  #untilGone(pids: Set<number>): Promise<void> {
+    const running = () => this.#children.running.some((child) => pids.has(child.pid));
+    if (!running()) return Promise.resolve();
+    return new Promise((resolve) => {
+      // Child events do not keep the event loop alive, and the caller awaits this.
+      const alive = setInterval(() => {}, 60_000);
+      const stop = this.#children.onChange(() => {
+        if (running()) return;
+        stop();
+        clearInterval(alive);
+        resolve();
+      });
+    });
+  }
+
+  #onChild(child: ServerChild, running: boolean): void {
+    const { model } = child;
+    if (model === undefined) return;
+    if (running) {
+      // Started again, perhaps by another environment.
+      if (child.instance !== model) this.#dead.delete(model);
+      return;
+    }
+    if (this.#loading.has(model)) {
+      this.#childEndedWhileLoading(model);
+      return;
+    }
+    // The stub that completes a configuration is named after the model and ends when that is done.
+    if (child.instance === model || this.#unloading.has(model) || this.#closed) return;
+    this.#modelDied(model, child);
+  }
+
+  // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
+  // stub has come and the load still hangs after this time, nobody will ever end it.
+  #childEndedWhileLoading(model: string): void {
+    const waiting = [...(this.#loading.get(model) ?? [])];
+    setTimeout(() => {
+      if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
+      this.#addon.noteChildDied();
+      for (const giveUp of waiting) {
+        giveUp(
+          new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {
+            code: "ERR_STUB_START",
+            hint: "its last words are in the log; run: npx tritonode doctor",
+          }),
+        );
+      }
+    }, 5_000).unref();
+  }
+
+  #modelDied(model: string, child: ServerChild): void {
+    const error = new EngineDiedError(`the Python child ${child.pid} of model '${model}' (${child.instance}) is gone`, {
+      hint: "its last words are in the log; load the model again",
+    });
+    this.#dead.set(model, error);
+    this.#addon.noteChildDied();
+    this.#onDied(model, error);
+  }
+}

@@ -15,6 +15,7 @@ export interface InferenceResponse {
 /** Who gets the responses of one call. Nothing of it may throw. */
 export interface CallHandler {
   readonly id: string;
+  readonly model: string;
   /** `response` is undefined where Triton ends a stream without one. */
   onResponse(response: InferenceResponse | undefined, final: boolean): void;
   onFailure(code: string, message: string, final: boolean): void;
@@ -36,6 +37,8 @@ export class Channel {
   readonly addon: Addon;
   readonly #calls = new Map<number, CallHandler>();
   readonly #logListeners = new Set<(line: string) => void>();
+  #users = 0;
+  readonly #children = new Map<number, ChildEvent>();
   readonly #childListeners = new Set<(event: ChildEvent) => void>();
 
   /** One for each environment, made when first needed. @throws {@link AddonLoadError} */
@@ -49,13 +52,29 @@ export class Channel {
     addon.initialize((events) => this.#deliver(events), isMainThread);
   }
 
+  /** Another user of the server in this environment; its children are reported as long as there is one. */
+  join(): void {
+    this.#users++;
+  }
+
+  leave(): void {
+    if (--this.#users === 0) this.#children.clear();
+  }
+
   addCall(call: number, handler: CallHandler): void {
     this.#calls.set(call, handler);
   }
 
-  /** Responses that still come are dropped; the call itself goes on until Triton ends it. */
-  removeCall(call: number): void {
-    this.#calls.delete(call);
+  /**
+   * Lets go of every call of a model whose child is dead, those that were cancelled before included: Triton would never
+   * end them, and a call that has not ended keeps the event loop alive.
+   */
+  abandonCalls(model: string): void {
+    for (const [call, handler] of this.#calls) {
+      if (handler.model !== model) continue;
+      this.#calls.delete(call);
+      this.addon.abandon(call);
+    }
   }
 
   onLog(listener: (line: string) => void): () => void {
@@ -63,7 +82,9 @@ export class Channel {
     return () => this.#logListeners.delete(listener);
   }
 
+  /** Children that run already are told at once. */
   onChild(listener: (event: ChildEvent) => void): () => void {
+    for (const event of this.#children.values()) listener(event);
     this.#childListeners.add(listener);
     return () => this.#childListeners.delete(listener);
   }
@@ -83,6 +104,8 @@ export class Channel {
         default: {
           const [pid, running, text] = events.slice(at + 1, at + 4) as [number, boolean, string];
           const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
+          if (running) this.#children.set(pid, event);
+          else this.#children.delete(pid);
           for (const listener of this.#childListeners) listener(event);
           at += 4;
         }

@@ -1,10 +1,11 @@
+import { basename, dirname } from "node:path";
 import type { Channel, ChildEvent } from "./channel";
 
 /** A child process of Triton: a Python stub. */
 export interface ServerChild {
   readonly pid: number;
-  /** The model it serves, as far as it is known. */
-  readonly model: string | undefined;
+  /** The model it serves. */
+  readonly model: string;
   /** Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its configuration. */
   readonly instance: string;
 }
@@ -19,16 +20,10 @@ export interface ServerChild {
 export class Children {
   readonly #running = new Map<number, ServerChild>();
   readonly #listeners = new Set<(child: ServerChild, running: boolean) => void>();
-  readonly #models = new Set<string>();
   readonly #stop: () => void;
 
   constructor(channel: Channel) {
     this.#stop = channel.onChild((event) => this.#onEvent(event));
-  }
-
-  /** Names that stubs can belong to; call before a model's stub starts. */
-  addModel(name: string): void {
-    this.#models.add(name);
   }
 
   of(model: string): ServerChild[] {
@@ -51,20 +46,15 @@ export class Children {
 
   #onEvent(event: ChildEvent): void {
     const known = this.#running.get(event.pid);
-    const instance = known?.instance ?? event.arguments[7] ?? "";
-    const child = known ?? { pid: event.pid, instance, model: this.#modelOf(instance) };
+    const child = known ?? describe(event);
     if (event.running) this.#running.set(event.pid, child);
     else this.#running.delete(event.pid);
-    for (const listener of this.#listeners) listener(child, event.running);
+    for (const listener of [...this.#listeners]) listener(child, event.running);
   }
+}
 
-  /** Instances are named `<model>_<group>_<index>` unless the configuration names its groups; the longest match wins. */
-  #modelOf(instance: string): string | undefined {
-    let best: string | undefined;
-    for (const model of this.#models) {
-      const fits = instance === model || instance.startsWith(`${model}_`);
-      if (fits && (best === undefined || model.length > best.length)) best = model;
-    }
-    return best;
-  }
+/** The model's name is its folder's: model_path is `<repository>/<model>/<version>/model.py`. */
+function describe(event: ChildEvent): ServerChild {
+  const [modelPath = "", , , , , , , instance = ""] = event.arguments;
+  return { pid: event.pid, model: basename(dirname(dirname(modelPath))), instance };
 }

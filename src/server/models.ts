@@ -71,7 +71,6 @@ export class Models {
       throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
     }
     if (files !== undefined) this.#workspace.writeModel(name, files);
-    this.#children.addModel(name);
     // Triton takes a dead child's model for a healthy one and would do nothing.
     if (this.#dead.has(name)) await this.unload(name);
 
@@ -150,7 +149,6 @@ export class Models {
 
   #onChild(child: ServerChild, running: boolean): void {
     const { model } = child;
-    if (model === undefined) return;
     if (running) {
       // Started again, perhaps by another environment.
       if (child.instance !== model) this.#dead.delete(model);

@@ -90,6 +90,7 @@ export class TritonServer {
     this.#workspace = workspace;
     this.#children = children;
     this.#stopLog = stopLog;
+    channel.join();
     this.#models = new Models(channel.addon, workspace, children, (model, error) => this.#modelDied(model, error));
   }
 
@@ -213,6 +214,7 @@ export class TritonServer {
     const native = toNativeRequest(request, id);
     const state = new StreamState({
       id,
+      model: request.model,
       signal: request.signal,
       deadline: request.deadline,
       onResponse: request.onResponse,
@@ -240,21 +242,15 @@ export class TritonServer {
     this.#running.set(call, running);
     state.onEnd(() => this.#running.delete(call));
     this.#channel.addCall(call, state);
-    state.begin(() => {
-      this.#channel.removeCall(call);
-      this.#channel.addon.cancel(call);
-    });
+    state.begin(() => this.#channel.addon.cancel(call));
     return stream;
   }
 
   #modelDied(model: string, error: EngineDiedError): void {
     for (const running of [...this.#running.values()]) {
-      if (running.model !== model) continue;
-      running.state.abandon(error, () => {
-        this.#channel.removeCall(running.call);
-        this.#channel.addon.abandon(running.call);
-      });
+      if (running.model === model) running.state.fail(error);
     }
+    this.#channel.abandonCalls(model);
     for (const listener of this.#diedListeners) listener(model, error);
   }
 
@@ -265,6 +261,7 @@ export class TritonServer {
   }
 
   async #stop(): Promise<void> {
+    this.#models.close();
     this.cancelAll(new RequestCancelledError("the server was stopped"));
     try {
       const last = await this.#channel.addon.release();
@@ -273,6 +270,7 @@ export class TritonServer {
       this.#workspace.remove();
       throw fromNative(error);
     } finally {
+      this.#channel.leave();
       this.#children.close();
       this.#stopLog();
     }

@@ -22,6 +22,7 @@ export interface ResponseStream extends AsyncIterableIterator<InferenceResponse>
 
 export interface StreamOptions {
   readonly id: string;
+  readonly model: string;
   readonly signal?: AbortSignal | undefined;
   /** Milliseconds from now. */
   readonly deadline?: number | undefined;
@@ -48,6 +49,7 @@ const forgotten = new FinalizationRegistry<StreamState>((state) => state.fail(ne
 /** What Triton's side holds of a stream; it does not hold the stream itself, so that a forgotten one can be collected. */
 export class StreamState implements CallHandler {
   readonly id: string;
+  readonly model: string;
   readonly #options: StreamOptions;
   readonly #queue: InferenceResponse[] = [];
   readonly #waiters: Waiter[] = [];
@@ -61,6 +63,7 @@ export class StreamState implements CallHandler {
 
   constructor(options: StreamOptions) {
     this.id = options.id;
+    this.model = options.model;
     this.#options = options;
   }
 
@@ -83,13 +86,6 @@ export class StreamState implements CallHandler {
   /** Calls `listener` once when the stream has ended, in whichever way. */
   onEnd(listener: () => void): void {
     this.#endListener = listener;
-  }
-
-  /** Ends the stream like {@link fail}, but lets go of the request with `release` where nobody is left to cancel it. */
-  abandon(error: Error, release: () => void): void {
-    if (this.#ended) return;
-    this.#cancelNative = release;
-    this.fail(error);
   }
 
   /** Ends the stream with an error and the request with it; nothing happens if it has ended. */

@@ -23,6 +23,8 @@ INPUTS: list[dict[str, Any]] = [
     _input("embedding_request", "TYPE_STRING"),
     # Not in upstream's contract: see control.py.
     _input("control_request", "TYPE_STRING"),
+    # Not in upstream's contract: see asgi.py.
+    _input("http_request", "TYPE_STRING", [-1]),
 ]
 
 OUTPUTS: list[dict[str, Any]] = [
@@ -32,6 +34,7 @@ OUTPUTS: list[dict[str, Any]] = [
     {"name": "logprobs", "data_type": "TYPE_STRING", "dims": [-1]},
     {"name": "num_input_tokens", "data_type": "TYPE_UINT32", "dims": [1]},
     {"name": "num_output_tokens", "data_type": "TYPE_UINT32", "dims": [-1]},
+    {"name": "http_response", "data_type": "TYPE_STRING", "dims": [-1]},
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,13 @@ class EngineSettings:
         return int(self.engine_args.get("tensor_parallel_size", 1)) * int(
             self.engine_args.get("pipeline_parallel_size", 1)
         )
+
+    def take(self, names: Container[str]) -> dict[str, Any]:
+        """Take out the settings of these names: they are not the engine's."""
+        taken = {name: value for name, value in self.engine_args.items() if name in names}
+        for name in taken:
+            del self.engine_args[name]
+        return taken
 
 
 def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSettings:

@@ -31,7 +31,7 @@ class RawRequest:
     returns: frozenset[str] = frozenset()
     embedding: str | None = None
     control: str | None = None
-    http: str | None = None
+    http: list[bytes] | None = None
 
 
 def read_request(request: Any, pb_utils: Any) -> RawRequest:
@@ -51,7 +51,7 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         values = tensor(name)
         return None if values is None or len(values) == 0 else bool(values[0])
 
-    images = tensor("image")
+    images, http = tensor("image"), tensor("http_request")
     parameters = text("sampling_parameters")
     return RawRequest(
         request_id=request.request_id(),
@@ -63,7 +63,7 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         returns=frozenset(name for name in RETURN_SWITCHES if boolean(name)),
         embedding=text("embedding_request"),
         control=text("control_request"),
-        http=text("http_request"),
+        http=None if http is None else [bytes(part) for part in http],
     )
 
 

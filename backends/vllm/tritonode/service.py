@@ -13,6 +13,7 @@ from typing import Any
 
 from . import progress
 from .adapters import AdapterRegistry
+from .asgi import HttpDoor
 from .control import Control
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
@@ -22,7 +23,7 @@ from .metrics import MetricsFactory
 from .requests import RawRequest, read_request
 from .responses import text_response
 from .senders import CancellationWatch, ResponseWriter, Sender, error_response
-from .vllm_api import VERSION, engine_arg_types, is_cpu
+from .vllm_api import VERSION, engine_arg_types, frontend_arg_types, is_cpu
 
 _UNLOAD_TIMEOUT_SECONDS = 30.0
 _UNHEALTHY = "Model is unavailable due to unhealthy vLLM engine"
@@ -42,7 +43,9 @@ class Service:
         started = time.monotonic()
         if not pb_utils.using_decoupled_model_transaction_policy(self._config):
             raise BackendError("the vLLM backend needs the decoupled model transaction policy")
-        self._settings = read_settings(pb_utils.get_model_dir(), engine_arg_types())
+        frontend = frontend_arg_types()
+        self._settings = read_settings(pb_utils.get_model_dir(), {**frontend, **engine_arg_types()})
+        self._frontend_args = self._settings.take(frontend)
         self._use_device(args)
         self._apply_defaults()
         self._metrics = self._make_metrics(args)
@@ -128,6 +131,9 @@ class Service:
             self._metrics.recording = True
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info)
+        self._http = HttpDoor(
+            llm, registry, self._name, self._settings.engine_args, self._frontend_args, self._pb_utils
+        )
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
 
@@ -178,18 +184,20 @@ class Service:
         return not self._unhealthy
 
     def _begin(self, raw: RawRequest, triton_sender: Any) -> None:
-        task = self._engine.loop.create_task(self._answer(raw, triton_sender))
+        sender = Sender(self._writer, triton_sender)
+        task = self._engine.loop.create_task(self._answer(raw, sender))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._watch.add(triton_sender, lambda: _cancel(task))
+        self._watch.add(sender, lambda: _cancel(task))
 
-    async def _answer(self, raw: RawRequest, triton_sender: Any) -> None:
+    async def _answer(self, raw: RawRequest, sender: Sender) -> None:
         """Serve one request; whatever happens, exactly one final response goes out."""
-        sender = Sender(self._writer, triton_sender)
         try:
             if self._closing:
                 raise UnavailableError(f"the model '{self._name}' is being unloaded")
-            if raw.control is not None:
+            if raw.http is not None:
+                await self._http.serve(raw.request_id, raw.http, sender)
+            elif raw.control is not None:
                 await self._answer_control(raw.control, sender)
             else:
                 await self._generator.serve(raw, sender)
@@ -202,7 +210,7 @@ class Service:
             message = f"Error generating stream: {failure}"
             await sender.send(error_response(self._pb_utils, failure, message), final=True)
         finally:
-            self._watch.remove(triton_sender)
+            self._watch.remove(sender)
 
     async def _answer_control(self, request: str, sender: Sender) -> None:
         try:

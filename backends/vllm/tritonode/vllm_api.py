@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
@@ -65,6 +66,7 @@ __all__ = [
     "UsageContext",
     "VllmConfig",
     "engine_arg_types",
+    "frontend_arg_types",
     "is_cpu",
     "sampling_param_types",
     "structured_output_types",
@@ -83,6 +85,15 @@ def engine_arg_types() -> dict[str, Any]:
         # vLLM writes `max_model_len: int = None`: the default tells that None is meant to be allowed.
         resolved[f.name] = typing.Optional[f.type] if f.default is None else f.type  # noqa: UP045
     return resolved
+
+
+# The arguments of `vllm serve` that do not fit a model served here.
+_NO_FRONTEND_ARGS = frozenset({"lora_modules", "tokens_only"})
+
+
+def frontend_arg_types() -> dict[str, Any]:
+    """The arguments of `vllm serve` beside the engine's that concern its answers, not its network; with type hints."""
+    return {f.name: f.type for f in dataclasses.fields(BaseFrontendArgs) if f.name not in _NO_FRONTEND_ARGS}
 
 
 def sampling_param_types() -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""vLLM's own OpenAI application over this backend's engine: built as `vllm serve` builds it, but never listening.
+
+The application's FastAPI routes, their state and their error handling are vLLM's; only its list of models is replaced
+(`asgi_models`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+from .adapters import AdapterRegistry
+from .vllm_api import AsyncEngineArgs
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+# What ASGI calls an application (https://asgi.readthedocs.io/en/latest/specs/main.html).
+Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+
+async def build_application(
+    llm: Any,
+    engine_args: dict[str, Any],
+    frontend_args: dict[str, Any],
+    registry: AdapterRegistry | None,
+    model_name: str,
+) -> Application:
+    """Build the application on the engine's loop. Raises what vLLM raises for arguments that do not fit together.
+
+    `frontend_args` are the arguments of `vllm serve` beside the engine's (`vllm_api.frontend_arg_types`).
+    """
+    # Imported here: FastAPI and the routes cost about a second that a start without them need not pay at once.
+    from . import asgi_models, asgi_vllm
+
+    args = _namespace(asgi_vllm, engine_args, frontend_args)
+    asgi_vllm.validate_parsed_serve_args(args)
+    if args.tool_parser_plugin:
+        asgi_vllm.ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    if getattr(args, "reasoning_parser_plugin", None):
+        asgi_vllm.ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+    models = asgi_models.AdapterModels(registry)
+    client = asgi_models.CountingEngineClient(llm, models)
+    tasks = await llm.get_supported_tasks()
+    app: Any = asgi_vllm.build_app(args, tasks, llm.model_config)
+    original = asgi_vllm.app_state.OpenAIServingModels
+    asgi_vllm.app_state.OpenAIServingModels = asgi_models.RegistryServingModels  # type: ignore[misc]
+    try:
+        await asgi_vllm.app_state.init_app_state(client, app.state, args, tasks)  # type: ignore[arg-type]
+    finally:
+        asgi_vllm.app_state.OpenAIServingModels = original  # type: ignore[misc]
+    serving = app.state.openai_serving_models
+    serving.follow(models)
+    if args.served_model_name is None:
+        # The name in Triton beside vLLM's own default, the path that the model was loaded from.
+        serving.base_model_paths.append(asgi_vllm.BaseModelPath(name=model_name, model_path=args.model))
+    # vLLM's error handler tells its server to end when the engine is dead; here the host decides.
+    app.state.server = SimpleNamespace(should_exit=False)
+    return app  # type: ignore[no-any-return]
+
+
+def _namespace(asgi_vllm: Any, engine_args: dict[str, Any], frontend_args: dict[str, Any]) -> Any:
+    """The arguments of `vllm serve`, with vLLM's own defaults for whatever is not said."""
+    parser = asgi_vllm.make_arg_parser(asgi_vllm.FlexibleArgumentParser())
+    args = parser.parse_args([])
+    engine = AsyncEngineArgs(**engine_args)
+    for name in vars(engine):
+        if hasattr(args, name):
+            setattr(args, name, getattr(engine, name))
+    for name, value in frontend_args.items():
+        setattr(args, name, value)
+    if isinstance(args.served_model_name, str):
+        args.served_model_name = [args.served_model_name]
+    return args

@@ -1,9 +1,14 @@
 #include "host.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
 #include <mutex>
+#include <system_error>
 #include <vector>
 
 #include "call.h"
@@ -28,6 +33,22 @@ struct Host::State {
   uint32_t exitTimeoutSeconds = 30;
   std::atomic<bool> childDied{false};
 };
+
+namespace {
+
+// Triton opens its log without O_CLOEXEC; every process that the host starts would inherit it, and a pipe that strangers
+// hold never ends.
+void CloseOnExec(const std::string& path) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator at("/proc/self/fd", error), end; !error && at != end; at.increment(error)) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(at->path(), gone) != path) continue;
+    const int fd = std::atoi(at->path().filename().c_str());
+    fcntl(fd, F_SETFD, fcntl(fd, F_GETFD) | FD_CLOEXEC);
+  }
+}
+
+}  // namespace
 
 Host& Host::Get() {
   static Host& host = *new Host;
@@ -86,6 +107,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
       ServerOptions server_options = options.server;
       server_options.logFile = log;
       status = Server::Start(*api, server_options, &server);
+      CloseOnExec(log);
     }
   }
   if (!status.ok()) {

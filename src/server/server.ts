@@ -132,9 +132,13 @@ export class TritonServer {
     return () => this.#diedListeners.delete(listener);
   }
 
-  #ask<T>(question: (addon: Channel["addon"]) => Promise<T>): Promise<T> {
-    if (this.#stopped !== undefined) return Promise.reject(new DisposedError("the server"));
-    return question(this.#channel.addon).catch((error: unknown) => Promise.reject(fromNative(error)));
+  async #ask<T>(question: (addon: Channel["addon"]) => Promise<T>): Promise<T> {
+    if (this.#stopped !== undefined) throw new DisposedError("the server");
+    try {
+      return await question(this.#channel.addon);
+    } catch (error) {
+      throw fromNative(error);
+    }
   }
 
   isLive(): Promise<boolean> {

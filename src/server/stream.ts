@@ -55,6 +55,7 @@ export class StreamState implements CallHandler {
   readonly #waiters: Waiter[] = [];
   #timer: NodeJS.Timeout | undefined;
   #error: Error | undefined;
+  #thrown = false;
   #ended = false;
   #endListener: (() => void) | undefined;
   #cancelNative: (() => void) | undefined;
@@ -157,8 +158,10 @@ export class StreamState implements CallHandler {
     clearTimeout(this.#timer);
     this.#options.signal?.removeEventListener("abort", this.#onAbort);
     for (const waiter of this.#waiters.splice(0)) {
-      if (this.#error === undefined) waiter.resolve({ done: true, value: undefined });
+      // Thrown once, then the iterator is done, as an async generator's is.
+      if (this.#error === undefined || this.#thrown) waiter.resolve({ done: true, value: undefined });
       else waiter.reject(this.#error);
+      this.#thrown = true;
     }
     if (this.#error === undefined) this.#settleFinished?.resolve();
     else this.#settleFinished?.reject(this.#error);
@@ -167,11 +170,9 @@ export class StreamState implements CallHandler {
   next(owner: object): Promise<IteratorResult<InferenceResponse>> {
     const response = this.#queue.shift();
     if (response !== undefined) return Promise.resolve({ done: false, value: response });
-    if (this.#error !== undefined) {
-      const error = this.#error;
-      // Thrown once, then the iterator is done, as an async generator's is.
-      this.#error = undefined;
-      return Promise.reject(error);
+    if (this.#error !== undefined && !this.#thrown) {
+      this.#thrown = true;
+      return Promise.reject(this.#error);
     }
     if (this.#ended) return Promise.resolve({ done: true, value: undefined });
     return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject, owner }));
@@ -181,7 +182,7 @@ export class StreamState implements CallHandler {
   leave(): void {
     if (this.#ended) {
       this.#queue.length = 0;
-      this.#error = undefined;
+      this.#thrown = true;
       return;
     }
     const cancel = this.#cancelNative;

@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import punica_eager
 import punica_library
 import punica_torch
 import torch
@@ -50,6 +51,7 @@ class PunicaWrapper(PunicaWrapperBase):
         self._segments: dict[int, list[punica_torch.Segment]] = {TOKENS: [], SAMPLED: []}
         self._engine: int | None = None
         self._library: Any = None
+        self._direct = _settings["direct"]
         if kernels_available():
             self._library = punica_library.load()
             self._engine = self._library.tritonode_punica_engine_new(self._slot_count)
@@ -92,6 +94,10 @@ class PunicaWrapper(PunicaWrapperBase):
             setattr(layer, name, self._watched(getattr(layer, name), handle, filled))
         for slot in range(self._slot_count):
             self._library.tritonode_punica_engine_slot_changed(self._engine, handle, slot, 1)
+        if self._direct:
+            forward = punica_eager.direct_forward(layer, torch.ops.tritonode_punica.lora_.default, TOKENS)
+            if forward is not None:
+                layer.forward = forward
 
     def _watched(self, method: Any, handle: int, filled: int) -> Any:
         library, engine = self._library, self._engine
@@ -377,13 +383,18 @@ def install(compile_model: bool | None = None) -> None:
 
         wanted = vllm_config.compilation_config.mode
         check_and_update_config(vllm_config)
-        if vllm_config.lora_config is None or not _settings["compile"] or not kernels_available():
+        if vllm_config.lora_config is None or not kernels_available():
+            _settings["direct"] = False
             return
-        if wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE:
+        stopped = wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE
+        if stopped and _settings["compile"]:
             # What check_and_update_config itself had chosen just before it met the LoRA configuration.
             vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
+        _settings["direct"] = punica_eager.uncompiled_lora(vllm_config)
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
+    if kernels_available():
+        punica_eager.extend_platform(platform_class)
 
 
-_settings: dict[str, bool] = {"installed": False, "compile": True}
+_settings: dict[str, bool] = {"installed": False, "compile": True, "direct": False}

@@ -107,6 +107,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (POINTER(Slice), c_int32, POINTER(Batch), POINTER(Matrix), c_int64, POINTER(Matrix), c_float),
     ),
     "expand": (c_int32, (POINTER(Slice), c_int32, POINTER(Batch), POINTER(Matrix), POINTER(Matrix), c_int32)),
+    "rms_norm": (
+        c_int32,
+        (POINTER(Matrix), c_int64, c_int64, POINTER(Matrix), c_void_p, POINTER(Matrix), c_float),
+    ),
     "used_rank": (c_int32, (POINTER(Slice), c_int64, c_int32)),
     "engine_new": (c_void_p, (c_int32,)),
     "engine_free": (None, (c_void_p,)),
@@ -276,6 +280,8 @@ def register_torch_operator() -> None:
         raise PunicaLibraryError(f"torch {torch.__version__} refused the operator tritonode_punica::lora_")
     if fresh:
         torch.library.register_fake("tritonode_punica::lora_")(lambda y, x, weight, rows, scale: None)
+        for name in ("rms_norm_", "fused_add_rms_norm_"):
+            torch.library.register_fake(f"tritonode_punica::{name}")(lambda out, x, weight, epsilon: None)
     use_torch_threads()
 
 

@@ -28,10 +28,16 @@ using Shrink = void (*)(const void* const* x, int tokens, const void* const* a, 
 using Expand = void (*)(const float* const* tmp, int tokens, const void* b, int64_t b_row_stride, int rank,
                         int64_t outputs, void* const* y, bool add, float* panel);
 
-/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y].
+/// RMS norm of a row of n: out = x / sqrt(mean(x^2) + epsilon) * weight, in float32. With a residual, x + residual is
+/// normed and written back to it. `wide` holds n floats, 64-byte aligned; out may be x.
+using Norm = void (*)(const void* x, void* residual, const void* weight, void* out, int64_t n, float epsilon,
+                      float* wide);
+
+/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all].
 struct Kernels {
   Shrink shrink[3][3];
   Expand expand[3][3];
+  Norm norm[3];
 };
 
 // Each is null where the build's architecture lacks the level.

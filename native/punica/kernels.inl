@@ -1,7 +1,7 @@
 // The kernels themselves, written once over a `Vec` that each level file defines before including this one.
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
-// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, sum,
+// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, sum,
 // transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
 // Order of accumulation, which every path below keeps (the header's promise rests on it):
@@ -181,11 +181,53 @@ void expand(const float* const* tmp, int tokens, const void* weights, int64_t st
   }
 }
 
+template <class T>
+void norm(const void* xs, void* residuals, const void* weights, void* outs, int64_t n, float epsilon, float* wide) {
+  using F = typename Vec::F;
+  const T* x = static_cast<const T*>(xs);
+  T* residual = static_cast<T*>(residuals);
+  const T* weight = static_cast<const T*>(weights);
+  T* out = static_cast<T*>(outs);
+  constexpr int kSums = 4;  // in flight together; which element goes to which depends on its column only
+  F squares[kSums];
+  for (F& sum : squares) sum = Vec::zero();
+  int64_t i = 0;
+  int turn = 0;
+  for (; i + Vec::N <= n; i += Vec::N, turn = (turn + 1) % kSums) {
+    F v = Vec::load(x + i);
+    if (residual) {
+      v = Vec::add(v, Vec::load(residual + i));
+      Vec::store(residual + i, v);
+    }
+    Vec::store(wide + i, v);
+    squares[turn] = Vec::fma(v, v, squares[turn]);
+  }
+  const int rest = static_cast<int>(n - i);
+  if (rest > 0) {
+    F v = Vec::load_partial(x + i, rest);
+    if (residual) {
+      v = Vec::add(v, Vec::load_partial(residual + i, rest));
+      Vec::store_partial(residual + i, v, rest);
+    }
+    Vec::store_partial(wide + i, v, rest);
+    squares[turn] = Vec::fma(v, v, squares[turn]);
+  }
+  const float sum = Vec::sum(Vec::add(Vec::add(squares[0], squares[1]), Vec::add(squares[2], squares[3])));
+  const F scale = Vec::set1(1.0f / std::sqrt(sum / static_cast<float>(n) + epsilon));
+  for (i = 0; i + Vec::N <= n; i += Vec::N)
+    Vec::store(out + i, Vec::mul(Vec::mul(Vec::load(wide + i), scale), Vec::load(weight + i)));
+  if (rest > 0) {
+    const F v = Vec::mul(Vec::mul(Vec::load_partial(wide + i, rest), scale), Vec::load_partial(weight + i, rest));
+    Vec::store_partial(out + i, v, rest);
+  }
+}
+
 #define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
 #define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
 const Kernels kTable = {
     {TRITONODE_SHRINK_ROW(float), TRITONODE_SHRINK_ROW(float16), TRITONODE_SHRINK_ROW(bfloat16)},
     {TRITONODE_EXPAND_ROW(float), TRITONODE_EXPAND_ROW(float16), TRITONODE_EXPAND_ROW(bfloat16)},
+    {norm<float>, norm<float16>, norm<bfloat16>},
 };
 #undef TRITONODE_SHRINK_ROW
 #undef TRITONODE_EXPAND_ROW

@@ -2,6 +2,7 @@
 // Standard headers come before the pragma: what they define must not be compiled for this level, or the linker may
 // keep that copy for the whole library and a lesser CPU would meet it.
 #include "kernels.h"
+#include <cmath>
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -24,6 +25,7 @@ struct Vec {
   static inline F set1(float v) { return _mm256_set1_ps(v); }
   static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static inline float sum(F v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

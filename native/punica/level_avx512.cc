@@ -2,6 +2,7 @@
 // Standard headers come before the pragma: what they define must not be compiled for this level, or the linker may
 // keep that copy for the whole library and a lesser CPU would meet it.
 #include "kernels.h"
+#include <cmath>
 #include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,5 +1,6 @@
 // arm64 NEON, which every AArch64 has.
 #include "kernels.h"
+#include <cmath>
 #include <cstring>
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -17,6 +18,7 @@ struct Vec {
   static inline F set1(float v) { return vdupq_n_f32(v); }
   static inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static inline F add(F a, F b) { return vaddq_f32(a, b); }
+  static inline F mul(F a, F b) { return vmulq_f32(a, b); }
   static inline float sum(F v) { return vaddvq_f32(v); }
 
   static inline F widen_bf16(uint16x4_t v) { return vreinterpretq_f32_u32(vshll_n_u16(v, 16)); }

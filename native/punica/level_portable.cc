@@ -1,5 +1,6 @@
 // Plain C++: correct everywhere, and the compiler may vectorise it for the baseline of its target.
 #include "kernels.h"
+#include <cmath>
 #include "scalar.h"
 
 namespace tritonode::punica {
@@ -27,6 +28,10 @@ struct Vec {
   }
   static inline F add(F a, F b) {
     for (int i = 0; i < N; ++i) a.lane[i] += b.lane[i];
+    return a;
+  }
+  static inline F mul(F a, F b) {
+    for (int i = 0; i < N; ++i) a.lane[i] *= b.lane[i];
     return a;
   }
   static inline float sum(F v) {

@@ -160,6 +160,15 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_expand(const tritonode_punica_slic
                                                      const tritonode_punica_matrix* y, int32_t add);
 
 /**
+ * RMS norm, row by row: out = x / sqrt(mean(x^2) + epsilon) * weight. With `residual`, x + residual is normed and
+ * stored there. All of one dtype; out may be x. Here because an engine with LoRA is not compiled (nothing fuses the
+ * norm's small operators there), and because a few rows are done before a thread team would have woken up.
+ */
+TRITONODE_PUNICA_API int32_t tritonode_punica_rms_norm(const tritonode_punica_matrix* x, int64_t rows, int64_t columns,
+                                                       const tritonode_punica_matrix* residual, const void* weight,
+                                                       const tritonode_punica_matrix* out, float epsilon);
+
+/**
  * How many of a slot's ranks hold anything: one more than the last rank whose row of A and whose column of B both
  * have a nonzero. Engines zero-pad to max_lora_rank and keep zeros for untouched layers; neither need be read again.
  * A NULL a or b counts as nonzero.

@@ -62,6 +62,32 @@ Scratch& scratch() {
   return instance;
 }
 
+int thread_count() { return parallel_for.load() ? parallel_threads.load() : 1; }
+
+// Threads take the next piece when they are free: static shares would wait for whoever the host has descheduled.
+bool share_pieces(int threads, int64_t pieces, void (*body)(int64_t, void*), void* context) noexcept {
+  struct Shared {
+    void (*body)(int64_t, void*);
+    void* context;
+    int64_t pieces;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+  } shared{body, context, pieces, {}, {}};
+  const auto work = [](int64_t, int64_t, void* all_of_them) {
+    Shared& all = *static_cast<Shared*>(all_of_them);
+    try {
+      for (int64_t i; (i = all.next.fetch_add(1)) < all.pieces;) all.body(i, all.context);
+    } catch (...) {
+      all.failed.store(true);
+    }
+  };
+  const int64_t helpers = std::min<int64_t>(threads, pieces);
+  const tritonode_punica_parallel_for run = parallel_for.load();
+  if (helpers > 1 && run) (void)run(0, helpers, 1, work, &shared);
+  work(0, 1, &shared);  // whatever the team did not do: it may refuse, or be smaller than promised
+  return !shared.failed.load();
+}
+
 struct Block {
   int32_t slot;
   const int32_t* rows;
@@ -77,7 +103,7 @@ class Runner {
   void run() {
     cut();
     if (blocks_.empty()) return;
-    const int threads = parallel_for.load() ? parallel_threads.load() : 1;
+    const int threads = thread_count();
     if (threads < 2 || cost() < kParallelNs) {
       for (const Block& block : blocks_) whole(block);
     } else if (balanced(threads)) {
@@ -85,7 +111,6 @@ class Runner {
     } else {
       in_two_phases(threads);
     }
-    if (failed_.load()) throw std::bad_alloc();
   }
 
  private:
@@ -138,28 +163,10 @@ class Runner {
     return largest * 2 * threads <= sum;
   }
 
-  // Threads take the next piece when they are free: static shares would wait for whoever the host has descheduled.
   template <class Body>
   void share(int threads, int64_t pieces, Body body) {
-    struct Shared {
-      Body& body;
-      std::atomic<int64_t> next{0};
-      int64_t pieces;
-      std::atomic<bool>& failed;
-    } shared{body, {}, pieces, failed_};
-    const int64_t helpers = std::min<int64_t>(threads, pieces);
-    const auto work = [](int64_t, int64_t, void* context) {
-      Shared& all = *static_cast<Shared*>(context);
-      try {
-        for (int64_t i; (i = all.next.fetch_add(1)) < all.pieces;) all.body(i);
-      } catch (...) {
-        all.failed.store(true);
-      }
-    };
-    const tritonode_punica_parallel_for run = parallel_for.load();
-    // Whatever the team did not do (it may refuse, or be smaller than promised) is done here.
-    if (helpers > 1 && run) (void)run(0, helpers, 1, work, &shared);
-    work(0, 1, &shared);
+    if (!share_pieces(threads, pieces, [](int64_t i, void* context) { (*static_cast<Body*>(context))(i); }, &body))
+      throw std::bad_alloc();
   }
 
   void whole(const Block& block) {
@@ -296,10 +303,15 @@ class Runner {
   const Kernels& kernels_;
   std::vector<Block> blocks_;
   int64_t tmp_floats_ = 0;
-  std::atomic<bool> failed_{false};
 };
 
 }  // namespace
+
+bool share(int64_t pieces, double cost_ns, void (*body)(int64_t, void*), void* context) noexcept {
+  return share_pieces(cost_ns < kParallelNs ? 1 : thread_count(), pieces, body, context);
+}
+
+float* wide_scratch(size_t count) { return scratch().tmp.reserve(count); }
 
 int32_t run(const Call& call) noexcept {
   try {

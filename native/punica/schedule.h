@@ -1,6 +1,7 @@
 // One layer call, cut into pieces that threads can take. Used by the C ABI (api.cc) and by the engine (engine.cc).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels.h"
@@ -28,6 +29,12 @@ struct Call {
 
 /// Runs the call: shrink and expand, or the one whose operands are there. Returns a tritonode_punica_status.
 int32_t run(const Call& call) noexcept;
+
+/// Offers [0, pieces) to the threads, one piece at a time; on this thread alone if `cost_ns` of work is too little to
+/// share. Returns false if scratch memory ran out.
+bool share(int64_t pieces, double cost_ns, void (*body)(int64_t piece, void* context), void* context) noexcept;
+/// This thread's 64-byte aligned scratch for `count` floats. std::bad_alloc.
+float* wide_scratch(size_t count);
 
 inline int64_t element_size(int32_t dtype) { return dtype == TRITONODE_PUNICA_FLOAT32 ? 4 : 2; }
 

@@ -1,4 +1,4 @@
-// tritonode_punica::lora_ as an operator of torch's dispatcher, by way of torch's stable C API.
+// lora_ and the norms as operators of torch's dispatcher, namespace tritonode_punica, by way of torch's stable C API.
 //
 // A layer call from Python through ctypes costs more than a decode step's arithmetic; torch.compile can't see through
 // it either. An operator is one node of a compiled graph and one C++ call from eager code.
@@ -16,7 +16,7 @@ tritonode_punica_torch torch;
 std::atomic<bool> registered{false};
 
 void check(int32_t error, const char* what) {
-  if (error != 0) throw std::runtime_error(std::string("tritonode_punica::lora_: torch refused ") + what);
+  if (error != 0) throw std::runtime_error(std::string("tritonode_punica: torch refused ") + what);
 }
 
 /// A tensor argument: the operator owns its handle.
@@ -39,22 +39,41 @@ struct Matrix {
   int64_t rows, columns;
 };
 
+int32_t type_of(const Tensor& tensor) {
+  int32_t dtype = 0;
+  check(torch.get_dtype(tensor.handle, &dtype), "dtype");
+  return dtype == torch.bfloat16  ? TRITONODE_PUNICA_BFLOAT16
+         : dtype == torch.float16 ? TRITONODE_PUNICA_FLOAT16
+         : dtype == torch.float32 ? TRITONODE_PUNICA_FLOAT32
+                                  : -1;
+}
+
 Matrix matrix(const Tensor& tensor, const char* name) {
   int64_t dim = 0, *sizes = nullptr, *strides = nullptr;
-  int32_t dtype = 0;
   check(torch.get_dim(tensor.handle, &dim), "dim");
   check(torch.get_sizes(tensor.handle, &sizes), "sizes");
   check(torch.get_strides(tensor.handle, &strides), "strides");
-  check(torch.get_dtype(tensor.handle, &dtype), "dtype");
-  const int32_t type = dtype == torch.bfloat16  ? TRITONODE_PUNICA_BFLOAT16
-                       : dtype == torch.float16 ? TRITONODE_PUNICA_FLOAT16
-                       : dtype == torch.float32 ? TRITONODE_PUNICA_FLOAT32
-                                                : -1;
+  const int32_t type = type_of(tensor);
   if (dim != 2 || type < 0 || (sizes[1] > 1 && strides[1] != 1)) {
-    throw std::runtime_error(std::string("tritonode_punica::lora_: ") + name +
+    throw std::runtime_error(std::string("tritonode_punica: ") + name +
                              " must be a float32, float16 or bfloat16 matrix with contiguous rows");
   }
   return {{tensor.data(), strides[0], type}, sizes[0], sizes[1]};
+}
+
+struct Vector {
+  const void* data;
+  int64_t size;
+  int32_t dtype;
+};
+
+Vector vector(const Tensor& tensor) {
+  int64_t dim = 0, *sizes = nullptr, *strides = nullptr;
+  check(torch.get_dim(tensor.handle, &dim), "dim");
+  check(torch.get_sizes(tensor.handle, &sizes), "sizes");
+  check(torch.get_strides(tensor.handle, &strides), "strides");
+  if (dim != 1 || (sizes[0] > 1 && strides[0] != 1)) return {nullptr, -1, -1};
+  return {tensor.data(), sizes[0], type_of(tensor)};
 }
 
 void lora(uint64_t* stack, uint64_t, uint64_t) {
@@ -74,6 +93,41 @@ void lora(uint64_t* stack, uint64_t, uint64_t) {
   }
 }
 
+void norm(const Matrix& x, const Matrix* residual, const Tensor& weight, const Matrix& out, double epsilon) {
+  const Vector scale = vector(weight);
+  const int32_t status =
+      scale.size != x.columns || scale.dtype != x.view.dtype || out.columns != x.columns || out.rows != x.rows ||
+              (residual && (residual->columns != x.columns || residual->rows != x.rows))
+          ? TRITONODE_PUNICA_INVALID
+          : tritonode_punica_rms_norm(&x.view, x.rows, x.columns, residual ? &residual->view : nullptr, scale.data,
+                                      &out.view, static_cast<float>(epsilon));
+  if (status != TRITONODE_PUNICA_OK)
+    throw std::runtime_error("tritonode_punica::rms_norm: status " + std::to_string(status));
+}
+
+void rms_norm(uint64_t* stack, uint64_t, uint64_t) {
+  const Tensor out(stack[0]), x(stack[1]), weight(stack[2]);
+  norm(matrix(x, "x"), nullptr, weight, matrix(out, "out"), std::bit_cast<double>(stack[3]));
+}
+
+void fused_add_rms_norm(uint64_t* stack, uint64_t, uint64_t) {
+  const Tensor x(stack[0]), residual(stack[1]), weight(stack[2]);
+  const Matrix in = matrix(x, "x"), sum = matrix(residual, "residual");
+  norm(in, &sum, weight, in, std::bit_cast<double>(stack[3]));
+}
+
+constexpr struct {
+  const char* name;
+  const char* schema;
+  void (*kernel)(uint64_t*, uint64_t, uint64_t);
+} kOperators[] = {
+    {"lora_", "lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows, float scale) -> ()", &lora},
+    {"rms_norm_", "rms_norm_(Tensor(a!) out, Tensor x, Tensor weight, float epsilon) -> ()", &rms_norm},
+    {"fused_add_rms_norm_",
+     "fused_add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
+     &fused_add_rms_norm},
+};
+
 }  // namespace
 }  // namespace tritonode::punica
 
@@ -84,10 +138,13 @@ extern "C" int32_t tritonode_punica_register_torch(const tritonode_punica_torch*
   torch = *functions;
   void* definitions = nullptr;
   void* kernels = nullptr;  // both live as long as the process
-  if (torch.library_init_fragment("tritonode_punica", __FILE__, __LINE__, &definitions) != 0 ||
-      torch.library_def(definitions, "lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows, float scale) -> ()") != 0 ||
-      torch.library_init_impl("tritonode_punica", "CPU", __FILE__, __LINE__, &kernels) != 0 ||
-      torch.library_impl(kernels, "lora_", &lora) != 0) {
+  bool ok = torch.library_init_fragment("tritonode_punica", __FILE__, __LINE__, &definitions) == 0 &&
+            torch.library_init_impl("tritonode_punica", "CPU", __FILE__, __LINE__, &kernels) == 0;
+  for (const auto& op : kOperators) {
+    ok = ok && torch.library_def(definitions, op.schema) == 0 &&
+         torch.library_impl(kernels, op.name, op.kernel) == 0;
+  }
+  if (!ok) {
     registered.store(false);
     return TRITONODE_PUNICA_UNSUPPORTED;
   }

@@ -10,6 +10,7 @@ struct Vec {
   static inline F set1(float v) { return _mm512_set1_ps(v); }
   static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 
   static inline __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }

@@ -1,0 +1,156 @@
+"""What a CPU engine that is not compiled need not pay.
+
+vLLM's CPU platform counts on ``torch.compile`` to fuse the small operators of a layer, and turns it off for engines
+with LoRA. Compiling costs the better part of a minute at each start, so here the uncompiled engine gets cheaper
+instead, through vLLM's own extension points:
+
+* an RMS norm is one call of ``libtritonode_punica``, registered with vLLM's IR (``register_impl`` and the platform's
+  ``get_default_ir_op_priority``), instead of a dozen operators of torch. (vLLM has a C++ kernel too, but it wakes the
+  thread team for a single row, which takes longer than the norm.)
+* attention is called directly (``opaque_attention_op``), not as an operator that only a compiler needs;
+* a LoRA layer whose base is a plain unquantised matrix goes from its input to its output in one Python frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm.config import VllmConfig
+
+PROVIDER = "tritonode"
+
+
+def uncompiled_lora(vllm_config: VllmConfig | None) -> bool:
+    """Tell whether a configuration is of an engine with LoRA that runs without torch.compile."""
+    from vllm.config import CompilationMode
+
+    return (
+        vllm_config is not None
+        and vllm_config.lora_config is not None
+        and vllm_config.compilation_config.mode == CompilationMode.NONE
+    )
+
+
+def extend_platform(platform_class: Any) -> None:
+    """Add to the CPU platform what this module describes, for engines that :func:`uncompiled_lora` is true of."""
+    from vllm.config import get_current_vllm_config_or_none
+    from vllm.config.kernel import IrOpPriorityConfig
+
+    _register_norms()
+    default_priority = platform_class.get_default_ir_op_priority
+    opaque_attention = platform_class.opaque_attention_op
+
+    def get_default_ir_op_priority(cls: type, vllm_config: VllmConfig) -> IrOpPriorityConfig:
+        priority = default_priority(vllm_config)
+        if uncompiled_lora(vllm_config):
+            priority.rms_norm = [PROVIDER, *(priority.rms_norm or ["native"])]
+            priority.fused_add_rms_norm = [PROVIDER, *(priority.fused_add_rms_norm or ["native"])]
+        return priority
+
+    def opaque_attention_op(cls: type) -> bool:
+        return opaque_attention() and not uncompiled_lora(get_current_vllm_config_or_none())
+
+    platform_class.get_default_ir_op_priority = classmethod(get_default_ir_op_priority)
+    platform_class.opaque_attention_op = classmethod(opaque_attention_op)
+
+
+def _register_norms() -> None:
+    from vllm import ir
+
+    def plain(x: torch.Tensor, weight: torch.Tensor | None, variance_size: int | None) -> bool:
+        return (
+            variance_size is None
+            and weight is not None
+            and weight.dtype == x.dtype
+            and x.dim() == 2
+            and x.is_contiguous()
+            and x.device.type == "cpu"
+        )
+
+    @ir.ops.rms_norm.register_impl(
+        PROVIDER, supports_args=lambda x, weight, epsilon, variance_size=None: plain(x, weight, variance_size)
+    )
+    def rms_norm(
+        x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
+    ) -> torch.Tensor:
+        out = torch.empty_like(x)
+        torch.ops.tritonode_punica.rms_norm_(out, x, weight, epsilon)
+        return out
+
+    @ir.ops.fused_add_rms_norm.register_impl(
+        PROVIDER,
+        supports_args=lambda x, x_residual, weight, epsilon, variance_size=None: (
+            plain(x, weight, variance_size) and x_residual.is_contiguous() and x_residual.dtype == x.dtype
+        ),
+        inplace=True,
+    )
+    def fused_add_rms_norm(
+        x: torch.Tensor,
+        x_residual: torch.Tensor,
+        weight: torch.Tensor | None,
+        epsilon: float,
+        variance_size: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.ops.tritonode_punica.fused_add_rms_norm_(x, x_residual, weight, epsilon)
+        return x, x_residual
+
+
+def direct_forward(layer: Any, add_lora: Callable[..., Any], rows: int) -> Callable[..., Any] | None:
+    """Return a ``forward`` for a LoRA layer that skips what a plain layer does not need, or None if it needs it.
+
+    Args:
+        layer: a LoRA layer that has its weights.
+        add_lora: the operator ``tritonode_punica::lora_``.
+        rows: which rows it works on (``TOKENS``).
+    """
+    from vllm.lora.layers.column_parallel_linear import (
+        ColumnParallelLinearWithLoRA,
+        MergedColumnParallelLinearWithLoRA,
+        MergedQKVParallelLinearWithLoRA,
+        QKVParallelLinearWithLoRA,
+    )
+    from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
+    from vllm.model_executor.layers.linear import (
+        ColumnParallelLinear,
+        MergedColumnParallelLinear,
+        QKVParallelLinear,
+        RowParallelLinear,
+        UnquantizedLinearMethod,
+    )
+
+    known = (
+        ColumnParallelLinearWithLoRA,
+        MergedColumnParallelLinearWithLoRA,
+        QKVParallelLinearWithLoRA,
+        MergedQKVParallelLinearWithLoRA,
+        RowParallelLinearWithLoRA,
+    )
+    bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
+    base = getattr(layer, "base_layer", None)
+    # Exact types: a subclass may have a forward of its own.
+    if type(layer) not in known or type(base) not in bases or layer.tp_size != 1:
+        return None
+    linear = getattr(base, "cpu_linear", None)
+    if type(base.quant_method) is not UnquantizedLinearMethod or linear is None:
+        return None
+    if type(base) is RowParallelLinear and not base.input_is_parallel:
+        return None
+    weight, bias, weights = base.weight, base.bias, layer.lora_a_stacked[0]
+    own_bias = None if base.skip_bias_add else bias
+    returned_bias = bias if base.skip_bias_add else None
+    return_bias = base.return_bias
+    slow = layer.forward
+
+    def forward(input_: torch.Tensor) -> Any:
+        if input_.dim() != 2:
+            return slow(input_)
+        output = linear(input_, weight, own_bias)
+        add_lora(output, input_, weights, rows, 1.0)
+        return (output, returned_bias) if return_bias else output
+
+    return forward

@@ -11,7 +11,9 @@ the head `{"read": request id, "bytes": count}`; the application waits while mor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from .asgi_call import HttpCall, HttpRequest
 from .errors import BackendError, InvalidRequestError
 from .sampling import parse_object
 from .senders import Sender
+
+# How long the engine has had nothing to do before the application is built ahead.
+_IDLE_SECONDS = 0.25
 
 
 class HttpDoor:
@@ -51,9 +56,24 @@ class HttpDoor:
             self._building = asyncio.ensure_future(self._build())
         return await asyncio.shield(self._building)
 
-    async def _build(self) -> Any:
-        from .asgi_app import build_application
+    async def prepare_when_idle(self, is_idle: Callable[[], bool]) -> None:
+        """Build the application ahead of the first request, but not while the engine works.
 
+        Importing FastAPI and the routes takes about a second of Python that a start without them need not wait for,
+        and that running requests would feel.
+        """
+        while self._building is None:
+            await asyncio.sleep(_IDLE_SECONDS)
+            if is_idle():
+                with contextlib.suppress(Exception):
+                    # What it failed with is said to the first request.
+                    await self.prepare()
+
+    async def _build(self) -> Any:
+        from .asgi_app import build_application, import_application
+
+        # On a thread: the loop serves the engine's outputs meanwhile.
+        await asyncio.to_thread(import_application)
         return await build_application(
             self._llm, self._engine_args, self._frontend_args, self._registry, self._model_name
         )

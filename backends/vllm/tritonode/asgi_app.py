@@ -19,6 +19,11 @@ Message = dict[str, Any]
 Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
+def import_application() -> None:
+    """Import what `build_application` needs: FastAPI and the routes, about a second."""
+    from . import asgi_models  # noqa: F401
+
+
 async def build_application(
     llm: Any,
     engine_args: dict[str, Any],
@@ -30,7 +35,7 @@ async def build_application(
 
     `frontend_args` are the arguments of `vllm serve` beside the engine's (`vllm_api.frontend_arg_types`).
     """
-    # Imported here: FastAPI and the routes cost about a second that a start without them need not pay at once.
+    # Not at the top: see `import_application`.
     from . import asgi_models, asgi_vllm
 
     args = _namespace(asgi_vllm, engine_args, frontend_args)

@@ -26,8 +26,12 @@ class Sender:
     """One request's way back to Triton. `send` and `fail` are for the asyncio loop."""
 
     def __init__(self, writer: ResponseWriter, triton_sender: Any) -> None:
-        self.triton_sender = triton_sender
         self.closed = False
+        self._triton_sender = triton_sender
+        # Triton frees what it knows of the request with the FINAL response, and asking about it afterwards crashes
+        # Triton (24.10, TRITONBACKEND_ResponseFactoryIsCancelled): the two must not meet.
+        self._lock = threading.Lock()
+        self._final_sent = False
         self._writer = writer
         self._waiting = 0
         self._room: asyncio.Event | None = None
@@ -42,6 +46,20 @@ class Sender:
             await self._room.wait()
         self._waiting += 1
         self._writer.put(self, response, final)
+
+    def write(self, response: Any, flags: int, *, final: bool) -> None:
+        """Hand a response to Triton; blocks until it has it. For the writer's thread."""
+        if not final:
+            self._triton_sender.send(response, flags)
+            return
+        with self._lock:
+            self._final_sent = True
+            self._triton_sender.send(response, flags)
+
+    def is_cancelled(self) -> bool:
+        """Ask Triton whether the request was cancelled; blocks. For any thread but the loop's."""
+        with self._lock:
+            return not self._final_sent and bool(self._triton_sender.is_cancelled())
 
     def sent(self) -> None:
         """Called on the loop when a queued response is out."""
@@ -77,7 +95,7 @@ class ResponseWriter:
                     continue
                 sender, response, final = entry
                 try:
-                    sender.triton_sender.send(response, self._flags_final if final else 0)
+                    sender.write(response, self._flags_final if final else 0, final=final)
                 except Exception:
                     traceback.print_exc()
                 done.append(sender)
@@ -104,40 +122,40 @@ class CancellationWatch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watched: dict[Any, Callable[[], None]] = {}
+        self._watched: dict[Sender, Callable[[], None]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="cancellation-watch", daemon=True)
         self._thread.start()
 
-    def add(self, triton_sender: Any, on_cancel: Callable[[], None]) -> None:
+    def add(self, sender: Sender, on_cancel: Callable[[], None]) -> None:
         """`on_cancel` is called once, on the loop."""
         with self._lock:
-            self._watched[triton_sender] = on_cancel
-        self._wake.set()
+            self._watched[sender] = on_cancel
+            self._wake.set()
 
-    def remove(self, triton_sender: Any) -> None:
+    def remove(self, sender: Sender) -> None:
         with self._lock:
-            self._watched.pop(triton_sender, None)
+            self._watched.pop(sender, None)
 
     def _run(self) -> None:
         while not self._stopped:
             with self._lock:
                 watched = list(self._watched.items())
-                if not watched:
+                if not watched and not self._stopped:
                     self._wake.clear()
             if not watched:
                 self._wake.wait()
                 continue
             started = time.monotonic()
-            for triton_sender, on_cancel in watched:
+            for sender, on_cancel in watched:
                 try:
-                    cancelled = triton_sender.is_cancelled()
+                    cancelled = sender.is_cancelled()
                 except Exception:
                     cancelled = False
                 if cancelled:
-                    self.remove(triton_sender)
+                    self.remove(sender)
                     try:
                         self._loop.call_soon_threadsafe(on_cancel)
                     except RuntimeError:
@@ -145,8 +163,9 @@ class CancellationWatch:
             time.sleep(max(_POLL_SECONDS, _POLL_PAUSE_FACTOR * (time.monotonic() - started)))
 
     def close(self) -> None:
-        self._stopped = True
-        self._wake.set()
+        with self._lock:
+            self._stopped = True
+            self._wake.set()
         self._thread.join(5)
 
 

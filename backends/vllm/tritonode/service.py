@@ -59,6 +59,7 @@ class Service:
             self._engine.stop()
             raise
         self._loaded_in = time.monotonic() - started
+        self._engine.call(self._http.prepare_when_idle(lambda: self._engine.client.request_counts() == (0, 0)))
         cache = self._engine.kv_cache()
         self._report("ready", seconds=round(self._loaded_in, 3), kv_cache=cache)
         self._logger.log_info(

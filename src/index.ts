@@ -1,4 +1,5 @@
 export * from "./errors";
+export * from "./openai";
 export { findRuntime, PythonNotFoundError, type Runtime, SetupCancelledError, SetupError, setup } from "./runtime";
 export * from "./server";
 export * from "./vllm";

@@ -7,9 +7,14 @@ import {
   RequestCancelledError,
   type TritonodeError,
 } from "../errors";
+import type { CallOptions, Door } from "../openai/call";
+import { type ChatChunk, type ChatMessage, type ChatOptions, type ChatResult, chat, chatStream } from "../openai/chat";
+import { type EmbedOptions, type EmbedResult, embed } from "../openai/embed";
+import { createFetch } from "../openai/fetch";
+import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "../openai/tokenize";
 import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
-import { type InferenceResponse, type ResponseStream, TritonServer } from "../server";
+import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
 import { Adapters } from "./adapters";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
@@ -58,6 +63,13 @@ export class VllmModel implements AsyncDisposable {
   readonly name: string;
   /** The adapters that it serves. */
   readonly adapters: Adapters;
+  /**
+   * A WHATWG `fetch` into vLLM's own OpenAI-compatible application, without a network: give it to the OpenAI client, the
+   * AI SDK or LangChain. Any host will do; a relative URL is relative to `/v1/`. Errors of vLLM are HTTP statuses; where
+   * there is no answer at all it rejects with a TypeError whose `cause` says why ({@link EngineDiedError}, ...).
+   */
+  readonly fetch: typeof globalThis.fetch;
+  readonly #door: Door;
   readonly #server: TritonServer;
   readonly #cleanUp: () => Promise<void>;
   #disposed: Promise<void> | undefined;
@@ -136,6 +148,11 @@ export class VllmModel implements AsyncDisposable {
     this.#server = server;
     this.#cleanUp = cleanUp;
     this.adapters = new Adapters((request) => this.#control(request));
+    this.fetch = createFetch((request) => this.#infer(request));
+    this.#door = {
+      fetch: this.fetch,
+      adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
+    };
   }
 
   /** The Triton server that serves the model: its metrics, statistics, and other models beside this one. */
@@ -179,6 +196,37 @@ export class VllmModel implements AsyncDisposable {
     return new GenerationStream(this.#send(prepareRequest(prompt, options, true)));
   }
 
+  /**
+   * Answers a conversation, through the model's chat template. With `structured` (a zod schema or a JSON schema) the
+   * answer is held to the schema and `object` is the answer, typed.
+   *
+   * @throws as {@link VllmModel.generate}; {@link StructuredOutputError} for an answer that was cut off,
+   *   {@link HttpStatusError} for what vLLM's application answers beside.
+   */
+  chat<T = never>(messages: readonly ChatMessage[], options: ChatOptions<T> = {}): Promise<ChatResult<T>> {
+    return chat(this.#door, messages, options);
+  }
+
+  /** Answers a conversation piece by piece; leaving the loop early cancels the request. */
+  chatStream(messages: readonly ChatMessage[], options: ChatOptions<unknown> = {}): AsyncGenerator<ChatChunk, void> {
+    return chatStream(this.#door, messages, options);
+  }
+
+  /** Embeds texts, with a model that embeds (engine argument `runner: "pooling"` where vLLM does not see it by itself). */
+  embed(input: string | readonly string[], options: EmbedOptions = {}): Promise<EmbedResult> {
+    return embed(this.#door, input, options);
+  }
+
+  /** The tokens of a text, or of a conversation through the chat template. */
+  tokenize(input: string | readonly ChatMessage[], options: TokenizeOptions = {}): Promise<TokenizeResult> {
+    return tokenize(this.#door, input, options);
+  }
+
+  /** The text of tokens. */
+  detokenize(tokens: readonly number[], options: CallOptions = {}): Promise<string> {
+    return detokenize(this.#door, tokens, options);
+  }
+
   /** What the model says of itself: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
     const raw = (await this.#control({ op: "info" })) as RawInfo;
@@ -214,10 +262,13 @@ export class VllmModel implements AsyncDisposable {
     await this.#cleanUp();
   }
 
-  #send(prepared: PreparedRequest): ResponseStream {
+  #infer(request: Omit<InferenceRequest, "model">): ResponseStream {
     if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
-    return this.#server.infer({
-      model: this.name,
+    return this.#server.infer({ ...request, model: this.name });
+  }
+
+  #send(prepared: PreparedRequest): ResponseStream {
+    return this.#infer({
       id: prepared.id,
       inputs: prepared.inputs,
       outputs: prepared.outputs,

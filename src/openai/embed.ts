@@ -1,0 +1,55 @@
+import { InvalidArgumentError } from "../errors";
+import type { Usage } from "../vllm/results";
+import { type CallOptions, type Door, fromFetchFailure, post } from "./call";
+import { toUsage } from "./chat";
+import { HttpStatusError } from "./errors";
+
+/** Options of {@link VllmModel.embed}; further fields of vLLM's embedding request go along. */
+export interface EmbedOptions extends CallOptions {
+  /** Length of the embeddings, for a model made for several (Matryoshka). */
+  dimensions?: number | undefined;
+  [field: string]: unknown;
+}
+
+export interface EmbedResult {
+  /** One for each text, in their order. */
+  readonly embeddings: readonly Float32Array[];
+  readonly usage: Usage;
+}
+
+/** See {@link VllmModel.embed}. */
+export async function embed(
+  door: Door,
+  input: string | readonly string[],
+  options: EmbedOptions,
+): Promise<EmbedResult> {
+  const texts = typeof input === "string" ? [input] : input;
+  if (!Array.isArray(texts) || texts.length === 0 || !texts.every((text) => typeof text === "string")) {
+    throw new InvalidArgumentError("embed takes a text or a list of texts");
+  }
+  const { lora: _lora, signal: _signal, deadline: _deadline, ...fields } = options;
+  // base64 of the bits: exact, and a third of the text.
+  const request = { input: texts, encoding_format: "base64", ...fields };
+  const response = await post(door, "embeddings", request, options).catch((error: unknown) => {
+    throw error instanceof HttpStatusError && error.status === 404 ? notEmbedding(error) : error;
+  });
+  const answer = (await response.json().catch((error: unknown) => {
+    throw fromFetchFailure(error, options);
+  })) as { data: { index: number; embedding: string }[]; usage: Parameters<typeof toUsage>[0] };
+  const embeddings: Float32Array[] = [];
+  for (const { index, embedding } of answer.data) embeddings[index] = floats(embedding);
+  return { embeddings, usage: toUsage(answer.usage) };
+}
+
+/** vLLM has the route for models that embed only. */
+function notEmbedding(cause: HttpStatusError): HttpStatusError {
+  return new HttpStatusError(404, "this model does not embed", cause.body, {
+    cause,
+    hint: 'load it with the engine arguments { runner: "pooling", convert: "embed" }, or load a model made for embedding',
+  });
+}
+
+function floats(base64: string): Float32Array {
+  const bytes = Uint8Array.from(Buffer.from(base64, "base64"));
+  return new Float32Array(bytes.buffer);
+}

@@ -1,0 +1,33 @@
+import { TritonodeError } from "../errors";
+
+/** vLLM's application answered with an HTTP error; `message` is vLLM's own. */
+export class HttpStatusError extends TritonodeError {
+  readonly status: number;
+  /** The body: parsed where it is JSON. */
+  readonly body: unknown;
+
+  constructor(
+    status: number,
+    message: string,
+    body: unknown,
+    options?: { hint?: string | undefined; cause?: unknown },
+  ) {
+    super("ERR_HTTP_STATUS", message, {
+      hint: `vLLM answered with HTTP status ${status}; \`body\` has its whole answer`,
+      ...options,
+    });
+    this.status = status;
+    this.body = body;
+  }
+}
+
+/** A structured answer that is not what its schema says; mostly one that was cut off. */
+export class StructuredOutputError extends TritonodeError {
+  /** The answer as the model gave it. */
+  readonly text: string;
+
+  constructor(message: string, text: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_STRUCTURED_OUTPUT", message, options);
+    this.text = text;
+  }
+}

@@ -1,0 +1,204 @@
+import type { ResponseStream } from "../server";
+import { partsOf, type ResponseHead, type Send, sendHttp, sendRead } from "./transport";
+
+/** Paths are relative to this; the host of an absolute URL is not looked at. */
+const base = "http://localhost/v1/";
+/** Bytes of a body that may be under way unread: some thousand pieces of a streamed chat. */
+const window = 256 << 10;
+/** fetch's own limit (https://fetch.spec.whatwg.org/#http-redirect-fetch). */
+const maxRedirects = 20;
+/** Statuses whose response has no body (https://fetch.spec.whatwg.org/#null-body-status). */
+const withoutBody = new Set([101, 103, 204, 205, 304]);
+
+/**
+ * A WHATWG `fetch` whose server is the model's backend.
+ *
+ * @param send - hands a request to the backend
+ */
+export function createFetch(send: Send): typeof globalThis.fetch {
+  return async (input, init) => {
+    const request = toRequest(input as string | URL | Request, init as RequestInit | undefined);
+    // The caller's own signal: the one of `request` follows it only as long as `request` is alive.
+    const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined) ?? undefined;
+    signal?.throwIfAborted();
+    const body = request.body === null ? undefined : new Uint8Array(await abortable(request.arrayBuffer(), signal));
+    return follow(send, request, body, signal);
+  };
+}
+
+function toRequest(input: string | URL | Request, init: RequestInit | undefined): Request {
+  const url = input instanceof Request ? input : new URL(input, base);
+  if (url instanceof URL && url.protocol !== "http:" && url.protocol !== "https:") {
+    throw new TypeError("fetch failed", { cause: new Error(`unknown scheme ${url.protocol} of ${url.href}`) });
+  }
+  // A streamed body needs `duplex`, which callers forget as long as their server does not ask for it.
+  const streamed = init?.body !== undefined && init.body !== null && (init as { duplex?: string }).duplex === undefined;
+  return new Request(url, streamed ? ({ ...init, duplex: "half" } as RequestInit) : init);
+}
+
+/** Sends the request, and on to where its response redirects to. */
+async function follow(
+  send: Send,
+  request: Request,
+  body: Uint8Array | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Response> {
+  let url = new URL(request.url);
+  let { method } = request;
+  let content = body;
+  const headers = new Headers(request.headers);
+  if (!headers.has("accept")) headers.set("accept", "*/*");
+  for (let redirects = 0; ; redirects++) {
+    headers.set("host", url.host);
+    if (content === undefined) headers.delete("content-length");
+    else headers.set("content-length", String(content.byteLength));
+    const head = { method, path: url.pathname + url.search, headers: [...headers], window };
+    const response = await exchange(send, head, content, signal);
+    Object.defineProperties(response, { url: { value: url.href }, redirected: { value: redirects > 0 } });
+    const location = response.headers.get("location");
+    const redirected = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
+    if (!redirected || request.redirect === "manual") return response;
+    await response.body?.cancel();
+    if (request.redirect === "error") throw failed(new Error("unexpected redirect"));
+    if (redirects === maxRedirects) throw failed(new Error("redirect count exceeded"));
+    url = new URL(location, url);
+    // As fetch does: a 303, and a POST that is sent elsewhere by 301 or 302, goes on as a GET.
+    const asGet = response.status === 303 ? method !== "HEAD" : response.status < 303 && method === "POST";
+    if (asGet) {
+      method = "GET";
+      content = undefined;
+      for (const name of ["content-type", "content-encoding", "content-language", "content-location"]) {
+        headers.delete(name);
+      }
+    }
+  }
+}
+
+type Head = Parameters<typeof sendHttp>[1];
+
+async function exchange(
+  send: Send,
+  head: Head,
+  body: Uint8Array | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Response> {
+  let stream: ResponseStream;
+  try {
+    stream = sendHttp(send, head, body);
+  } catch (cause) {
+    throw failed(cause);
+  }
+  const release = cancelOn(signal, stream);
+  try {
+    const first = await stream.next();
+    if (first.done === true) throw new Error("the backend ended the request without a response");
+    const [headPart, ...parts] = partsOf(first.value);
+    const { status, headers } = JSON.parse(Buffer.from(headPart ?? []).toString()) as ResponseHead;
+    const { final } = first.value;
+    if (final) release();
+    const empty = withoutBody.has(status) || head.method === "HEAD";
+    if (empty && !final) await stream.return();
+    const content = empty ? null : final ? concat(parts) : bodyOf(send, stream, parts, signal, release);
+    return new Response(content, { status, headers });
+  } catch (cause) {
+    release();
+    if (signal?.aborted) throw signal.reason;
+    throw failed(cause);
+  }
+}
+
+/** The rest of a response as a byte stream that takes from the backend only what is read. */
+function bodyOf(
+  send: Send,
+  stream: ResponseStream,
+  first: Uint8Array[],
+  signal: AbortSignal | undefined,
+  release: () => void,
+): ReadableStream<Uint8Array> {
+  let ready = first;
+  let unreported = 0;
+  let final = false;
+  return new ReadableStream(
+    {
+      type: "bytes",
+      async pull(controller) {
+        try {
+          while (ready.length === 0 && !final) {
+            const next = await stream.next();
+            if (next.done === true) final = true;
+            else {
+              ready = partsOf(next.value);
+              final = next.value.final;
+            }
+          }
+        } catch (cause) {
+          release();
+          throw signal?.aborted ? signal.reason : new TypeError("terminated", { cause });
+        }
+        if (ready.length > 0) {
+          const chunk = concat(ready);
+          ready = [];
+          unreported += chunk.byteLength;
+          controller.enqueue(chunk);
+        }
+        if (final) {
+          release();
+          controller.close();
+          // A read into the caller's own buffer waits until it is answered.
+          controller.byobRequest?.respond(0);
+        } else if (unreported >= window / 2) {
+          sendRead(send, stream.id, unreported);
+          unreported = 0;
+        }
+      },
+      async cancel() {
+        release();
+        await stream.return();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** Cancels the request when the signal is aborted, until the returned function is called. */
+function cancelOn(signal: AbortSignal | undefined, stream: ResponseStream): () => void {
+  if (signal === undefined) return () => {};
+  // Weak: a signal that lives long must not keep a response alive that nobody reads.
+  const weak = new WeakRef(stream);
+  const onAbort = () => weak.deref()?.cancel();
+  signal.addEventListener("abort", onAbort, { once: true });
+  return () => signal.removeEventListener("abort", onAbort);
+}
+
+/** What a promise resolves with, unless the signal is aborted first. */
+async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  let onAbort: (() => void) | undefined;
+  try {
+    return await Promise.race([
+      promise,
+      new Promise<never>((_, reject) => {
+        onAbort = () => reject(signal.reason);
+        signal.addEventListener("abort", onAbort, { once: true });
+      }),
+    ]);
+  } finally {
+    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
+  }
+}
+
+/** What fetch rejects with where no response came: a TypeError, the reason in `cause`. */
+function failed(cause: unknown): TypeError {
+  return new TypeError("fetch failed", { cause });
+}
+
+/** One array that owns its memory: a byte stream takes the memory of what it is given away. */
+function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(parts.reduce((length, part) => length + part.byteLength, 0));
+  let at = 0;
+  for (const part of parts) {
+    joined.set(part, at);
+    at += part.byteLength;
+  }
+  return joined;
+}

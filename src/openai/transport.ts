@@ -1,0 +1,68 @@
+import type { InferenceRequest, ResponseStream } from "../server";
+import type { InferenceResponse } from "../server/channel";
+
+/** Sends a request to the model's backend. Throws what keeps it from being sent. */
+export type Send = (request: Omit<InferenceRequest, "model">) => ResponseStream;
+
+/** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/asgi.py). */
+export interface RequestHead {
+  readonly method: string;
+  /** Path and query. */
+  readonly path: string;
+  readonly headers: readonly (readonly [name: string, value: string])[];
+  /** Bytes of the response's body that may be under way unread. */
+  readonly window: number;
+}
+
+/** The head of the response: the first element of the first response. */
+export interface ResponseHead {
+  readonly status: number;
+  readonly headers: [name: string, value: string][];
+}
+
+const output = "http_response";
+
+/** Sends an HTTP request through Triton; the responses carry its answer. */
+export function sendHttp(send: Send, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
+  const parts = body === undefined ? [encode(head)] : [encode(head), body];
+  return send(httpRequest(parts));
+}
+
+/** Tells the backend how much of a response's body was read. What becomes of the message does not matter to anybody. */
+export function sendRead(send: Send, id: string, bytes: number): void {
+  try {
+    send(httpRequest([encode({ read: id, bytes })])).finished.catch(() => {});
+  } catch {
+    // The model is gone, and the response with it.
+  }
+}
+
+function httpRequest(parts: Uint8Array[]): Omit<InferenceRequest, "model"> {
+  return {
+    inputs: [
+      { name: "text_input", datatype: "BYTES", data: [""] },
+      { name: "http_request", datatype: "BYTES", data: parts },
+    ],
+    outputs: [output],
+    raw: true,
+    merge: joinParts,
+  };
+}
+
+function encode(value: object): Uint8Array {
+  return Buffer.from(JSON.stringify(value));
+}
+
+/** The pieces that a response brings. */
+export function partsOf(response: InferenceResponse): Uint8Array[] {
+  return (response.outputs[output]?.data ?? []) as Uint8Array[];
+}
+
+/** Joins two responses that wait unread: their pieces follow each other. */
+function joinParts(earlier: InferenceResponse, later: InferenceResponse): InferenceResponse | undefined {
+  const tensor = earlier.outputs[output];
+  if (tensor === undefined) return undefined;
+  // Appended in place: a stream that nobody reads would cost the square of its length otherwise.
+  (tensor.data as Uint8Array[]).push(...partsOf(later));
+  return { ...later, outputs: { [output]: tensor } };
+}

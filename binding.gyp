@@ -10,8 +10,24 @@
       "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
       "cflags_cc": ["-std=c++20", "-fexceptions", "-frtti"],
-      "ldflags": ["-Wl,-z,now", "-Wl,--exclude-libs,ALL"],
+      # nodelete: Node unloads an addon with the last worker that used it, while threads of ours and Triton's callbacks
+      # still run in it.
+      "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"],
       "libraries": ["-ldl", "-lpthread"]
+    },
+    {
+      # The LoRA kernels for the CPU: a library that the vLLM backend's Python loads. Not a loadable_module: node-gyp names
+      # those .node, and prebuildify would take it for the addon.
+      "target_name": "tritonode_punica",
+      "type": "shared_library",
+      "product_extension": "so",
+      "sources": ["<!@(cat native/punica/sources.txt)"],
+      "cflags!": ["-fno-exceptions", "-O2"],
+      "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++20"],
+      # No contraction: see native/punica/CMakeLists.txt.
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-O3", "-ffp-contract=off"],
+      "cflags_cc": ["-std=c++20", "-fexceptions", "-frtti"],
+      "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"]
     }
   ]
 }

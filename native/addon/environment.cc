@@ -43,7 +43,10 @@ void Environment::OnTeardown(void* data) {
   napi_release_threadsafe_function(self->wake_, napi_tsfn_abort);
   // The main thread's end is the process's end: stopping the server would race with exit() and could take as long as a
   // model needs to unload. The watchdog ends the children and removes what is left.
-  if (self->isMainThread_) return;
+  if (self->isMainThread_) {
+    Host::Get().PrepareForExit(false);
+    return;
+  }
   RunBlocking([queue = self->queue_] { Host::Get().ReleaseAll(queue); });
 }
 
@@ -53,8 +56,8 @@ void Environment::OnWake(napi_env env, napi_value, void* context, void*) {
 }
 
 void Environment::DeliverAll() {
-  const Napi::HandleScope scope(env_);
   try {
+    const Napi::HandleScope scope(env_);
     std::vector<Event> events = queue_->Drain();
     Delivery delivery(env_);
     for (Event& event : events) {
@@ -73,8 +76,12 @@ void Environment::DeliverAll() {
     }
     if (!delivery.empty() && !deliver_.IsEmpty()) deliver_.Call({delivery.array()});
   } catch (const Napi::Error& error) {
-    // Pending in the environment: Node makes it an uncaught exception, as for a throwing event listener.
-    error.ThrowAsJavaScriptException();
+    try {
+      // Pending in the environment: Node makes it an uncaught exception, as for a throwing event listener.
+      error.ThrowAsJavaScriptException();
+    } catch (const Napi::Error&) {
+      // A worker that is being terminated takes no more JavaScript, exceptions included; its teardown follows.
+    }
   }
 }
 

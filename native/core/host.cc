@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -32,6 +34,8 @@ struct Host::State {
   std::string description;
   uint32_t exitTimeoutSeconds = 30;
   std::atomic<bool> childDied{false};
+  // exit() runs: from here on nothing may start or stop.
+  bool exiting = false;
 };
 
 namespace {
@@ -48,11 +52,29 @@ void CloseOnExec(const std::string& path) {
   }
 }
 
+// exit() destroys the static objects of Triton's libraries while their threads go on. So nothing may be under way then:
+// a stop or a start that runs is waited for, and the children are ended, so that no response comes any more.
+// Handlers run last in, first out: registered again before each stop, to run before what Triton made since the start.
+void BeforeExit() { std::atexit([] { Host::Get().PrepareForExit(true); }); }
+
+constexpr std::chrono::seconds kExitWait{4};
+
 }  // namespace
 
 Host& Host::Get() {
   static Host& host = *new Host;
   return host;
+}
+
+void Host::PrepareForExit(bool noReturn) {
+  State& s = state();
+  std::unique_lock<std::mutex> lock(s.mutex);
+  s.exiting |= noReturn;
+  s.changed.wait_for(lock, kExitWait, [&] {
+    return s.phase != State::Phase::kStopping && s.phase != State::Phase::kStarting;
+  });
+  if (s.sentinel == nullptr) return;
+  for (const int pid : s.sentinel->Children()) kill(pid, SIGKILL);
 }
 
 Host::State& Host::state() {
@@ -65,7 +87,7 @@ Status Host::Acquire(const std::shared_ptr<EventQueue>& user, Acquired* acquired
   State& s = state();
   std::unique_lock<std::mutex> lock(s.mutex);
   s.changed.wait(lock, [&] { return s.phase == State::Phase::kNone || s.phase == State::Phase::kRunning; });
-  if (user->closed()) return {"STATE", "the environment is gone"};
+  if (user->closed() || s.exiting) return {"STATE", "the environment is gone"};
   if (s.phase == State::Phase::kNone) {
     s.phase = State::Phase::kClaimed;
     s.claimant = user;
@@ -115,6 +137,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     watchdog.Release(true);
   }
 
+  BeforeExit();
   const std::lock_guard<std::mutex> lock(s.mutex);
   if (status.ok()) {
     s.phase = State::Phase::kRunning;
@@ -152,7 +175,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
     if (found == s.users.end()) return {};
     s.users.erase(found);
     if (std::find(s.users.begin(), s.users.end(), user) == s.users.end()) s.sentinel->Unsubscribe(user.get());
-    if (!s.users.empty()) return {};
+    if (!s.users.empty() || s.exiting) return {};
     s.phase = State::Phase::kStopping;
     server = std::move(s.server);
     sentinel = std::move(s.sentinel);
@@ -163,6 +186,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
     s.watchdog = Watchdog();
   }
 
+  BeforeExit();
   // The leaver still wants to read what its server says while it stops.
   if (!user->closed()) sentinel->Subscribe(user);
   CancelAll();

@@ -49,6 +49,9 @@ class Host {
   // For an environment that is gone, however often it acquired.
   void ReleaseAll(const std::shared_ptr<EventQueue>& user);
 
+  // The process is about to end (`noReturn`: exit() runs already): lets what is under way finish, ends the children.
+  void PrepareForExit(bool noReturn);
+
   // A child of this server died without being told to. Stopping then gives up after a second: Triton 24.10 can't delete
   // a server whose child died in the middle of a response.
   void NoteChildDied();

@@ -27,6 +27,8 @@ export interface InferenceRequest {
   readonly deadline?: number | undefined;
   /** Gets each response as it comes; the stream is not to be iterated then. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
+  /** Called once if the request is cancelled while it runs, after Triton was asked to: some backends can be told sooner. */
+  readonly onCancel?: (() => void) | undefined;
   /** Joins two responses that wait unread; undefined keeps them apart. */
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)

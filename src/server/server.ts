@@ -246,7 +246,10 @@ export class TritonServer {
     this.#running.set(call, running);
     state.onEnd(() => this.#running.delete(call));
     this.#channel.addCall(call, state);
-    state.begin(() => this.#channel.addon.cancel(call));
+    state.begin(() => {
+      this.#channel.addon.cancel(call);
+      request.onCancel?.();
+    });
     return stream;
   }
 

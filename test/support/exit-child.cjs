@@ -1,0 +1,69 @@
+// Run by test/unit/server-exit.test.ts: serves a model and ends in the way that argv[2] says, idle or while it streams.
+const { writeSync } = require("node:fs");
+const { Worker, isMainThread, workerData } = require("node:worker_threads");
+const { TritonServer } = require("../../dist/server/index.js");
+
+const { runtime, code, request, how, streaming, inWorker } = isMainThread ? JSON.parse(process.argv[2]) : workerData;
+
+const ends = {
+  normal: () => {},
+  exit: () => process.exit(7),
+  throw: () =>
+    setImmediate(() => {
+      throw new Error("on purpose");
+    }),
+  reject: () => void Promise.reject(new Error("on purpose")),
+  SIGTERM: () => process.kill(process.pid, "SIGTERM"),
+  SIGINT: () => process.kill(process.pid, "SIGINT"),
+  SIGHUP: () => process.kill(process.pid, "SIGHUP"),
+  SIGKILL: () => process.kill(process.pid, "SIGKILL"),
+  stop: (server) => server.stop(),
+};
+
+async function serve() {
+  const server = await TritonServer.start({ runtime });
+  await server.loadModel("command", { config: { backend: "python" }, files: { "1/model.py": code } });
+  if (streaming) {
+    const first = Array.from(
+      { length: 64 },
+      () =>
+        new Promise((resolve) => {
+          // Without a rejection handler of ours a stream that is cut off must not change how the process ends.
+          server.infer({ ...request, onResponse: resolve });
+        }),
+    );
+    await Promise.all(first);
+  }
+  writeSync(
+    1,
+    JSON.stringify({
+      directory: server.privateDirectory,
+      prefix: server.sharedMemoryPrefix,
+      children: server.children.map((child) => child.pid),
+    }),
+  );
+  return server;
+}
+
+(async () => {
+  if (inWorker && isMainThread) {
+    const worker = new Worker(__filename, { workerData: JSON.parse(process.argv[2]), stdout: false });
+    // The worker runs its own end (process.exit ends only the thread there) or is terminated from here.
+    worker.on("error", () => {});
+    if (how === "terminate") {
+      await new Promise((resolve) => worker.once("message", resolve));
+      await worker.terminate();
+    } else {
+      await new Promise((resolve) => worker.once("exit", resolve));
+    }
+    return;
+  }
+  const server = await serve();
+  if (how === "terminate") {
+    require("node:worker_threads").parentPort.postMessage("up");
+    return;
+  }
+  // While streaming, nothing ends by itself: the requests keep the event loop alive.
+  if (how === "normal" && streaming) return server.cancelAll?.();
+  await ends[how](server);
+})();

@@ -20,6 +20,7 @@
       # those .node, and prebuildify would take it for the addon.
       "target_name": "tritonode_punica",
       "type": "shared_library",
+      "product_prefix": "lib",
       "product_extension": "so",
       "sources": ["<!@(cat native/punica/sources.txt)"],
       "cflags!": ["-fno-exceptions", "-O2"],

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--adapters", required=True, type=Path)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", default="off,stock,tritonode", help="of off, off-eager, stock, tritonode, "
-                        "tritonode-eager; off comes first and is what the others are measured against")
+                        "tritonode-compiled; the first is what the others are measured against")
     parser.add_argument("--only", default="", help="workloads whose name holds this")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -182,10 +182,10 @@ def main() -> None:
     names = options.engines.split(",")
     engines: list[Bench] = []
     # The stock engine is built before install(): the class is chosen when an engine is built.
-    for name in sorted(names, key=["off", "off-eager", "stock", "tritonode", "tritonode-eager"].index):
+    for name in sorted(names, key=["off", "off-eager", "stock", "tritonode", "tritonode-compiled"].index):
         lora = None if name.startswith("off") else options.adapters
         if name.startswith("tritonode"):
-            punica_cpu.install()
+            punica_cpu.install(name.endswith("compiled"))
         engines.append(Bench(name, options.model, lora, enforce_eager=name.endswith("eager")))
         print(f"{name}: {engines[-1].mode}, {engines[-1].start:.1f} s to start", file=sys.stderr, flush=True)
 
@@ -219,7 +219,7 @@ def main() -> None:
         results.append(row)
     report = {
         "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "bandwidth_gb_s": speed,
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""), "load": os.getloadavg(),
+        "openmp": {n: os.environ.get(n, "") for n in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}, "load": os.getloadavg(),
         "level": _level(), "engines": {e.name: {"mode": e.mode, "start_s": e.start} for e in engines},
         "rows": results,
     }  # fmt: skip

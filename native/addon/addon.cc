@@ -11,6 +11,7 @@
 #include "../core/server.h"
 #include "environment.h"
 #include "marshal.h"
+#include "shared.h"
 
 namespace tritonode {
 namespace {
@@ -245,6 +246,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("watchProcess", WatchProcess);
   add("noteChildDied", NoteChildDied);
   add("liveCalls", CountLiveCalls);
+  AddSharedExports(env, exports);
   return exports;
 }
 

@@ -7,6 +7,7 @@
 #include "../core/executor.h"
 #include "../core/host.h"
 #include "deliver.h"
+#include "shared.h"
 
 namespace tritonode {
 
@@ -47,7 +48,10 @@ void Environment::OnTeardown(void* data) {
     Host::Get().PrepareForExit(false);
     return;
   }
-  RunBlocking([queue = self->queue_] { Host::Get().ReleaseAll(queue); });
+  RunBlocking([queue = self->queue_] {
+    ReleaseShared(queue);
+    Host::Get().ReleaseAll(queue);
+  });
 }
 
 void Environment::OnWake(napi_env env, napi_value, void* context, void*) {

@@ -25,6 +25,8 @@ import { GenerationStream } from "./stream";
 
 /** Two levels up is the package from src/vllm as well as from dist/vllm. */
 const backendDirectory = join(__dirname, "..", "..", "backends", "vllm");
+/** Request parameter that names a request for the `cancel` operation (tritonode/control.py). */
+const cancelToken = "tritonode_cancel_token";
 const defaultLoadTimeout = 600_000;
 const defaultName = "vllm_model";
 
@@ -72,6 +74,8 @@ export class VllmModel implements AsyncDisposable {
   readonly #door: Door;
   readonly #server: TritonServer;
   readonly #cleanUp: () => Promise<void>;
+  readonly #cancelled: string[] = [];
+  #nextToken = 1;
   #disposed: Promise<void> | undefined;
 
   /**
@@ -264,7 +268,26 @@ export class VllmModel implements AsyncDisposable {
 
   #infer(request: Omit<InferenceRequest, "model">): ResponseStream {
     if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
-    return this.#server.infer({ ...request, model: this.name });
+    const token = String(this.#nextToken++);
+    return this.#server.infer({
+      ...request,
+      model: this.name,
+      parameters: { ...request.parameters, [cancelToken]: token },
+      onCancel: () => this.#cancelSoon(token),
+    });
+  }
+
+  /**
+   * Tells the backend which requests were cancelled. It would learn it from Triton too, but only by asking for each
+   * running request in turn. All of one turn of the event loop go together.
+   */
+  #cancelSoon(token: string): void {
+    if (this.#cancelled.push(token) > 1) return;
+    queueMicrotask(() => {
+      const tokens = this.#cancelled.splice(0);
+      // A model that is going, or gone, has nothing left to cancel.
+      this.#control({ op: "cancel", tokens }).catch(() => {});
+    });
   }
 
   #send(prepared: PreparedRequest): ResponseStream {

@@ -141,6 +141,7 @@ def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: 
     if not pairs:
         problems.append("holds no LoRA tensors")
     problems.extend(_pair_problems(pairs))
+    problems.extend(_rank_problems(pairs, rank, config.get("rank_pattern") or {}))
     problems.extend(_target_problems(targets, pairs))
     if base_model is not None:
         problems.extend(_shape_problems(pairs, base_model_shapes(base_model)))
@@ -266,6 +267,17 @@ def _pair_problems(pairs: _Pairs) -> list[str]:
             problems.append(f"{module}: the tensor lora_{missing[0]} is missing")
         elif len(sides["A"]) != 2 or len(sides["B"]) != 2 or sides["A"][0] != sides["B"][1]:
             problems.append(f"{module}: lora_A {list(sides['A'])} and lora_B {list(sides['B'])} do not fit together")
+    return problems[:4]
+
+
+def _rank_problems(pairs: _Pairs, rank: int, pattern: dict[str, Any]) -> list[str]:
+    """The tensors have the rank that the configuration says: the scaling is worked out from the latter."""
+    problems = []
+    for module, sides in pairs.items():
+        # PEFT's rule: a key matches as a suffix of the module's name that starts at a dot; the first match wins.
+        said = next((r for key, r in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), rank)
+        if len(sides.get("A", ())) == 2 and sides["A"][0] != said:
+            problems.append(f"{module}: {CONFIG_FILENAME} says rank {said}, its tensors have rank {sides['A'][0]}")
     return problems[:4]
 
 

@@ -17,11 +17,18 @@ from .sampling import parse_object
 class Control:
     """The operations of one model."""
 
-    def __init__(self, adapters: AdapterRegistry | None, info: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        adapters: AdapterRegistry | None,
+        info: Callable[[], dict[str, Any]],
+        cancel: Callable[[list[str]], int],
+    ) -> None:
         self._adapters = adapters
         self._info = info
+        self._cancel = cancel
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "info": self._get_info,
+            "cancel": self._cancel_requests,
             "adapters.list": self._list,
             "adapters.get": self._get,
             "adapters.inspect": self._inspect,
@@ -50,6 +57,12 @@ class Control:
 
     async def _get_info(self, request: dict[str, Any]) -> Any:
         return self._info()
+
+    async def _cancel_requests(self, request: dict[str, Any]) -> Any:
+        tokens = request.get("tokens")
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise InvalidRequestError(f"control_request: 'tokens' must be a list of strings, got {tokens!r:.80}")
+        return {"cancelled": self._cancel(tokens)}
 
     async def _list(self, request: dict[str, Any]) -> Any:
         return self._registry.list()

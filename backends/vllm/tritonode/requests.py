@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InvalidRequestError
 
+CANCEL_TOKEN = "tritonode_cancel_token"
 RETURN_SWITCHES = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -30,6 +32,7 @@ class RawRequest:
     images: list[str] = field(default_factory=list)
     returns: frozenset[str] = frozenset()
     embedding: str | None = None
+    cancel_token: str | None = None
     control: str | None = None
     http: list[bytes] | None = None
 
@@ -52,19 +55,30 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         return None if values is None or len(values) == 0 else bool(values[0])
 
     images, http = tensor("image"), tensor("http_request")
+    own_parameters, cancel_token = _take_cancel_token(request.parameters())
     parameters = text("sampling_parameters")
     return RawRequest(
         request_id=request.request_id(),
         text=text("text_input") or "",
-        parameters=request.parameters() if parameters is None else parameters,
+        parameters=own_parameters if parameters is None else parameters,
         stream=boolean("stream") or False,
         exclude_input=boolean("exclude_input_in_output"),
         images=[] if images is None else [_decode(image, "image") for image in images],
         returns=frozenset(name for name in RETURN_SWITCHES if boolean(name)),
         embedding=text("embedding_request"),
+        cancel_token=cancel_token,
         control=text("control_request"),
         http=None if http is None else [bytes(part) for part in http],
     )
+
+
+def _take_cancel_token(parameters: str) -> tuple[str, str | None]:
+    """Part the name that a tritonode host gives a request, to cancel it by, from the request's own parameters."""
+    if CANCEL_TOKEN not in parameters:
+        return parameters, None
+    values = json.loads(parameters)
+    token = values.pop(CANCEL_TOKEN, None)
+    return json.dumps(values), None if token is None else str(token)
 
 
 def _decode(value: Any, name: str) -> str:

@@ -17,9 +17,10 @@ from .errors import BackendError
 
 # Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
 _MAX_WAITING = 64
-# How often cancellation is asked for, and how many times longer than the asking the pause between is at least.
-_POLL_SECONDS = 0.01
-_POLL_PAUSE_FACTOR = 4
+# Triton can only be asked whether a request was cancelled, a round trip each time: so many are asked, then a pause.
+# (A tritonode host says it by itself, see `cancel` in control.py; this is for every other client.)
+_POLL_AT_ONCE = 16
+_POLL_PAUSE_SECONDS = 0.01
 
 
 class Sender:
@@ -148,19 +149,20 @@ class CancellationWatch:
             if not watched:
                 self._wake.wait()
                 continue
-            started = time.monotonic()
-            for sender, on_cancel in watched:
-                try:
-                    cancelled = sender.is_cancelled()
-                except Exception:
-                    cancelled = False
-                if cancelled:
-                    self.remove(sender)
-                    try:
-                        self._loop.call_soon_threadsafe(on_cancel)
-                    except RuntimeError:
-                        return
-            time.sleep(max(_POLL_SECONDS, _POLL_PAUSE_FACTOR * (time.monotonic() - started)))
+            for start in range(0, len(watched), _POLL_AT_ONCE):
+                for sender, on_cancel in watched[start : start + _POLL_AT_ONCE]:
+                    self._ask(sender, on_cancel)
+                time.sleep(_POLL_PAUSE_SECONDS)
+
+    def _ask(self, sender: Sender, on_cancel: Callable[[], None]) -> None:
+        try:
+            if not sender.is_cancelled():
+                return
+            self.remove(sender)
+            self._loop.call_soon_threadsafe(on_cancel)
+        except Exception:
+            # The loop is closed, or Triton is going: nobody can be told any more.
+            self.remove(sender)
 
     def close(self) -> None:
         with self._lock:

@@ -38,6 +38,7 @@ class Service:
         self._name = args["model_name"]
         self._config = json.loads(args["model_config"])
         self._tasks: set[asyncio.Task[None]] = set()
+        self._by_token: dict[str, asyncio.Task[None]] = {}
         self._unhealthy = False
         self._closing = False
         started = time.monotonic()
@@ -131,7 +132,7 @@ class Service:
         if self._metrics is not None:
             self._metrics.recording = True
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
-        self._control = Control(registry, self._info)
+        self._control = Control(registry, self._info, self._cancel)
         self._http = HttpDoor(
             llm, registry, self._name, self._settings.engine_args, self._frontend_args, self._pb_utils
         )
@@ -189,6 +190,10 @@ class Service:
         task = self._engine.loop.create_task(self._answer(raw, sender))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if raw.cancel_token is not None:
+            token = raw.cancel_token
+            self._by_token[token] = task
+            task.add_done_callback(lambda _: self._by_token.pop(token, None))
         self._watch.add(sender, lambda: _cancel(task))
 
     async def _answer(self, raw: RawRequest, sender: Sender) -> None:
@@ -212,6 +217,13 @@ class Service:
             await sender.send(error_response(self._pb_utils, failure, message), final=True)
         finally:
             self._watch.remove(sender)
+
+    def _cancel(self, tokens: list[str]) -> int:
+        """Cancel the requests of these tokens; those that have ended are passed over. Returns how many there were."""
+        tasks = [self._by_token[token] for token in tokens if token in self._by_token]
+        for task in tasks:
+            task.cancel()
+        return len(tasks)
 
     async def _answer_control(self, request: str, sender: Sender) -> None:
         try:

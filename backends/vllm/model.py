@@ -30,6 +30,7 @@ class TritonPythonModel:
         watch_host(os.getppid())
         environment.prepare()
         progress.report(args["model_name"], "import")
+        environment.prepare_vllm()
         from tritonode.service import Service
 
         self._service = Service(args, pb_utils)

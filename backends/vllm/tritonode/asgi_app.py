@@ -39,6 +39,8 @@ async def build_application(
     from . import asgi_models, asgi_vllm
 
     args = _namespace(asgi_vllm, engine_args, frontend_args)
+    # As the engine settled it: the reasoning parser has been put in, an object has become vLLM's own type.
+    args.structured_outputs_config = llm.vllm_config.structured_outputs_config
     asgi_vllm.validate_parsed_serve_args(args)
     if args.tool_parser_plugin:
         asgi_vllm.ToolParserManager.import_tool_parser(args.tool_parser_plugin)
@@ -74,6 +76,8 @@ def _namespace(asgi_vllm: Any, engine_args: dict[str, Any], frontend_args: dict[
             setattr(args, name, getattr(engine, name))
     for name, value in frontend_args.items():
         setattr(args, name, value)
+    # Whoever can call this function is in: a VLLM_API_KEY of the environment is meant for a server.
+    args.api_key = [""]
     if isinstance(args.served_model_name, str):
         args.served_model_name = [args.served_model_name]
     return args

@@ -77,14 +77,16 @@ class Engine:
             return
         vocabulary = min(97, self.llm.model_config.get_vocab_size())
         prompt = [position % vocabulary for position in range(1, 17)]
-        params = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
+        greedy = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
+        sampled = SamplingParams(temperature=0.8, top_p=0.9, top_k=20, seed=0, logprobs=1, max_tokens=4, min_tokens=4)
+        runs = [(greedy, None), (sampled, None), *((greedy, lora_request) for lora_request in lora_requests)]
 
-        async def run(position: int, lora_request: Any) -> None:
+        async def run(position: int, params: SamplingParams, lora_request: Any) -> None:
             async for _ in self.llm.generate(prompt, params, f"warm-up-{position}", lora_request=lora_request):
                 pass
 
         # Together, so that a mixed batch has run once.
-        await asyncio.gather(*(run(position, request) for position, request in enumerate([None, *lora_requests])))
+        await asyncio.gather(*(run(position, *each) for position, each in enumerate(runs)))
         await self.llm.reset_prefix_cache()
 
     def kv_cache(self) -> dict[str, Any]:

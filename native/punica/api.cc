@@ -26,8 +26,9 @@ bool valid(const Call& call) {
 }
 
 int32_t checked_run(const Call& call) {
-  if (!valid(call)) return TRITONODE_PUNICA_INVALID;
-  return call.batch->group_count == 0 ? TRITONODE_PUNICA_OK : run(call);
+  // First: an empty matrix may have no memory.
+  if (call.batch && call.batch->group_count == 0) return TRITONODE_PUNICA_OK;
+  return valid(call) ? run(call) : TRITONODE_PUNICA_INVALID;
 }
 
 /// Whether any of `count` elements is other than +0 or -0.

@@ -73,6 +73,10 @@ export interface Addon {
   watchProcess(pid: number, text?: string): boolean;
   noteChildDied(): void;
   liveCalls(): number;
+  acquireShared(name: string, key: string): Promise<string | undefined>;
+  retakeShared(name: string): Promise<boolean>;
+  settleShared(name: string, description?: string): void;
+  releaseShared(name: string): Promise<boolean>;
 }
 
 let addon: Addon | undefined;

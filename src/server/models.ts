@@ -15,9 +15,12 @@ export interface LoadModelOptions {
   readonly config?: Readonly<Record<string, unknown>> | undefined;
   /** The model's files by their path inside its folder (`1/model.py`), for a model that is in no repository. */
   readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
-  /** Stops waiting. Triton can't interrupt a load: it goes on, and the model is unloaded when it is done. */
+  /** Gives the load up: its Python child is killed, so that Triton lets go of it. */
   readonly signal?: AbortSignal | undefined;
 }
+
+/** Loads of this environment that nobody waits for any more, until Triton has let go of them. */
+const abandoned = new Map<string, Promise<void>>();
 
 /** Loading and unloading, and what Triton does not notice about it: children that die. */
 export class Models {
@@ -70,13 +73,15 @@ export class Models {
     if (signal?.aborted) {
       throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
     }
+    await this.#untilAbandonedIsGone(name);
     if (files !== undefined) this.#workspace.writeModel(name, files);
     // Triton takes a dead child's model for a healthy one and would do nothing.
-    if (this.#dead.has(name)) await this.unload(name);
+    if (this.#dead.has(name)) await this.#unload(name, false);
 
+    const before = new Set(this.#children.of(name).map((child) => child.pid));
     const load = this.#addon.loadModel(name, config === undefined ? undefined : JSON.stringify(config));
     try {
-      await this.#untilLoaded(name, load, signal);
+      await this.#untilLoaded(name, load, before, signal);
     } catch (error) {
       const typed = fromNative(error);
       if (typed instanceof TritonServerError) throw new ModelLoadError(typed.message, { cause: typed });
@@ -86,7 +91,12 @@ export class Models {
   }
 
   /** Settles with the load, or before it when its signal says so or its child is gone and Triton would wait for ever. */
-  async #untilLoaded(name: string, load: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  async #untilLoaded(
+    name: string,
+    load: Promise<void>,
+    before: ReadonlySet<number>,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const waiting = this.#loading.get(name) ?? new Set();
     this.#loading.set(name, waiting);
     let giveUp: (error: Error) => void = () => {};
@@ -106,8 +116,7 @@ export class Models {
     try {
       await Promise.race([finished, interrupted]);
     } catch (error) {
-      // Nobody waits for this model any more.
-      if (!done) finished.then(() => this.unload(name)).catch(() => {});
+      if (!done) this.#abandon(name, before, finished);
       throw error;
     } finally {
       this.#addon.unhold();
@@ -117,13 +126,53 @@ export class Models {
     }
   }
 
+  async #untilAbandonedIsGone(name: string): Promise<void> {
+    const gone = abandoned.get(name);
+    if (gone === undefined) return;
+    this.#addon.hold();
+    await gone;
+    this.#addon.unhold();
+  }
+
+  /**
+   * Nobody waits for this model any more: without its child the load fails, and if it was just done it is undone.
+   *
+   * @param before - children that serve the model already and go on doing so
+   */
+  #abandon(name: string, before: ReadonlySet<number>, finished: Promise<void>): void {
+    const kill = () => {
+      for (const { pid } of this.#children.of(name)) if (!before.has(pid)) endChild(pid);
+    };
+    kill();
+    // Triton starts a second child when the first, which completes the configuration, has ended.
+    const stop = this.#children.onChange((child, running) => {
+      if (running && child.model === name) kill();
+    });
+    // Bounded: a load whose stub can't start is never heard of again.
+    let timer: NodeJS.Timeout | undefined;
+    const limit = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, 10_000).unref();
+    });
+    const end = finished.then(() => this.#unload(name, false)).catch(() => {});
+    const gone = Promise.race([end, limit]).finally(() => {
+      clearTimeout(timer);
+      stop();
+      if (abandoned.get(name) === gone) abandoned.delete(name);
+    });
+    abandoned.set(name, gone);
+  }
+
   /** See {@link TritonServer.unloadModel}. */
   async unload(name: string, options: { dependents?: boolean } = {}): Promise<void> {
+    await this.#unload(name, options.dependents ?? false);
+    this.#dead.delete(name);
+  }
+
+  async #unload(name: string, dependents: boolean): Promise<void> {
     this.#unloading.add(name);
     try {
       const pids = this.#children.of(name).map((child) => child.pid);
-      await this.#addon.unloadModel(name, options.dependents ?? false);
-      this.#dead.delete(name);
+      await this.#addon.unloadModel(name, dependents);
       await this.#untilGone(new Set(pids));
     } catch (error) {
       throw fromNative(error);
@@ -150,8 +199,8 @@ export class Models {
   #onChild(child: ServerChild, running: boolean): void {
     const { model } = child;
     if (running) {
-      // Started again, perhaps by another environment.
-      if (child.instance !== model) this.#dead.delete(model);
+      // Started again by another environment; a load of this one says itself when the model is up.
+      if (child.instance !== model && !this.#loading.has(model)) this.#dead.delete(model);
       return;
     }
     if (this.#loading.has(model)) {
@@ -188,5 +237,16 @@ export class Models {
     this.#dead.set(model, error);
     this.#addon.noteChildDied();
     this.#onDied(model, error);
+  }
+}
+
+/** Kills a child and what it started: the stub leads a session of its own (see the wrapper in workspace.ts). */
+function endChild(pid: number): void {
+  for (const target of [-pid, pid]) {
+    try {
+      process.kill(target, "SIGKILL");
+    } catch {
+      // Gone, or not the leader of a group.
+    }
   }
 }

@@ -47,6 +47,13 @@ export interface ServerDescription {
   readonly directory: string;
   readonly shmPrefix: string;
   readonly runtime: string;
+  /** What its children's environment was given, as sorted pairs. */
+  readonly environment: string;
+}
+
+/** The children's environment in a form that can be compared. */
+export function environmentKey(environment: TritonServerOptions["childEnvironment"]): string {
+  return JSON.stringify(Object.entries(environment ?? {}).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 function integer(options: TritonServerOptions, name: keyof TritonServerOptions, fallback: number, max: number): number {
@@ -66,6 +73,7 @@ export function toNativeOptions(options: TritonServerOptions, workspace: Workspa
     directory: workspace.directory,
     shmPrefix: workspace.shmPrefix,
     runtime: runtime.directory,
+    environment: environmentKey(options.childEnvironment),
   };
   // All Python-based backends read these under the name of the Python backend, whatever their own name is.
   const python: Record<string, string> = {

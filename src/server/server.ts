@@ -5,8 +5,9 @@ import { Children, type ServerChild } from "./children";
 import { fromNative } from "./failure";
 import { logTo } from "./logger";
 import { type LoadModelOptions, Models } from "./models";
-import { type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
+import { environmentKey, type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
 import { type InferenceRequest, toNativeRequest } from "./request";
+import { Shared } from "./shared";
 import { type ResponseStream, Responses, StreamState } from "./stream";
 import { sweep } from "./sweep";
 import { temporaryDirectory, Workspace } from "./workspace";
@@ -30,6 +31,8 @@ interface Running {
  * stops with the last one that stops.
  */
 export class TritonServer {
+  /** What the environments of this process share beside the server itself. */
+  readonly shared: Shared;
   readonly #channel: Channel;
   readonly #workspace: Workspace;
   readonly #children: Children;
@@ -71,7 +74,18 @@ export class TritonServer {
             { hint: "stop it first, or use the same runtime in every thread" },
           );
         }
+        // Silently serving with other settings than asked for would be found late.
+        const { childEnvironment } = options;
+        if (childEnvironment !== undefined && environmentKey(childEnvironment) !== description.environment) {
+          throw new InvalidArgumentError(
+            "this process's server was started with another environment for its children",
+            {
+              hint: "give all models of a process the same environment, or set it on the first one only",
+            },
+          );
+        }
         workspace = Workspace.open(description.directory, description.shmPrefix);
+        workspace.addBackends(options.backends ?? {});
       }
       const server = new TritonServer(channel, workspace, children, stopLog);
       for (const path of options.modelRepositories ?? []) await server.registerRepository(path);
@@ -90,6 +104,7 @@ export class TritonServer {
     this.#workspace = workspace;
     this.#children = children;
     this.#stopLog = stopLog;
+    this.shared = new Shared(channel.addon);
     channel.join();
     this.#models = new Models(channel.addon, workspace, children, (model, error) => this.#modelDied(model, error));
   }
@@ -188,6 +203,33 @@ export class TritonServer {
 
   unregisterRepository(path: string): Promise<void> {
     return this.#ask((addon) => addon.unregisterRepository(this.#workspace.repository(path)));
+  }
+
+  /**
+   * Registers a repository together with whoever in this process uses it already, this environment or another.
+   *
+   * @returns a function that leaves it; the last one to leave unregisters it
+   */
+  async shareRepository(path: string): Promise<() => Promise<void>> {
+    const link = this.#workspace.repository(path);
+    const name = `repository/${link}`;
+    if ((await this.shared.acquire(name, link)) === undefined) {
+      try {
+        await this.#ask((addon) => addon.registerRepository(link));
+      } catch (error) {
+        this.shared.settle(name);
+        throw error;
+      }
+      this.shared.settle(name, link);
+    }
+    return async () => {
+      if (!(await this.shared.release(name))) return;
+      try {
+        await this.#ask((addon) => addon.unregisterRepository(link));
+      } finally {
+        this.shared.settle(name);
+      }
+    };
   }
 
   /**

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import {
   chmodSync,
   copyFileSync,
@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readdirSync,
   realpathSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -62,7 +63,7 @@ export class Workspace {
       const parts = ["backends", "backends/python", "repositories", "repositories/own", "children", "tmp"];
       for (const name of parts) mkdirSync(join(directory, name));
       workspace.#layOutPythonBackend(options);
-      for (const [name, source] of Object.entries(options.backends)) workspace.#layOutBackend(name, source);
+      workspace.addBackends(options.backends);
     } catch (error) {
       workspace.remove();
       throw error;
@@ -87,12 +88,23 @@ export class Workspace {
     chmodSync(stub, 0o700);
   }
 
-  #layOutBackend(name: string, source: string): void {
-    if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
-    const target = join(this.backends, name);
-    mkdirSync(target);
-    for (const entry of readdirSync(source)) {
-      if (entry !== "__pycache__") symlinkSync(join(resolve(source), entry), join(target, entry));
+  /** Lays out Python-based backends that are not there yet. */
+  addBackends(backends: Readonly<Record<string, string>>): void {
+    for (const [name, source] of Object.entries(backends)) {
+      if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
+      const target = join(this.backends, name);
+      if (existsSync(target)) continue;
+      // Moved into place when it is complete: another environment may be at it too.
+      const beside = mkdtempSync(`${target}.`);
+      for (const entry of readdirSync(source)) {
+        if (entry !== "__pycache__") symlinkSync(join(resolve(source), entry), join(beside, entry));
+      }
+      try {
+        renameSync(beside, target);
+      } catch (error) {
+        rmSync(beside, { recursive: true, force: true });
+        if (!existsSync(target)) throw error;
+      }
     }
   }
 
@@ -107,8 +119,13 @@ export class Workspace {
     }
     const known = this.#repositories.get(real);
     if (known !== undefined && existsSync(known)) return known;
-    const link = join(this.directory, "repositories", randomBytes(6).toString("hex"));
-    symlinkSync(real, link);
+    // The same for every environment of the process: Triton must not see one folder as two repositories.
+    const link = join(this.directory, "repositories", createHash("sha256").update(real).digest("hex").slice(0, 16));
+    try {
+      symlinkSync(real, link);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
     this.#repositories.set(real, link);
     return link;
   }

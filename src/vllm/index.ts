@@ -4,6 +4,7 @@ export type { LoadProgress, ObjectOptions, RepositoryOptions, VllmModelOptions }
 export { type DisposeOptions, type ModelInfo, VllmModel } from "./model";
 export type { EngineArguments } from "./repository";
 export type { GenerateOptions, RequestOptions } from "./request";
+export type { RestartEvent, RestartOptions } from "./restart";
 export type { Choice, FinishReason, GenerateResult, StreamChunk, TokenLogprob, Usage } from "./results";
 export type { SamplingParameters, StructuredOutputs } from "./sampling";
 export type { GenerationStream } from "./stream";

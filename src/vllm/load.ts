@@ -1,6 +1,7 @@
 import type { Runtime } from "../runtime/runtime";
 import type { Logger } from "../server";
 import type { EngineArguments } from "./repository";
+import type { RestartEvent, RestartOptions } from "./restart";
 
 /** How far a load is. */
 export interface LoadProgress {
@@ -25,10 +26,18 @@ interface CommonOptions {
   /** Gets the log of Triton, vLLM and the child; `console` fits. By default nobody does, and nothing is printed. */
   logger?: Logger | undefined;
   onProgress?: ((progress: LoadProgress) => void) | undefined;
-  /** Aborting it gives the load up: the model is unloaded as soon as Triton lets go of it. */
+  /** Aborting it gives the load up and ends its child. */
   signal?: AbortSignal | undefined;
   /** Milliseconds a load may take; by default 10 minutes. */
   timeout?: number | undefined;
+  /**
+   * What happens when the engine's process dies. Its running requests are lost in any case ({@link EngineDiedError}).
+   * `"never"` (default): the model stays down. `"on-failure"`: it is loaded again, with the adapters that were loaded at
+   * run time; pauses and attempts can be set.
+   */
+  restart?: RestartOptions["policy"] | RestartOptions | undefined;
+  /** Gets each step of a restart. */
+  onRestart?: ((event: RestartEvent) => void) | undefined;
   /** Environment variables for the child alone (for example `OMP_NUM_THREADS`); this process keeps its own. */
   environment?: Readonly<Record<string, string>> | undefined;
 }

@@ -1,4 +1,3 @@
-import { mkdtempSync } from "node:fs";
 import { join, resolve } from "node:path";
 import {
   DisposedError,
@@ -18,16 +17,17 @@ import { type InferenceRequest, type InferenceResponse, type ResponseStream, Tri
 import { Adapters } from "./adapters";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
-import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
+import { locateModel } from "./repository";
 import { describe, type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
+import { toRestartOptions } from "./restart";
 import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
+import { abortError, ServedModel } from "./serve";
 import { GenerationStream } from "./stream";
 
 /** Two levels up is the package from src/vllm as well as from dist/vllm. */
 const backendDirectory = join(__dirname, "..", "..", "backends", "vllm");
 /** Request parameter that names a request for the `cancel` operation (tritonode/control.py). */
 const cancelToken = "tritonode_cancel_token";
-const defaultLoadTimeout = 600_000;
 const defaultName = "vllm_model";
 
 /** What a model says of itself. */
@@ -73,7 +73,7 @@ export class VllmModel implements AsyncDisposable {
   readonly fetch: typeof globalThis.fetch;
   readonly #door: Door;
   readonly #server: TritonServer;
-  readonly #cleanUp: () => Promise<void>;
+  readonly #served: ServedModel;
   readonly #cancelled: string[] = [];
   #nextToken = 1;
   #disposed: Promise<void> | undefined;
@@ -111,46 +111,19 @@ export class VllmModel implements AsyncDisposable {
       backends: { vllm: backendDirectory },
       childEnvironment: environment,
     });
-    let written: string | undefined;
     try {
       throwIfAborted(signal);
-      let location: ModelLocation;
-      if (options.engine === undefined) {
-        location = locateModel(options.modelRepository, options.model);
-      } else {
-        written = mkdtempSync(join(server.privateDirectory, "model-"));
-        location = writeModel(written, name, options.engine, options.loras);
-      }
-      checkModelFiles(location);
-      if (await server.isModelReady(name).catch(() => false)) {
-        throw new ModelLoadError(`a model named '${name}' is loaded already`, {
-          code: "ERR_MODEL_NAME_IN_USE",
-          hint: "dispose of it first, or give this one another name",
-        });
-      }
-      await server.registerRepository(location.repository);
-      await loadWithin(server, name, signal, options.timeout ?? defaultLoadTimeout);
-      const cleanUp = async () => {
-        try {
-          await server.unloadModel(name);
-          await server.unregisterRepository(location.repository);
-        } finally {
-          if (written !== undefined) removeModel(written);
-          await server.stop();
-        }
-      };
-      return new VllmModel(name, server, cleanUp);
+      return new VllmModel(name, server, await ServedModel.load(server, name, options));
     } catch (error) {
-      if (written !== undefined) removeModel(written);
       await server.stop().catch(() => {});
       throw fromLoadFailure(name, error);
     }
   }
 
-  private constructor(name: string, server: TritonServer, cleanUp: () => Promise<void>) {
+  private constructor(name: string, server: TritonServer, served: ServedModel) {
     this.name = name;
     this.#server = server;
-    this.#cleanUp = cleanUp;
+    this.#served = served;
     this.adapters = new Adapters((request) => this.#control(request));
     this.fetch = createFetch((request) => this.#infer(request));
     this.#door = {
@@ -250,7 +223,7 @@ export class VllmModel implements AsyncDisposable {
     };
   }
 
-  /** Unloads the model and, with the last model, stops Triton. Repeated and concurrent calls are one call. */
+  /** Unloads the model, unless others in this process share it, and with the last model stops Triton. Repeated and concurrent calls are one call. */
   dispose(options: DisposeOptions = {}): Promise<void> {
     this.#disposed ??= this.#dispose(options.drain ?? false);
     return this.#disposed;
@@ -263,7 +236,11 @@ export class VllmModel implements AsyncDisposable {
   async #dispose(drain: boolean): Promise<void> {
     if (!drain) this.#server.cancelAll(new RequestCancelledError("the model was disposed of"));
     await this.#server.drained();
-    await this.#cleanUp();
+    try {
+      await this.#served.release();
+    } finally {
+      await this.#server.stop();
+    }
   }
 
   #infer(request: Omit<InferenceRequest, "model">): ResponseStream {
@@ -344,6 +321,8 @@ const knownOptions = new Set([
   "onProgress",
   "signal",
   "timeout",
+  "restart",
+  "onRestart",
   "environment",
   "modelRepository",
   "model",
@@ -377,6 +356,7 @@ function checkOptions(options: VllmModelOptions): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new InvalidArgumentError(`signal must be an AbortSignal, got ${describe(signal)}`);
   }
+  toRestartOptions(options.restart);
 }
 
 async function resolveRuntime(options: VllmModelOptions): Promise<Runtime> {
@@ -389,32 +369,5 @@ async function resolveRuntime(options: VllmModelOptions): Promise<Runtime> {
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });
-}
-
-/** Loads the model, but no longer than `timeout` milliseconds. */
-async function loadWithin(
-  server: TritonServer,
-  name: string,
-  signal: AbortSignal | undefined,
-  timeout: number,
-): Promise<void> {
-  const limit = new AbortController();
-  const timer = setTimeout(() => limit.abort(), timeout);
-  try {
-    await server.loadModel(name, {
-      signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
-    });
-  } catch (error) {
-    if (limit.signal.aborted) {
-      throw new ModelLoadError(`the model '${name}' was not ready after ${timeout} ms`, {
-        code: "ERR_LOAD_TIMEOUT",
-        cause: error,
-        hint: "raise `timeout`, or pass `logger` and `onProgress` to see where it stays",
-      });
-    }
-    throw error;
-  } finally {
-    clearTimeout(timer);
-  }
+  if (signal?.aborted) throw abortError(signal);
 }

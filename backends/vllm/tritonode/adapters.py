@@ -19,6 +19,7 @@ from .errors import (
     UnsupportedError,
     did_you_mean,
 )
+from .ledger import Entry
 from .vllm_api import LoRARequest
 
 
@@ -81,6 +82,8 @@ class AdapterRegistry:
         self._current: dict[str, Adapter] = {}
         self._ids = itertools.count(1)
         self._versions: dict[str, int] = {}
+        # Called after each change of what is served.
+        self.on_change: Callable[[], None] = lambda: None
 
     @property
     def names(self) -> list[str]:
@@ -149,6 +152,7 @@ class AdapterRegistry:
             if adapter.pinned:
                 await self._engine.pin_lora(adapter.request.lora_int_id)
         self._current[name] = adapter
+        self.on_change()
         if previous is not None:
             await self._retire(previous)
         return adapter
@@ -157,6 +161,7 @@ class AdapterRegistry:
         """Forget an adapter; requests that run on it finish first, new ones do not find it."""
         adapter = self.get(name)
         del self._current[name]
+        self.on_change()
         await self._retire(adapter)
         return adapter
 
@@ -173,6 +178,7 @@ class AdapterRegistry:
             # vLLM has no unpin: taking the adapter out frees the pin, and the next request loads it again.
             await self._engine.remove_lora(adapter.request.lora_int_id)
         adapter.pinned = pinned
+        self.on_change()
         return adapter
 
     async def _retire(self, adapter: Adapter) -> None:
@@ -196,6 +202,10 @@ class AdapterRegistry:
             adapter.served += 1
         if adapter.retired and adapter.running == 0:
             await self._engine.remove_lora(adapter.request.lora_int_id)
+
+    def entries(self) -> list[Entry]:
+        """What is served now, for the ledger."""
+        return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
 
     def describe(self, adapter: Adapter) -> dict[str, Any]:
         return adapter.as_dict(self._locate(adapter.request.lora_int_id))

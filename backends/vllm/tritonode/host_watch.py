@@ -35,6 +35,11 @@ def _wait(host_pid: int, pidfd: int | None) -> None:
 
 def _end() -> None:
     _unlink_shared_memory()
+    end_process()
+
+
+def end_process() -> None:
+    """Kill all that this process started, and this process."""
     for pid in _descendants(os.getpid()):
         try:
             os.kill(pid, signal.SIGKILL)

@@ -53,6 +53,8 @@ class InProcessAsyncClient(EngineCoreClient):
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._core: EngineCore | None = None
         self._failure: BaseException | None = None
+        # Called on the engine's thread when it has failed and everybody has been told.
+        self.on_death: Callable[[], None] = lambda: None
         built: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
@@ -63,11 +65,19 @@ class InProcessAsyncClient(EngineCoreClient):
         self._thread.start()
         built.result()
 
+    def _executor_failed(self) -> None:
+        """A worker process is gone (several ranks): an idle engine would not notice before its next step."""
+
+        def fail(core: EngineCore) -> None:
+            raise RuntimeError("a worker process of the engine ended")
+
+        self._inbox.put(fail)
+
     # --- the engine thread -------------------------------------------------------------------------------------
 
     def _run(self, vllm_config: Any, executor_class: Any, log_stats: bool, built: Future[None]) -> None:
         try:
-            core = EngineCore(vllm_config, executor_class, log_stats)
+            core = EngineCore(vllm_config, executor_class, log_stats, executor_fail_callback=self._executor_failed)
         except BaseException as failure:
             built.set_exception(failure)
             return
@@ -121,6 +131,7 @@ class InProcessAsyncClient(EngineCoreClient):
             reject = getattr(task, "reject", None)
             if reject is not None:
                 reject(dead)
+        self.on_death()
 
     # --- the interface AsyncLLM uses ---------------------------------------------------------------------------
 

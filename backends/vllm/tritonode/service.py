@@ -17,8 +17,10 @@ from .asgi import HttpDoor
 from .control import Control
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
-from .errors import BackendError, UnavailableError
+from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
+from .host_watch import end_process
+from .ledger import Entry, Ledger
 from .metrics import MetricsFactory
 from .requests import RawRequest, read_request
 from .responses import text_response
@@ -50,6 +52,7 @@ class Service:
         self._use_device(args)
         self._apply_defaults()
         self._metrics = self._make_metrics(args)
+        self._ledger = Ledger(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
         adapters = self._check_adapters()
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings, self._logger)
@@ -102,30 +105,49 @@ class Service:
             return None
         return MetricsFactory(self._pb_utils, {"model": self._name, "version": args["model_version"]})
 
-    def _check_adapters(self) -> dict[str, str]:
-        """Check every adapter's files before the engine is built: a bad one fails the load at once."""
+    def _check_adapters(self) -> list[Entry]:
+        """Check every adapter's files before the engine is built: a bad one fails the load at once.
+
+        After a crash these are the adapters that the last child served; one whose files have gone bad since is left out
+        then, because the others can still be served.
+        """
         if not self._settings.enable_lora:
-            return {}
-        self._report("check-adapters", count=len(self._settings.loras))
+            return []
+        restored = self._ledger.read()
+        wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
+        self._report("check-adapters", count=len(wanted))
         registry = self._registry(engine=None)
-        for name, path in self._settings.loras.items():
-            registry.register(name, path)
-        return self._settings.loras
+        usable = []
+        for entry in wanted:
+            try:
+                registry.register(entry.name, entry.path)
+            except SettingsError as failure:
+                if restored is None:
+                    raise
+                self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
+                continue
+            usable.append(entry)
+        return usable
 
     def _registry(self, engine: Any) -> AdapterRegistry:
         args = self._settings.engine_args
         return AdapterRegistry(engine, max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
 
-    def _finish_start(self, loras: dict[str, str]) -> None:
+    def _finish_start(self, entries: list[Entry]) -> None:
         llm = self._engine.llm
         registry = self._registry(llm) if self._settings.enable_lora else None
         to_warm = []
         if registry is not None:
-            known = [registry.register(name, path) for name, path in loras.items()]
+            known = [registry.register(entry.name, entry.path) for entry in entries]
             slots = int(self._settings.engine_args["max_cpu_loras"])
             for position, adapter in enumerate(known[:slots]):
                 self._report("load-adapter", name=adapter.name, done=position, total=min(len(known), slots))
                 self._engine.call(registry.warm(adapter)).result()
+            for entry in entries:
+                if entry.pinned:
+                    self._engine.call(registry.pin(entry.name, True)).result()
+            self._ledger.write(registry.entries())
+            registry.on_change = lambda: self._ledger.write(registry.entries())
             to_warm = [adapter.request for adapter in known[: int(self._settings.engine_args["max_loras"])]]
         self._report("warm-up")
         self._engine.call(self._engine.warm_up(to_warm[:2])).result()
@@ -138,6 +160,13 @@ class Service:
         )
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
+        self._engine.client.on_death = self._engine_died
+
+    def _engine_died(self) -> None:
+        """Called on the engine's thread, which has failed: make way for the next child where there will be one."""
+        if self._ledger.restarts:
+            self._logger.log_error(f"[vllm] the engine of {self._name} is dead; the host starts another")
+            end_process()
 
     def _info(self) -> dict[str, Any]:
         running, waiting = self._engine.client.request_counts()
@@ -252,6 +281,7 @@ class Service:
 
     async def _drain(self) -> None:
         self._closing = True
+        self._ledger.remove()
         if self._tasks:
             timeout = self._settings.own.get("unload_timeout", _UNLOAD_TIMEOUT_SECONDS)
             await asyncio.wait(self._tasks, timeout=timeout)

@@ -1,0 +1,152 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { InvalidArgumentError } from "../errors";
+import { describe } from "./request";
+
+/** What is done about an engine that died. */
+export interface RestartOptions {
+  /** `never` (default): the model stays down. `on-failure`: it is loaded again, adapters loaded at run time included. */
+  policy: "never" | "on-failure";
+  /** Restarts in a row before the model stays down. Default 5. */
+  maxAttempts?: number | undefined;
+  /** Milliseconds before the first restart; doubled for each further one in a row. Default 500. */
+  delay?: number | undefined;
+  /** Longest such pause, milliseconds. Default 30,000. */
+  maxDelay?: number | undefined;
+  /** Milliseconds that the model must stay up for the count to begin again. Default 60,000. */
+  resetAfter?: number | undefined;
+}
+
+/** A step of a restart. */
+export interface RestartEvent {
+  /**
+   * `died`: the engine is gone and `delay` milliseconds pass before the next attempt. `loading`: the attempt begins.
+   * `ready`: the model serves again. `failed`: the attempt did not succeed. `gave-up`: it stays down.
+   */
+  readonly phase: "died" | "loading" | "ready" | "failed" | "gave-up";
+  /** 1 for the first restart in a row. */
+  readonly attempt: number;
+  readonly delay?: number;
+  /** What ended the engine or the attempt. */
+  readonly error?: Error;
+}
+
+type RestartSettings = { readonly [K in keyof RestartOptions]-?: NonNullable<RestartOptions[K]> };
+
+/** @throws {@link InvalidArgumentError} naming what is wrong. */
+export function toRestartOptions(value: unknown): RestartSettings {
+  const given = (
+    typeof value === "string" || value === undefined ? { policy: value ?? "never" } : value
+  ) as RestartOptions;
+  if (typeof given !== "object" || given === null || !["never", "on-failure"].includes(given.policy)) {
+    throw new InvalidArgumentError(`restart must be "never", "on-failure" or an object, got ${describe(value)}`, {
+      hint: 'for example { policy: "on-failure", maxAttempts: 5 }',
+    });
+  }
+  const defaults = { maxAttempts: 5, delay: 500, maxDelay: 30_000, resetAfter: 60_000 };
+  for (const name of Object.keys(given)) {
+    if (name !== "policy" && !(name in defaults)) {
+      throw new InvalidArgumentError(`restart knows no setting '${name}'`, {
+        hint: `the settings are policy, ${Object.keys(defaults).join(", ")}`,
+      });
+    }
+  }
+  const number = (name: keyof typeof defaults): number => {
+    const setting = given[name] ?? defaults[name];
+    if (!(typeof setting === "number" && setting >= 0 && setting <= 2 ** 31 - 1)) {
+      throw new InvalidArgumentError(
+        `restart.${name} must be a number from 0 to ${2 ** 31 - 1}, got ${describe(setting)}`,
+      );
+    }
+    return setting;
+  };
+  return {
+    policy: given.policy,
+    maxAttempts: number("maxAttempts"),
+    delay: number("delay"),
+    maxDelay: number("maxDelay"),
+    resetAfter: number("resetAfter"),
+  };
+}
+
+/** Loads a model again after its engine died, with pauses that grow, until it is up or too many attempts in a row failed. */
+export class Restarter {
+  readonly #options: RestartSettings;
+  readonly #reload: (signal: AbortSignal) => Promise<void>;
+  readonly #report: (event: RestartEvent) => void;
+  readonly #stopping = new AbortController();
+  #attempts = 0;
+  #readySince = performance.now();
+  /** The engine died again before the restart that runs was through. */
+  #diedAgain: Error | undefined;
+  #running: Promise<void> | undefined;
+
+  /**
+   * @param reload - loads the model; gives up when its signal aborts
+   * @param report - gets each step; what it throws is the caller's own uncaught error and stops nothing
+   */
+  constructor(
+    options: RestartSettings,
+    reload: (signal: AbortSignal) => Promise<void>,
+    report: (event: RestartEvent) => void,
+  ) {
+    this.#options = options;
+    this.#reload = reload;
+    this.#report = (event) => {
+      try {
+        report(event);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    };
+  }
+
+  /** To be called when the engine has died. */
+  died(error: Error): void {
+    if (this.#options.policy === "never" || this.#stopping.signal.aborted) return;
+    if (this.#running !== undefined) {
+      this.#diedAgain = error;
+      return;
+    }
+    this.#running = this.#run(error).finally(() => {
+      this.#running = undefined;
+      const again = this.#diedAgain;
+      this.#diedAgain = undefined;
+      if (again !== undefined) this.died(again);
+    });
+  }
+
+  /** Gives up a restart that runs and waits until it has let go. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    await this.#running;
+  }
+
+  async #run(died: Error): Promise<void> {
+    const { maxAttempts, delay, maxDelay, resetAfter } = this.#options;
+    const { signal } = this.#stopping;
+    if (performance.now() - this.#readySince > resetAfter) this.#attempts = 0;
+    for (let error = died, phase: "died" | "failed" = "died"; !signal.aborted; phase = "failed") {
+      if (this.#attempts >= maxAttempts) {
+        this.#report({ phase: "gave-up", attempt: this.#attempts, error });
+        return;
+      }
+      const attempt = ++this.#attempts;
+      const pause = Math.min(delay * 2 ** (attempt - 1), maxDelay);
+      this.#report({ phase, attempt, delay: pause, error });
+      try {
+        // A model that is down does not keep its process alive.
+        await sleep(pause, undefined, { signal, ref: false });
+        this.#report({ phase: "loading", attempt });
+        await this.#reload(signal);
+        this.#diedAgain = undefined;
+        this.#readySince = performance.now();
+        this.#report({ phase: "ready", attempt });
+        return;
+      } catch (failure) {
+        error = failure instanceof Error ? failure : new Error(String(failure));
+      }
+    }
+  }
+}

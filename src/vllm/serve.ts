@@ -1,0 +1,243 @@
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ModelLoadError, RequestCancelledError } from "../errors";
+import type { TritonServer } from "../server";
+import { InUseError } from "../server/shared";
+import type { VllmModelOptions } from "./load";
+import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
+import { Restarter, toRestartOptions } from "./restart";
+
+const defaultLoadTimeout = 600_000;
+
+/** What the one who loaded a model leaves for who shares it: the folder that its files were written to, if any. */
+interface Placement {
+  readonly written?: string;
+}
+
+/**
+ * A model in Triton as one VllmModel uses it. VllmModels of the same name and the same files, in whatever thread of the
+ * process, share the model: the first loads it, the last unloads it, and one of them loads it again when its engine died.
+ */
+export class ServedModel {
+  readonly #server: TritonServer;
+  readonly #name: string;
+  readonly #timeout: number;
+  readonly #placement: Placement;
+  readonly #leaveRepository: () => Promise<void>;
+  readonly #restarter: Restarter;
+  readonly #stopListening: () => void;
+
+  /**
+   * Loads the model or joins who has loaded it.
+   *
+   * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` where another model has the name), or what Triton said.
+   */
+  static async load(server: TritonServer, name: string, options: VllmModelOptions): Promise<ServedModel> {
+    const { signal } = options;
+    const timeout = options.timeout ?? defaultLoadTimeout;
+    const written = options.engine === undefined ? undefined : mkdtempSync(join(server.privateDirectory, "model-"));
+    let leaveRepository: (() => Promise<void>) | undefined;
+    const resource = `model/${name}`;
+    let loading = false;
+    try {
+      const location =
+        options.engine === undefined
+          ? locateModel(options.modelRepository, options.model)
+          : writeModel(written as string, name, options.engine, options.loras);
+      checkModelFiles(location);
+      const found = await acquire(server, resource, fingerprint(location, written === undefined), signal);
+      loading = found === undefined;
+      if (found === undefined) {
+        if (await server.isModelReady(name).catch(() => false)) throw inUse(name);
+        leaveRepository = await server.shareRepository(location.repository);
+        forgetAdapters(server, name);
+        await loadWithin(server, name, signal, timeout);
+        const placement: Placement = written === undefined ? {} : { written };
+        server.shared.settle(resource, JSON.stringify(placement));
+        return new ServedModel(server, name, options, timeout, placement, leaveRepository);
+      }
+      if (written !== undefined) removeModel(written);
+      const placement = JSON.parse(found) as Placement;
+      leaveRepository = await server.shareRepository(placement.written ?? location.repository);
+      const served = new ServedModel(server, name, options, timeout, placement, leaveRepository);
+      try {
+        // Its engine may have died before this one came, and Triton has not noticed.
+        if (!(await isUp(server, name))) await served.#reload(signal);
+      } catch (error) {
+        leaveRepository = undefined;
+        await served.release();
+        throw error;
+      }
+      return served;
+    } catch (error) {
+      await leaveRepository?.().catch(() => {});
+      if (written !== undefined) removeModel(written);
+      if (loading) server.shared.settle(resource);
+      throw error;
+    }
+  }
+
+  private constructor(
+    server: TritonServer,
+    name: string,
+    options: VllmModelOptions,
+    timeout: number,
+    placement: Placement,
+    leaveRepository: () => Promise<void>,
+  ) {
+    this.#server = server;
+    this.#name = name;
+    this.#timeout = timeout;
+    this.#placement = placement;
+    this.#leaveRepository = leaveRepository;
+    this.#restarter = new Restarter(
+      toRestartOptions(options.restart),
+      (signal) => this.#reload(signal),
+      (event) => options.onRestart?.(event),
+    );
+    if (options.restart !== undefined && toRestartOptions(options.restart).policy !== "never") {
+      // An engine that failed inside a child that lives on is restarted too: the child then ends by itself.
+      mkdirSync(stateFolder(server, name), { recursive: true, mode: 0o700 });
+      writeFileSync(join(stateFolder(server, name), "restart"), "");
+    }
+    this.#stopListening = server.onModelDied((model, error) => {
+      if (model === name) this.#restarter.died(error);
+    });
+  }
+
+  /** Leaves the model; the last one to leave unloads it. */
+  async release(): Promise<void> {
+    this.#stopListening();
+    await this.#restarter.stop();
+    const { shared } = this.#server;
+    const resource = `model/${this.#name}`;
+    try {
+      if (!(await shared.release(resource))) return;
+      try {
+        await this.#server.unloadModel(this.#name);
+      } finally {
+        rmSync(stateFolder(this.#server, this.#name), { recursive: true, force: true });
+        if (this.#placement.written !== undefined) removeModel(this.#placement.written);
+        shared.settle(resource);
+      }
+    } finally {
+      await this.#leaveRepository();
+    }
+  }
+
+  /** Loads the model again unless another of its users has done so meanwhile. Its adapters come back with it. */
+  async #reload(signal: AbortSignal | undefined): Promise<void> {
+    const { shared } = this.#server;
+    const resource = `model/${this.#name}`;
+    if (!(await shared.retake(resource))) return;
+    try {
+      if (await isUp(this.#server, this.#name)) return;
+      // Where this server object has not seen the death, it would take the dead model for a healthy one as Triton does.
+      if (await this.#server.isModelReady(this.#name)) await this.#server.unloadModel(this.#name);
+      await loadWithin(this.#server, this.#name, signal, this.#timeout);
+    } finally {
+      shared.settle(resource, JSON.stringify(this.#placement));
+    }
+  }
+}
+
+/** Whether Triton takes requests for the model and its engine is alive. */
+async function isUp(server: TritonServer, name: string): Promise<boolean> {
+  const alive = server.children.some((child) => child.model === name && child.instance !== name);
+  return alive && (await server.isModelReady(name));
+}
+
+/** Joins the model's users, but waits for a load of another one no longer than the signal allows. */
+async function acquire(
+  server: TritonServer,
+  resource: string,
+  key: string,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> {
+  const acquired = server.shared.acquire(resource, key);
+  let onAbort: () => void = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(abortError(signal));
+    signal?.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([acquired, aborted]);
+  } catch (error) {
+    if (error instanceof InUseError) throw inUse(resource.slice("model/".length));
+    // Gives back what comes too late: as its only user, or as one of them.
+    acquired
+      .then(async (found) => {
+        if (found === undefined) server.shared.settle(resource);
+        else await server.shared.release(resource);
+      })
+      .catch(() => {});
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", onAbort);
+  }
+}
+
+function inUse(name: string): ModelLoadError {
+  return new ModelLoadError(`another model named '${name}' is loaded in this process`, {
+    code: "ERR_MODEL_NAME_IN_USE",
+    hint: "dispose of it first, or give this one another name; the same files under the same name are shared",
+  });
+}
+
+/** What tells two models of one name apart: where a folder is, and what the files say. */
+function fingerprint(location: ModelLocation, isFolder: boolean): string {
+  const folder = join(location.repository, location.name);
+  const hash = createHash("sha256").update(isFolder ? realpathSync(folder) : "");
+  for (const file of ["config.pbtxt", "1/model.json", "1/multi_lora.json"]) {
+    let content: Buffer | string;
+    try {
+      content = readFileSync(join(folder, file));
+    } catch {
+      content = "";
+    }
+    hash.update(`\0${content.length}\0`).update(content);
+  }
+  return hash.digest("hex");
+}
+
+/** Adapters that the engine's next child would bring back (tritonode/ledger.py); a model loaded anew starts without. */
+function forgetAdapters(server: TritonServer, name: string): void {
+  rmSync(join(stateFolder(server, name), "adapters.json"), { force: true });
+}
+
+/** What the children of a model leave for each other, and the host for them (tritonode/ledger.py). */
+function stateFolder(server: TritonServer, name: string): string {
+  return join(server.privateDirectory, "models", name);
+}
+
+export function abortError(signal: AbortSignal | undefined): RequestCancelledError {
+  return new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason });
+}
+
+/** Loads the model, but no longer than `timeout` milliseconds. */
+async function loadWithin(
+  server: TritonServer,
+  name: string,
+  signal: AbortSignal | undefined,
+  timeout: number,
+): Promise<void> {
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), timeout);
+  try {
+    await server.loadModel(name, {
+      signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
+    });
+  } catch (error) {
+    if (limit.signal.aborted) {
+      throw new ModelLoadError(`the model '${name}' was not ready after ${timeout} ms`, {
+        code: "ERR_LOAD_TIMEOUT",
+        cause: error,
+        hint: "raise `timeout`, or pass `logger` and `onProgress` to see where it stays",
+      });
+    }
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -15,6 +15,8 @@ export interface LoadModelOptions {
   readonly config?: Readonly<Record<string, unknown>> | undefined;
   /** The model's files by their path inside its folder (`1/model.py`), for a model that is in no repository. */
   readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
+  /** Environment variables for this model's Python children alone; undefined removes one. */
+  readonly environment?: Readonly<Record<string, string | undefined>> | undefined;
   /** Gives the load up: its Python child is killed, so that Triton lets go of it. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -75,6 +77,7 @@ export class Models {
     }
     await this.#untilAbandonedIsGone(name);
     if (files !== undefined) this.#workspace.writeModel(name, files);
+    if (options.environment !== undefined) this.#workspace.setEnvironment(name, options.environment);
     // Triton takes a dead child's model for a healthy one and would do nothing.
     if (this.#dead.has(name)) await this.#unload(name, false);
 

@@ -60,7 +60,15 @@ export class Workspace {
     // The region's name goes through `bash -c` too, and shm_open bounds it to 255 bytes.
     const workspace = new Workspace(directory, `${prefix}_${process.pid}_${randomBytes(4).toString("hex")}_`);
     try {
-      const parts = ["backends", "backends/python", "repositories", "repositories/own", "children", "tmp"];
+      const parts = [
+        "backends",
+        "backends/python",
+        "repositories",
+        "repositories/own",
+        "children",
+        "environment",
+        "tmp",
+      ];
       for (const name of parts) mkdirSync(join(directory, name));
       workspace.#layOutPythonBackend(options);
       workspace.addBackends(options.backends);
@@ -152,6 +160,12 @@ export class Workspace {
     rmSync(join(this.ownRepository, name), { recursive: true, force: true });
   }
 
+  /** Variables for one model's children, from its next load on. @throws {@link InvalidArgumentError} */
+  setEnvironment(model: string, environment: Readonly<Record<string, string | undefined>>): void {
+    const lines = exports(environment);
+    writeFileSync(join(this.directory, "environment", model), `${lines.join("\n")}\n`, { mode: 0o600 });
+  }
+
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
   }
@@ -166,6 +180,19 @@ export function temporaryDirectory(): string {
 /** A word of a shell script that stands for exactly `value`. */
 function quote(value: string): string {
   return `'${value.replaceAll("'", "'\\''")}'`;
+}
+
+/** Lines of a shell script that set or (undefined) unset variables. @throws {@link InvalidArgumentError} */
+function exports(environment: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.entries(environment).map(([name, value]) => {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+      throw new InvalidArgumentError(`'${name}' is no name for an environment variable`);
+    }
+    if (value !== undefined && (typeof value !== "string" || value.includes("\0"))) {
+      throw new InvalidArgumentError(`the environment variable ${name} must be a string without NUL`);
+    }
+    return value === undefined ? `unset ${name}` : `export ${name}=${quote(value)}`;
+  });
 }
 
 /**
@@ -194,13 +221,12 @@ function stubWrapper(
     // vLLM and torch leave files of theirs behind; here they go with the private directory.
     'export TMPDIR="$directory/tmp"',
   ];
-  for (const [name, value] of Object.entries(environment)) {
-    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
-      throw new InvalidArgumentError(`'${name}' is no name for an environment variable`);
-    }
-    if (value?.includes("\0")) throw new InvalidArgumentError(`the environment variable ${name} holds a NUL`);
-    lines.push(value === undefined ? `unset ${name}` : `export ${name}=${quote(value)}`);
-  }
+  lines.push(
+    ...exports(environment),
+    // The first argument is <repository>/<model>/<version>/model.py.
+    "model=${1%/*/*} && model=${model##*/}",
+    '[ -f "$directory/environment/$model" ] && . "$directory/environment/$model"',
+  );
   // A session of its own: a Ctrl-C in the terminal is the host's to handle, and the whole group can be ended at once.
   // setsid forks only where it leads a process group already, which a child of Triton never does.
   lines.push(

@@ -88,7 +88,7 @@ export class VllmModel implements AsyncDisposable {
    */
   static async load(options: VllmModelOptions): Promise<VllmModel> {
     checkOptions(options);
-    const { signal, onProgress, environment } = options;
+    const { signal, onProgress } = options;
     throwIfAborted(signal);
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
@@ -109,7 +109,6 @@ export class VllmModel implements AsyncDisposable {
       runtime,
       logger,
       backends: { vllm: backendDirectory },
-      childEnvironment: environment,
     });
     try {
       throwIfAborted(signal);

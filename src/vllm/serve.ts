@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSy
 import { join } from "node:path";
 import { ModelLoadError, RequestCancelledError } from "../errors";
 import type { TritonServer } from "../server";
+import { environmentKey } from "../server/options";
 import { InUseError } from "../server/shared";
 import type { VllmModelOptions } from "./load";
 import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
@@ -22,7 +23,7 @@ interface Placement {
 export class ServedModel {
   readonly #server: TritonServer;
   readonly #name: string;
-  readonly #timeout: number;
+  readonly #options: VllmModelOptions;
   readonly #placement: Placement;
   readonly #leaveRepository: () => Promise<void>;
   readonly #restarter: Restarter;
@@ -35,7 +36,6 @@ export class ServedModel {
    */
   static async load(server: TritonServer, name: string, options: VllmModelOptions): Promise<ServedModel> {
     const { signal } = options;
-    const timeout = options.timeout ?? defaultLoadTimeout;
     const written = options.engine === undefined ? undefined : mkdtempSync(join(server.privateDirectory, "model-"));
     let leaveRepository: (() => Promise<void>) | undefined;
     const resource = `model/${name}`;
@@ -46,21 +46,26 @@ export class ServedModel {
           ? locateModel(options.modelRepository, options.model)
           : writeModel(written as string, name, options.engine, options.loras);
       checkModelFiles(location);
-      const found = await acquire(server, resource, fingerprint(location, written === undefined), signal);
+      const found = await acquire(
+        server,
+        resource,
+        fingerprint(location, written === undefined, options.environment),
+        signal,
+      );
       loading = found === undefined;
       if (found === undefined) {
         if (await server.isModelReady(name).catch(() => false)) throw inUse(name);
         leaveRepository = await server.shareRepository(location.repository);
         forgetAdapters(server, name);
-        await loadWithin(server, name, signal, timeout);
+        await loadWithin(server, name, options, signal);
         const placement: Placement = written === undefined ? {} : { written };
         server.shared.settle(resource, JSON.stringify(placement));
-        return new ServedModel(server, name, options, timeout, placement, leaveRepository);
+        return new ServedModel(server, name, options, placement, leaveRepository);
       }
       if (written !== undefined) removeModel(written);
       const placement = JSON.parse(found) as Placement;
       leaveRepository = await server.shareRepository(placement.written ?? location.repository);
-      const served = new ServedModel(server, name, options, timeout, placement, leaveRepository);
+      const served = new ServedModel(server, name, options, placement, leaveRepository);
       try {
         // Its engine may have died before this one came, and Triton has not noticed.
         if (!(await isUp(server, name))) await served.#reload(signal);
@@ -82,13 +87,12 @@ export class ServedModel {
     server: TritonServer,
     name: string,
     options: VllmModelOptions,
-    timeout: number,
     placement: Placement,
     leaveRepository: () => Promise<void>,
   ) {
     this.#server = server;
     this.#name = name;
-    this.#timeout = timeout;
+    this.#options = options;
     this.#placement = placement;
     this.#leaveRepository = leaveRepository;
     this.#restarter = new Restarter(
@@ -135,7 +139,7 @@ export class ServedModel {
       if (await isUp(this.#server, this.#name)) return;
       // Where this server object has not seen the death, it would take the dead model for a healthy one as Triton does.
       if (await this.#server.isModelReady(this.#name)) await this.#server.unloadModel(this.#name);
-      await loadWithin(this.#server, this.#name, signal, this.#timeout);
+      await loadWithin(this.#server, this.#name, this.#options, signal);
     } finally {
       shared.settle(resource, JSON.stringify(this.#placement));
     }
@@ -185,10 +189,12 @@ function inUse(name: string): ModelLoadError {
   });
 }
 
-/** What tells two models of one name apart: where a folder is, and what the files say. */
-function fingerprint(location: ModelLocation, isFolder: boolean): string {
+/** What tells two models of one name apart: where a folder is, what the files say, and the environment. */
+function fingerprint(location: ModelLocation, isFolder: boolean, environment: VllmModelOptions["environment"]): string {
   const folder = join(location.repository, location.name);
-  const hash = createHash("sha256").update(isFolder ? realpathSync(folder) : "");
+  const hash = createHash("sha256")
+    .update(isFolder ? realpathSync(folder) : "")
+    .update(environmentKey(environment));
   for (const file of ["config.pbtxt", "1/model.json", "1/multi_lora.json"]) {
     let content: Buffer | string;
     try {
@@ -215,17 +221,18 @@ export function abortError(signal: AbortSignal | undefined): RequestCancelledErr
   return new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason });
 }
 
-/** Loads the model, but no longer than `timeout` milliseconds. */
+/** Loads the model, but no longer than the options' `timeout`. */
 async function loadWithin(
   server: TritonServer,
   name: string,
+  { environment, timeout = defaultLoadTimeout }: VllmModelOptions,
   signal: AbortSignal | undefined,
-  timeout: number,
 ): Promise<void> {
   const limit = new AbortController();
   const timer = setTimeout(() => limit.abort(), timeout);
   try {
     await server.loadModel(name, {
+      environment,
       signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
     });
   } catch (error) {

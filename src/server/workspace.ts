@@ -162,7 +162,7 @@ export class Workspace {
 
   /** Variables for one model's children, from its next load on. @throws {@link InvalidArgumentError} */
   setEnvironment(model: string, environment: Readonly<Record<string, string | undefined>>): void {
-    const lines = exports(environment);
+    const lines = exportLines(environment);
     writeFileSync(join(this.directory, "environment", model), `${lines.join("\n")}\n`, { mode: 0o600 });
   }
 
@@ -183,7 +183,7 @@ function quote(value: string): string {
 }
 
 /** Lines of a shell script that set or (undefined) unset variables. @throws {@link InvalidArgumentError} */
-function exports(environment: Readonly<Record<string, string | undefined>>): string[] {
+function exportLines(environment: Readonly<Record<string, string | undefined>>): string[] {
   return Object.entries(environment).map(([name, value]) => {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
       throw new InvalidArgumentError(`'${name}' is no name for an environment variable`);
@@ -222,7 +222,7 @@ function stubWrapper(
     'export TMPDIR="$directory/tmp"',
   ];
   lines.push(
-    ...exports(environment),
+    ...exportLines(environment),
     // The first argument is <repository>/<model>/<version>/model.py.
     "model=${1%/*/*} && model=${model##*/}",
     '[ -f "$directory/environment/$model" ] && . "$directory/environment/$model"',

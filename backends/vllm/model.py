@@ -29,6 +29,9 @@ class TritonPythonModel:
 
         watch_host(os.getppid())
         environment.prepare()
+        # Engine arguments can name Python classes (`logits_processors`); they are looked for beside model.json, for the
+        # interpreter that Triton embeds does not read PYTHONPATH.
+        sys.path.append(pb_utils.get_model_dir())
         progress.report(args["model_name"], "import")
         environment.prepare_vllm()
         from tritonode.service import Service

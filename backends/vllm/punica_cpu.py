@@ -11,28 +11,25 @@ like any other, and an engine that is not compiled runs a dozen small operators 
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import punica_eager
 import punica_library
+import punica_platform
 import punica_torch
 import torch
 from punica_library import SAMPLED, TOKENS
+from punica_platform import install
 from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm.config import VllmConfig
     from vllm.lora.layers import LoRAMapping
 
-logger = logging.getLogger("vllm.tritonode.punica")
-
-COMPILE_VARIABLE = "TRITONODE_PUNICA_COMPILE"
+__all__ = ["PunicaWrapper", "install"]
 
 
 class PunicaWrapper(PunicaWrapperBase):
@@ -43,7 +40,9 @@ class PunicaWrapper(PunicaWrapperBase):
     once.
     """
 
-    def __init__(self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **kwargs: Any) -> None:
+    def __init__(
+        self, max_num_batched_tokens: int, max_batches: int, device: torch.device | str, **kwargs: Any
+    ) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device)
         lora_config = kwargs.get("lora_config")
         self._slot_count = int(lora_config.max_loras) if lora_config is not None else max_batches
@@ -51,8 +50,8 @@ class PunicaWrapper(PunicaWrapperBase):
         self._segments: dict[int, list[punica_torch.Segment]] = {TOKENS: [], SAMPLED: []}
         self._engine: int | None = None
         self._library: Any = None
-        self._direct = _settings["direct"]
-        if kernels_available():
+        self._direct = punica_platform.direct_layers()
+        if punica_platform.kernels_available():
             self._library = punica_library.load()
             self._engine = self._library.tritonode_punica_engine_new(self._slot_count)
             if not self._engine:
@@ -322,79 +321,3 @@ def _slots(ids: Sequence[int], slot_of: dict[int, int]) -> np.ndarray:
     wanted, inverse = np.unique(np.fromiter(ids, np.int64, len(ids)), return_inverse=True)
     table = np.array([slot_of[lora_id] if lora_id > 0 else -1 for lora_id in wanted.tolist()], np.int64)
     return table[inverse] if wanted.size else np.empty(0, np.int64)
-
-
-@functools.cache
-def kernels_available() -> bool:
-    """Tell whether the native kernels serve; if not, say why, once."""
-    try:
-        punica_library.register_torch_operator()
-    except punica_library.PunicaLibraryError as error:
-        logger.warning("LoRA runs on plain torch operators, which are right but slower. %s", error)
-        return False
-    logger.info("LoRA runs on libtritonode_punica (%s)", punica_library.level())
-    return True
-
-
-def install(compile_model: bool | None = None) -> None:
-    """Let vLLM's CPU platform use :class:`PunicaWrapper`. Call it before the engine is built; again changes the option.
-
-    vLLM turns ``torch.compile`` off for CPU engines with LoRA, because Dynamo can't trace its torch operators. Ours is
-    one opaque operator, so the model can be compiled as it is without LoRA; but that takes the better part of a minute
-    at each start, and what :mod:`punica_eager` does instead comes out no slower.
-
-    Args:
-        compile_model: compile LoRA engines as vLLM compiles others on this CPU. None: as ``TRITONODE_PUNICA_COMPILE``
-            says ("1" or "0"), else not. Nothing is compiled that the caller's own settings (``enforce_eager``,
-            ``-O0``) leave uncompiled, nor without the kernels.
-
-    On other platforms (CUDA) this changes nothing: vLLM's own kernels serve there.
-    """
-    from vllm.lora.layers.base import BaseLayerWithLoRA
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
-        return
-    platform_class = type(current_platform)
-    if compile_model is None:
-        compile_model = os.environ.get(COMPILE_VARIABLE, "0") == "1"
-    _settings["compile"] = compile_model
-    if _settings["installed"]:
-        return
-    _settings["installed"] = True
-
-    name = f"{PunicaWrapper.__module__}.{PunicaWrapper.__qualname__}"
-    platform_class.get_punica_wrapper = classmethod(lambda cls: name)
-
-    set_mapping = BaseLayerWithLoRA.set_mapping
-
-    @functools.wraps(set_mapping)
-    def set_mapping_and_register(self: Any, punica_wrapper: Any) -> None:
-        set_mapping(self, punica_wrapper)
-        if isinstance(punica_wrapper, PunicaWrapper):
-            punica_wrapper.register_layer(self)
-
-    BaseLayerWithLoRA.set_mapping = set_mapping_and_register
-
-    check_and_update_config = platform_class.check_and_update_config
-
-    def check_and_keep_compilation(cls: type, vllm_config: VllmConfig) -> None:
-        from vllm.config import CompilationMode
-
-        wanted = vllm_config.compilation_config.mode
-        check_and_update_config(vllm_config)
-        if vllm_config.lora_config is None or not kernels_available():
-            _settings["direct"] = False
-            return
-        stopped = wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE
-        if stopped and _settings["compile"]:
-            # What check_and_update_config itself had chosen just before it met the LoRA configuration.
-            vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
-        _settings["direct"] = punica_eager.uncompiled_lora(vllm_config)
-
-    platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
-    if kernels_available():
-        punica_eager.extend_platform(platform_class)
-
-
-_settings: dict[str, bool] = {"installed": False, "compile": False, "direct": False}

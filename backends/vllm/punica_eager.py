@@ -131,7 +131,7 @@ def direct_forward(layer: Any, add_lora: Callable[..., Any], rows: int) -> Calla
         RowParallelLinearWithLoRA,
     )
     bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
-    base = getattr(layer, "base_layer", None)
+    base: Any = getattr(layer, "base_layer", None)
     # Exact types: a subclass may have a forward of its own.
     if type(layer) not in known or type(base) not in bases or layer.tp_size != 1:
         return None

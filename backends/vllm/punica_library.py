@@ -60,7 +60,12 @@ class Group(Structure):
 class Batch(Structure):
     """``tritonode_punica_batch``."""
 
-    _fields_ = (("groups", POINTER(Group)), ("rows", POINTER(c_int32)), ("group_count", c_int32), ("row_count", c_int32))
+    _fields_ = (
+        ("groups", POINTER(Group)),
+        ("rows", POINTER(c_int32)),
+        ("group_count", c_int32),
+        ("row_count", c_int32),
+    )
 
 
 class Matrix(Structure):

@@ -29,7 +29,12 @@ function reference(model: string, requests: object[]): Reference[] {
 
 /** The ids of the tokens that were chosen, from the logprobs of a greedy answer. */
 async function tokens(model: VllmModel, prompt: string, lora: string | undefined, max_tokens: number) {
-  const { text, finishReason, logprobs } = await model.generate(prompt, { lora, temperature: 0, max_tokens, logprobs: 0 });
+  const { text, finishReason, logprobs } = await model.generate(prompt, {
+    lora,
+    temperature: 0,
+    max_tokens,
+    logprobs: 0,
+  });
   return { text, finishReason, tokenIds: (logprobs ?? []).map((position) => position[0]?.tokenId) };
 }
 
@@ -41,7 +46,12 @@ describe("tiny model", () => {
 
   beforeAll(async () => {
     const cases = prompts.flatMap((prompt) =>
-      [undefined, ...names].map((lora) => ({ prompt, lora, adapter: lora === undefined ? null : adapter(lora), max_tokens: 24 })),
+      [undefined, ...names].map((lora) => ({
+        prompt,
+        lora,
+        adapter: lora === undefined ? null : adapter(lora),
+        max_tokens: 24,
+      })),
     );
     const results = reference(fixtures.models.tiny, cases);
     expected = new Map(cases.map(({ prompt, lora }, at) => [`${lora} ${prompt}`, results[at] as Reference]));
@@ -86,7 +96,13 @@ test("SmolLM2-135M with its trained adapters", async () => {
     cases.map(({ request }) => request),
   );
   await using model = await VllmModel.load({
-    engine: { model: backbone, dtype: "float32", max_model_len: 512, enforce_eager: true, kv_cache_memory_bytes: 256 << 20 },
+    engine: {
+      model: backbone,
+      dtype: "float32",
+      max_model_len: 512,
+      enforce_eager: true,
+      kv_cache_memory_bytes: 256 << 20,
+    },
     loras,
   });
   const got = await Promise.all(cases.map(({ lora }) => tokens(model, prompt, lora, 24)));

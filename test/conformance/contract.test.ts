@@ -153,7 +153,11 @@ describe("sampling parameters", () => {
     };
     expect(await count({ temperature: "0.0", max_tokens: "7", ignore_eos: "true" })).toBe(7);
     // The tiny model's greedy text for this prompt has no end; stop it by its own first token to see "false" work.
-    const [first] = await ask(model, { text: prompt, sampling: { ...greedy, logprobs: 0 }, returns: ["return_logprobs"] });
+    const [first] = await ask(model, {
+      text: prompt,
+      sampling: { ...greedy, logprobs: 0 },
+      returns: ["return_logprobs"],
+    });
     const [token] = Object.keys(JSON.parse(output(first, "logprobs")?.[0] as string)[0]);
     expect(await count({ ...greedy, stop_token_ids: [Number(token)] })).toBe(1);
   });
@@ -172,7 +176,11 @@ describe("sampling parameters", () => {
     ["as an object", { choice: ["yes", "no"] }],
     ["as a JSON string, as upstream has it", JSON.stringify({ choice: ["yes", "no"] })],
   ])("structured outputs %s", async (_, structured_outputs) => {
-    const responses = await ask(model, { text: prompt, exclude: true, sampling: { temperature: 0, structured_outputs } });
+    const responses = await ask(model, {
+      text: prompt,
+      exclude: true,
+      sampling: { temperature: 0, structured_outputs },
+    });
     expect(["yes", "no"]).toContain(textOf(responses));
   });
 
@@ -180,7 +188,9 @@ describe("sampling parameters", () => {
     const sampling = { n: 3, temperature: 1, seed: 7, max_tokens: 12, ignore_eos: true };
     const [whole] = await ask(model, { text: prompt, exclude: true, sampling });
     const streamed = await ask(model, { text: prompt, stream: true, sampling });
-    const texts = [0, 1, 2].map((index) => streamed.map((response) => output(response, "text_output")?.[index]).join(""));
+    const texts = [0, 1, 2].map((index) =>
+      streamed.map((response) => output(response, "text_output")?.[index]).join(""),
+    );
     expect(texts).toEqual(output(whole, "text_output"));
     expect(new Set(texts).size).toBe(3);
   });

@@ -6,9 +6,7 @@ import { temporaryFolder, tinyEngine, writeRepository } from "../support/models"
 
 function config(value: string | undefined): string {
   const parameter =
-    value === undefined
-      ? ""
-      : `parameters: { key: "REPORT_CUSTOM_METRICS" value: { string_value: "${value}" } }\n`;
+    value === undefined ? "" : `parameters: { key: "REPORT_CUSTOM_METRICS" value: { string_value: "${value}" } }\n`;
   return `backend: "vllm"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n${parameter}`;
 }
 

@@ -63,7 +63,11 @@ describe("results", () => {
   });
 
   test("logprobs", async () => {
-    const { logprobs, cumulativeLogprob, text } = await model.generate("Hello", { ...greedy, max_tokens: 4, logprobs: 2 });
+    const { logprobs, cumulativeLogprob, text } = await model.generate("Hello", {
+      ...greedy,
+      max_tokens: 4,
+      logprobs: 2,
+    });
     expect(logprobs).toHaveLength(4);
     const chosen = (logprobs ?? []).map((position) => position.find((entry) => entry.rank === 1));
     expect(chosen.map((entry) => entry?.token).join("")).toBe(text);
@@ -79,7 +83,8 @@ describe("many at once", () => {
     const prompts = Array.from({ length: 16 }, (_, at) => `Prompt number ${at} says`);
     const alone = new Map<string, string>();
     for (const lora of names) {
-      for (const prompt of prompts) alone.set(`${lora} ${prompt}`, (await model.generate(prompt, { ...greedy, lora })).text);
+      for (const prompt of prompts)
+        alone.set(`${lora} ${prompt}`, (await model.generate(prompt, { ...greedy, lora })).text);
     }
     const rows = Array.from({ length: 256 }, (_, at) => ({
       prompt: prompts[at % 16] as string,
@@ -94,7 +99,12 @@ describe("many at once", () => {
   test("1,000 requests submitted at once are all served", async () => {
     const results = await Promise.all(
       Array.from({ length: 1000 }, (_, at) =>
-        model.generate(`Number ${at}`, { temperature: 0, max_tokens: 2, ignore_eos: true, lora: names[at % names.length] }),
+        model.generate(`Number ${at}`, {
+          temperature: 0,
+          max_tokens: 2,
+          ignore_eos: true,
+          lora: names[at % names.length],
+        }),
       ),
     );
     expect(results.every(({ usage }) => usage.completionTokens === 2)).toBe(true);
@@ -104,7 +114,8 @@ describe("many at once", () => {
 
 describe("leaving early", () => {
   const long = { temperature: 0, max_tokens: null, ignore_eos: true };
-  const idle = () => expect.poll(async () => (await model.info()).requests, { timeout: 3000 }).toEqual({ running: 0, waiting: 0 });
+  const idle = () =>
+    expect.poll(async () => (await model.info()).requests, { timeout: 3000 }).toEqual({ running: 0, waiting: 0 });
 
   test("breaking out of the loop frees the place in vLLM within a step or two", async () => {
     for await (const chunk of model.stream("Hello", long)) {
@@ -116,7 +127,9 @@ describe("leaving early", () => {
   });
 
   test("an AbortSignal, before and while it runs", async () => {
-    await expect(model.generate("Hello", { ...long, signal: AbortSignal.abort() })).rejects.toThrow(RequestCancelledError);
+    await expect(model.generate("Hello", { ...long, signal: AbortSignal.abort() })).rejects.toThrow(
+      RequestCancelledError,
+    );
     const controller = new AbortController();
     const answer = model.generate("Hello", { ...long, signal: controller.signal });
     await expect.poll(async () => (await model.info()).requests.running).toBe(1);
@@ -180,7 +193,9 @@ describe("bad requests: each a typed error, and the model goes on", () => {
 test("dispose: later calls are refused, a second call is the same promise", async () => {
   await using other = await loadTiny({}, undefined, "other");
   expect(await other.ready).toBe(true);
-  const running = other.generate("Hello", { temperature: 0, max_tokens: null, ignore_eos: true }).catch((error) => error);
+  const running = other
+    .generate("Hello", { temperature: 0, max_tokens: null, ignore_eos: true })
+    .catch((error) => error);
   const first = other.dispose();
   expect(other.dispose()).toBe(first);
   expect(await running).toBeInstanceOf(RequestCancelledError);

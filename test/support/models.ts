@@ -32,7 +32,11 @@ export function loadTiny(
   },
   name?: string,
 ): Promise<VllmModel> {
-  return VllmModel.load({ engine: { ...tinyEngine, ...engine }, loras, ...(name === undefined ? {} : { model: name }) });
+  return VllmModel.load({
+    engine: { ...tinyEngine, ...engine },
+    loras,
+    ...(name === undefined ? {} : { model: name }),
+  });
 }
 
 /** A folder that is removed when the test file is done. */

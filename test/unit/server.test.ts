@@ -300,12 +300,14 @@ describe("TritonServer", () => {
             request: command({ count: 2 }, [`worker ${i}`]),
           },
         });
+        // Listened for from the start: it may come in the same turn as the message.
+        const exit = new Promise((resolve) => worker.once("exit", resolve));
         const message = await new Promise((resolve, reject) => {
           worker.once("message", resolve);
           worker.once("error", reject);
         });
         if (hang) await worker.terminate();
-        else await new Promise((resolve) => worker.once("exit", resolve));
+        else await exit;
         return message;
       }),
     );

@@ -1,5 +1,19 @@
 export * from "./errors";
 export * from "./openai";
-export { findRuntime, PythonNotFoundError, type Runtime, SetupCancelledError, SetupError, setup } from "./runtime";
+export {
+  type BundleOptions,
+  bundle,
+  type Check,
+  type Device,
+  doctor,
+  findRuntime,
+  PythonNotFoundError,
+  type Runtime,
+  SetupCancelledError,
+  SetupError,
+  type SetupOptions,
+  type SetupProgress,
+  setup,
+} from "./runtime";
 export * from "./server";
 export * from "./vllm";

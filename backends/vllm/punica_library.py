@@ -116,6 +116,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_int32,
         (POINTER(Matrix), c_int64, c_int64, POINTER(Matrix), c_void_p, POINTER(Matrix), c_float),
     ),
+    "silu_and_mul": (c_int32, (POINTER(Matrix), c_int64, c_int64, POINTER(Matrix))),
     "used_rank": (c_int32, (POINTER(Slice), c_int64, c_int32)),
     "engine_new": (c_void_p, (c_int32,)),
     "engine_free": (None, (c_void_p,)),
@@ -287,6 +288,7 @@ def register_torch_operator() -> None:
         torch.library.register_fake("tritonode_punica::lora_")(lambda y, x, weight, rows, scale: None)
         for name in ("rms_norm_", "fused_add_rms_norm_"):
             torch.library.register_fake(f"tritonode_punica::{name}")(lambda out, x, weight, epsilon: None)
+        torch.library.register_fake("tritonode_punica::silu_and_mul_")(lambda out, x: None)
     use_torch_threads()
 
 

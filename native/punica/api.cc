@@ -150,6 +150,29 @@ int32_t tritonode_punica_rms_norm(const tritonode_punica_matrix* x, int64_t rows
   return share((rows + kPiece - 1) / kPiece, cost, piece, &all) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_NO_MEMORY;
 }
 
+int32_t tritonode_punica_silu_and_mul(const tritonode_punica_matrix* x, int64_t rows, int64_t n,
+                                      const tritonode_punica_matrix* out) {
+  if (!x || !out || rows < 0 || n < 0 || !valid_dtype(x->dtype) || out->dtype != x->dtype)
+    return TRITONODE_PUNICA_INVALID;
+  struct Rows {
+    const tritonode_punica_matrix *x, *out;
+    int64_t rows, n;
+  } all{x, out, rows, n};
+  constexpr int64_t kPiece = 8;
+  const auto piece = [](int64_t index, void* context) {
+    const Rows& of = *static_cast<const Rows*>(context);
+    const int64_t size = element_size(of.x->dtype);
+    const int64_t end = std::min(of.rows, (index + 1) * kPiece);
+    for (int64_t i = index * kPiece; i < end; ++i) {
+      const char* gate = static_cast<const char*>(of.x->data) + i * of.x->row_stride * size;
+      char* to = static_cast<char*>(of.out->data) + i * of.out->row_stride * size;
+      active_kernels().silu_mul[of.x->dtype](gate, gate + of.n * size, to, of.n);
+    }
+  };
+  const double cost = static_cast<double>(rows * n) * 0.4;  // some 25 instructions for 16 elements
+  return share((rows + kPiece - 1) / kPiece, cost, piece, &all) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_NO_MEMORY;
+}
+
 int32_t tritonode_punica_used_rank(const tritonode_punica_slice* slice, int64_t inputs, int32_t slot) {
   if (!slice || slot < 0 || !valid_dtype(slice->weight_dtype)) return 0;
   return element_size(slice->weight_dtype) == 4 ? used_rank_of<uint32_t>(*slice, inputs, slot)

@@ -80,9 +80,11 @@ typedef struct tritonode_punica_torch {
  * Registers  tritonode_punica::lora_(Tensor(a!) y, Tensor x, Tensor weight, int rows, float scale) -> ()  for the CPU,
  * once a process: y += scale * LoRA of the layer known by the address of `weight`, on the rows that `rows` names. A
  * layer call from eager or compiled code then enters C++ directly. An invalid call throws std::runtime_error, which
- * torch turns into a Python RuntimeError. Beside it, tritonode_punica_rms_norm() as
+ * torch turns into a Python RuntimeError. Beside it, tritonode_punica_rms_norm()
+ * as
  *   rms_norm_(Tensor(a!) out, Tensor x, Tensor weight, float epsilon) -> ()
  *   fused_add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float epsilon) -> ()
+ * and tritonode_punica_silu_and_mul() as  silu_and_mul_(Tensor(a!) out, Tensor x) -> ().
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_register_torch(const tritonode_punica_torch* torch);
 

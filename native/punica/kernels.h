@@ -33,11 +33,15 @@ using Expand = void (*)(const float* const* tmp, int tokens, const void* b, int6
 using Norm = void (*)(const void* x, void* residual, const void* weight, void* out, int64_t n, float epsilon,
                       float* wide);
 
-/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all].
+/// out[i] = silu(gate[i]) * up[i] for i < n, where silu(x) = x / (1 + exp(-x)), in float32.
+using SiluMul = void (*)(const void* gate, const void* up, void* out, int64_t n);
+
+/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all], silu_mul[all].
 struct Kernels {
   Shrink shrink[3][3];
   Expand expand[3][3];
   Norm norm[3];
+  SiluMul silu_mul[3];
 };
 
 // Each is null where the build's architecture lacks the level.

@@ -1,7 +1,7 @@
 // The kernels themselves, written once over a `Vec` that each level file defines before including this one.
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
-// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, sum,
+// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, clamp, times_power, sum,
 // transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
 // Order of accumulation, which every path below keeps (the header's promise rests on it):
@@ -222,12 +222,52 @@ void norm(const void* xs, void* residuals, const void* weights, void* outs, int6
   }
 }
 
+// exp to about two units in the last place: 2^k times a polynomial of the rest (Cephes' coefficients). k is had by an
+// addition that leaves it in the low bits of the sum.
+inline typename Vec::F exp_of(typename Vec::F x) {
+  using F = typename Vec::F;
+  x = Vec::clamp(x, -87.0f, 88.0f);
+  const F magic = Vec::set1(12582912.0f);  // 1.5 * 2^23
+  const F shifted = Vec::fma(x, Vec::set1(1.44269504088896341f), magic);
+  const F k = Vec::add(shifted, Vec::set1(-12582912.0f));
+  F rest = Vec::fma(k, Vec::set1(-0.693359375f), x);
+  rest = Vec::fma(k, Vec::set1(2.12194440e-4f), rest);
+  F sum = Vec::set1(1.9875691500e-4f);
+  sum = Vec::fma(sum, rest, Vec::set1(1.3981999507e-3f));
+  sum = Vec::fma(sum, rest, Vec::set1(8.3334519073e-3f));
+  sum = Vec::fma(sum, rest, Vec::set1(4.1665795894e-2f));
+  sum = Vec::fma(sum, rest, Vec::set1(1.6666665459e-1f));
+  sum = Vec::fma(sum, rest, Vec::set1(5.0000001201e-1f));
+  sum = Vec::add(Vec::fma(sum, Vec::mul(rest, rest), rest), Vec::set1(1.0f));
+  return Vec::times_power(sum, shifted);
+}
+
+// A function: a lambda without captures also is a plain function pointer, which GCC makes without the pragma's target.
+inline typename Vec::F silu_mul_of(typename Vec::F gate, typename Vec::F up) {
+  const typename Vec::F e = exp_of(Vec::mul(gate, Vec::set1(-1.0f)));
+  return Vec::mul(Vec::div(gate, Vec::add(e, Vec::set1(1.0f))), up);
+}
+
+template <class T>
+void silu_mul(const void* gates, const void* ups, void* outs, int64_t n) {
+  const T* gate = static_cast<const T*>(gates);
+  const T* up = static_cast<const T*>(ups);
+  T* out = static_cast<T*>(outs);
+  int64_t i = 0;
+  for (; i + Vec::N <= n; i += Vec::N) Vec::store(out + i, silu_mul_of(Vec::load(gate + i), Vec::load(up + i)));
+  if (i < n) {
+    const int rest = static_cast<int>(n - i);
+    Vec::store_partial(out + i, silu_mul_of(Vec::load_partial(gate + i, rest), Vec::load_partial(up + i, rest)), rest);
+  }
+}
+
 #define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
 #define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
 const Kernels kTable = {
     {TRITONODE_SHRINK_ROW(float), TRITONODE_SHRINK_ROW(float16), TRITONODE_SHRINK_ROW(bfloat16)},
     {TRITONODE_EXPAND_ROW(float), TRITONODE_EXPAND_ROW(float16), TRITONODE_EXPAND_ROW(bfloat16)},
     {norm<float>, norm<float16>, norm<bfloat16>},
+    {silu_mul<float>, silu_mul<float16>, silu_mul<bfloat16>},
 };
 #undef TRITONODE_SHRINK_ROW
 #undef TRITONODE_EXPAND_ROW

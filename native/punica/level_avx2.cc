@@ -26,6 +26,16 @@ struct Vec {
   static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
   static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+  // The value comes second: these instructions return their second operand if either is a NaN.
+  static inline F clamp(F v, float low, float high) {
+    return _mm256_min_ps(set1(high), _mm256_max_ps(set1(low), v));
+  }
+  // v * 2^k, k in the low bits of `bits` (a float32 whose exponent is fixed).
+  static inline F times_power(F v, F bits) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(_mm256_castps_si256(bits), 23)));
+  }
   static inline float sum(F v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

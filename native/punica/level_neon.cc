@@ -19,6 +19,13 @@ struct Vec {
   static inline F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static inline F add(F a, F b) { return vaddq_f32(a, b); }
   static inline F mul(F a, F b) { return vmulq_f32(a, b); }
+  static inline F div(F a, F b) { return vdivq_f32(a, b); }
+  static inline F clamp(F v, float low, float high) { return vminq_f32(vmaxq_f32(v, set1(low)), set1(high)); }
+  // v * 2^k, k in the low bits of `bits` (a float32 whose exponent is fixed).
+  static inline F times_power(F v, F bits) {
+    return vreinterpretq_f32_u32(
+        vaddq_u32(vreinterpretq_u32_f32(v), vshlq_n_u32(vreinterpretq_u32_f32(bits), 23)));
+  }
   static inline float sum(F v) { return vaddvq_f32(v); }
 
   static inline F widen_bf16(uint16x4_t v) { return vreinterpretq_f32_u32(vshll_n_u16(v, 16)); }

@@ -1,5 +1,6 @@
 // Plain C++: correct everywhere, and the compiler may vectorise it for the baseline of its target.
 #include "kernels.h"
+#include <bit>
 #include <cmath>
 #include "scalar.h"
 
@@ -33,6 +34,20 @@ struct Vec {
   static inline F mul(F a, F b) {
     for (int i = 0; i < N; ++i) a.lane[i] *= b.lane[i];
     return a;
+  }
+  static inline F div(F a, F b) {
+    for (int i = 0; i < N; ++i) a.lane[i] /= b.lane[i];
+    return a;
+  }
+  static inline F clamp(F v, float low, float high) {
+    for (float& lane : v.lane) lane = lane < low ? low : (lane > high ? high : lane);
+    return v;
+  }
+  // v * 2^k, k in the low bits of `bits` (a float32 whose exponent is fixed).
+  static inline F times_power(F v, F bits) {
+    for (int i = 0; i < N; ++i)
+      v.lane[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(v.lane[i]) + (std::bit_cast<uint32_t>(bits.lane[i]) << 23));
+    return v;
   }
   static inline float sum(F v) {
     for (int width = N / 2; width > 0; width /= 2)

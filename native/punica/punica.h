@@ -169,6 +169,13 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_rms_norm(const tritonode_punica_ma
                                                        const tritonode_punica_matrix* out, float epsilon);
 
 /**
+ * SwiGLU's activation, row by row: out = silu(x[:, :n]) * x[:, n:], where x has 2 n columns. One dtype. Here for the
+ * same reason as the norm.
+ */
+TRITONODE_PUNICA_API int32_t tritonode_punica_silu_and_mul(const tritonode_punica_matrix* x, int64_t rows, int64_t n,
+                                                           const tritonode_punica_matrix* out);
+
+/**
  * How many of a slot's ranks hold anything: one more than the last rank whose row of A and whose column of B both
  * have a nonzero. Engines zero-pad to max_lora_rank and keep zeros for untouched layers; neither need be read again.
  * A NULL a or b counts as nonzero.

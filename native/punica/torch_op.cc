@@ -116,6 +116,16 @@ void fused_add_rms_norm(uint64_t* stack, uint64_t, uint64_t) {
   norm(in, &sum, weight, in, std::bit_cast<double>(stack[3]));
 }
 
+void silu_and_mul(uint64_t* stack, uint64_t, uint64_t) {
+  const Tensor out(stack[0]), x(stack[1]);
+  const Matrix in = matrix(x, "x"), to = matrix(out, "out");
+  const int32_t status = in.columns != 2 * to.columns || in.rows != to.rows
+                             ? TRITONODE_PUNICA_INVALID
+                             : tritonode_punica_silu_and_mul(&in.view, in.rows, to.columns, &to.view);
+  if (status != TRITONODE_PUNICA_OK)
+    throw std::runtime_error("tritonode_punica::silu_and_mul_: status " + std::to_string(status));
+}
+
 constexpr struct {
   const char* name;
   const char* schema;
@@ -126,6 +136,7 @@ constexpr struct {
     {"fused_add_rms_norm_",
      "fused_add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
      &fused_add_rms_norm},
+    {"silu_and_mul_", "silu_and_mul_(Tensor(a!) out, Tensor x) -> ()", &silu_and_mul},
 };
 
 }  // namespace

@@ -11,6 +11,16 @@ struct Vec {
   static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
   static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+  // The value comes second: these instructions return their second operand if either is a NaN.
+  static inline F clamp(F v, float low, float high) {
+    return _mm512_min_ps(set1(high), _mm512_max_ps(set1(low), v));
+  }
+  // v * 2^k, k in the low bits of `bits` (a float32 whose exponent is fixed).
+  static inline F times_power(F v, F bits) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(v), _mm512_slli_epi32(_mm512_castps_si512(bits), 23)));
+  }
   static inline float sum(F v) { return _mm512_reduce_add_ps(v); }
 
   static inline __mmask16 mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }

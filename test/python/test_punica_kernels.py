@@ -220,6 +220,21 @@ def test_rms_norm(level: int, dtype: torch.dtype, columns: int) -> None:
     assert error(out, norm) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 16, 77, 1536])
+def test_silu_and_mul(level: int, dtype: torch.dtype, columns: int) -> None:
+    torch.manual_seed(columns)
+    x = (torch.randn(19, 2 * columns) * 8).to(dtype)
+    x[0, 0], x[1, 0], x[2, 0], x[3, 0] = 200.0, -200.0, float("nan"), 0.0
+    out = torch.empty(19, columns, dtype=dtype)
+    assert punica.load().tritonode_punica_silu_and_mul(punica.matrix(x), 19, columns, punica.matrix(out)) == 0
+    wide = x.double()
+    expected = wide[:, :columns] / (1 + (-wide[:, :columns]).exp()) * wide[:, columns:]
+    assert out[2, 0].isnan()
+    out[2, 0], expected[2, 0] = 0, 0
+    assert error(out, expected) < TOLERANCE[dtype]
+
+
 def test_special_values_survive_rounding(level: int) -> None:
     layer = Layer(4, (4,), 1, 1, torch.float32)
     layer.a[0].fill_(0.25)

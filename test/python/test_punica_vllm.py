@@ -22,6 +22,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import make_fixtures
 import punica_cpu
+import punica_platform
 import pytest
 import reference
 import tiny_llama
@@ -108,9 +109,7 @@ class Engine:
         from vllm.lora.request import LoRARequest
 
         names = sorted(self.adapters)
-        loras = [
-            LoRARequest(r["name"], 1 + names.index(r["name"]), r["adapter"]) if r["name"] else None for r in asked
-        ]
+        loras = [LoRARequest(r["name"], 1 + names.index(r["name"]), r["adapter"]) if r["name"] else None for r in asked]
         # vLLM refuses several greedy answers; the best token alone leaves a sampler no choice either.
         choice = {"temperature": 0.0} if n == 1 else {"temperature": 1.0, "top_k": 1}
         sampling = vllm.SamplingParams(max_tokens=TOKENS, ignore_eos=True, n=n, **choice)
@@ -175,10 +174,11 @@ def test_embedding_and_logits_adapters(
     assert expected[PROMPTS[0], "lora_ends"] != expected[PROMPTS[0], None]
 
 
-@pytest.mark.parametrize("engine", [pytest.param({"max_loras": 2, "compile_model": True}, id="compiled")], indirect=True)
-def test_compiled(
-    engine: Engine, listing: dict[str, Any], expected: dict[tuple[str, str | None], list[int]]
-) -> None:
+COMPILED = pytest.param({"max_loras": 2, "compile_model": True}, id="compiled")
+
+
+@pytest.mark.parametrize("engine", [COMPILED], indirect=True)
+def test_compiled(engine: Engine, listing: dict[str, Any], expected: dict[tuple[str, str | None], list[int]]) -> None:
     from vllm.config import CompilationMode
 
     assert engine.llm.llm_engine.vllm_config.compilation_config.mode == CompilationMode.DYNAMO_TRACE_ONCE
@@ -187,7 +187,7 @@ def test_compiled(
 
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(punica_cpu, "kernels_available", lambda: False)
+    monkeypatch.setattr(punica_platform, "kernels_available", lambda: False)
 
 
 def test_plain_torch_serves_without_the_library(

@@ -1,11 +1,15 @@
+import { resolve } from "node:path";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../server/tensors";
 import type { SamplingParameters } from "./sampling";
 
 /** What a request takes beside vLLM's sampling parameters. */
 export interface RequestOptions {
-  /** The adapter to answer with; left out: the base model. */
-  lora?: string | undefined;
+  /**
+   * The adapter to answer with; left out: the base model. With a path, an adapter that the model does not serve yet is
+   * loaded first, and stays loaded.
+   */
+  lora?: string | { name: string; path: string } | undefined;
   /** Aborting it cancels the request in Triton and in vLLM. */
   signal?: AbortSignal | undefined;
   /** Milliseconds after which the request is cancelled and rejects with {@link DeadlineExceededError}. */
@@ -43,9 +47,7 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
     throw new InvalidArgumentError(`options must be an object, got ${describe(options)}`);
   }
   const { lora, signal, deadline, priority, requestId, images } = options;
-  if (lora !== undefined && (typeof lora !== "string" || lora === "")) {
-    throw new InvalidArgumentError(`lora must be an adapter's name, got ${describe(lora)}`);
-  }
+  const adapter = readLora(lora);
   if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0)) {
     throw new InvalidArgumentError(`deadline must be a number of milliseconds above 0, got ${describe(deadline)}`);
   }
@@ -59,7 +61,7 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
   for (const [name, value] of Object.entries(options)) {
     if (!own.has(name) && value !== undefined) parameters[name] = value;
   }
-  if (lora !== undefined) parameters["lora_name"] = lora;
+  Object.assign(parameters, adapter);
   if (priority !== undefined) parameters["priority"] = priority;
   const withLogprobs = typeof options.logprobs === "number";
   const flags = ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"];
@@ -79,6 +81,19 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
     signal,
     deadline,
   };
+}
+
+/** The adapter as the backend's parameters have it. */
+function readLora(lora: unknown): { lora_name?: string; lora_path?: string } {
+  if (lora === undefined) return {};
+  if (typeof lora === "string" && lora !== "") return { lora_name: lora };
+  if (typeof lora === "object" && lora !== null) {
+    const { name, path } = lora as { name?: unknown; path?: unknown };
+    if (typeof name === "string" && name !== "" && typeof path === "string" && path !== "") {
+      return { lora_name: name, lora_path: resolve(path) };
+    }
+  }
+  throw new InvalidArgumentError(`lora must be an adapter's name or { name, path }, got ${describe(lora)}`);
 }
 
 function checkPrompt(prompt: unknown): asserts prompt is string {

@@ -47,6 +47,11 @@ class AdapterFiles:
     dtype: str
     modules: list[str]
     problems: list[str] = field(default_factory=list)
+    stamp: tuple[tuple[int, int, int], ...] = ()
+
+    def unchanged(self) -> bool:
+        """Whether the files are still those that were checked (by inode, size and time of change)."""
+        return self.stamp == _stamp(self.path)
 
     @property
     def usable(self) -> bool:
@@ -127,6 +132,7 @@ def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: 
     Raises SettingsError when the folder cannot be read as an adapter at all; everything that can be named lands in
     `problems` instead.
     """
+    stamp = _stamp(path)
     config = _read_config(path)
     weights = _weights_path(path)
     header = read_safetensors_header(weights)
@@ -156,7 +162,16 @@ def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: 
         dtype=",".join(dtypes),
         modules=sorted(pairs),
         problems=problems,
+        stamp=stamp,
     )
+
+
+def _stamp(path: str) -> tuple[tuple[int, int, int], ...]:
+    try:
+        files = [os.stat(os.path.join(path, name)) for name in (CONFIG_FILENAME, WEIGHTS_FILENAME)]
+    except OSError:
+        return ()
+    return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in files)
 
 
 def check_finite(path: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .adapter_engine import AdapterEngine
 from .adapter_files import AdapterFiles, check_finite, inspect_adapter
 from .errors import (
     AlreadyExistsError,
@@ -66,24 +68,31 @@ class Adapter:
 
 
 class AdapterRegistry:
-    """Adapters by name. Lives on the asyncio loop of the engine; not for use from other threads.
+    """Adapters by name. Lives on the asyncio loop of the engine; not for use from other threads once it serves.
 
-    `engine` offers vLLM's `add_lora`, `remove_lora`, `pin_lora` coroutines; `locate(lora_id)` says where an adapter's
-    weights are now: "slot", "host" or "disk".
+    Adapters are checked and registered before there is an engine (`register`), and served once it is `attach`ed.
     """
 
-    def __init__(
-        self, engine: Any, *, max_lora_rank: int, base_model: str, locate: Callable[[int], str] | None = None
-    ) -> None:
-        self._engine = engine
+    def __init__(self, *, max_lora_rank: int, base_model: str) -> None:
+        self._engine: AdapterEngine | None = None
         self._max_lora_rank = max_lora_rank
         self._base_model = base_model
-        self._locate = locate or (lambda _lora_id: "host")
         self._current: dict[str, Adapter] = {}
         self._ids = itertools.count(1)
         self._versions: dict[str, int] = {}
         # Called after each change of what is served.
         self.on_change: Callable[[], None] = lambda: None
+        # One change of a name at a time; requests are not held up by it.
+        self._changing: dict[str, asyncio.Lock] = {}
+
+    def attach(self, engine: AdapterEngine) -> None:
+        self._engine = engine
+
+    @property
+    def engine(self) -> AdapterEngine:
+        if self._engine is None:
+            raise RuntimeError("the registry has no engine yet")
+        return self._engine
 
     @property
     def names(self) -> list[str]:
@@ -99,6 +108,8 @@ class AdapterRegistry:
         return adapter
 
     def _inspect(self, name: str, path: str) -> AdapterFiles:
+        if not name or "@" in name:
+            raise InvalidRequestError(f"an adapter's name must not be empty nor hold '@', got {name!r}")
         try:
             files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
         except OSError as failure:
@@ -123,11 +134,34 @@ class AdapterRegistry:
             raise NotFoundError(f"LoRA {name} is not supported, we currently support {self.names}")
         return adapter
 
+    async def for_request(self, name: str, path: str | None) -> Adapter:
+        """The adapter that a request names; one that brings its own path is loaded first, if it is not known yet.
+
+        Raises SettingsError when its files have changed or gone since they were checked: vLLM would find that out in
+        the middle of a step, and the engine would die of it for everyone.
+        """
+        if path is not None and name not in self._current:
+            try:
+                await self.load(name, path)
+            except AlreadyExistsError:
+                pass  # Another request brought it in the meantime.
+        adapter = self.get(name)
+        if path is not None and os.path.realpath(path) != os.path.realpath(adapter.files.path):
+            raise AlreadyExistsError(
+                f"adapter '{name}' is loaded from {adapter.files.path}, the request says {path}; replace it first"
+            )
+        if self.engine.locate(adapter.request.lora_int_id) == "disk" and not adapter.files.unchanged():
+            raise SettingsError(
+                f"adapter '{name}': the files in {adapter.files.path} have changed or gone since they were checked; "
+                "replace the adapter or unload it"
+            )
+        return adapter
+
     async def warm(self, adapter: Adapter) -> None:
         """Load the adapter's weights into the engine; raises SettingsError with the reason."""
         try:
             await asyncio.to_thread(check_finite, adapter.files.path)
-            await self._engine.add_lora(adapter.request)
+            await self.engine.add(adapter.request)
         except Exception as failure:
             raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure
 
@@ -136,55 +170,68 @@ class AdapterRegistry:
 
         With `replace` an adapter of that name is superseded: requests that run on the old version finish with it.
         """
-        if not name or "@" in name:
-            raise InvalidRequestError(f"an adapter's name must not be empty nor hold '@', got {name!r}")
-        previous = self._current.get(name)
-        if previous is not None and not replace:
-            raise AlreadyExistsError(
-                f"adapter '{name}' is loaded already, from {previous.files.path}; replace it or unload it first"
-            )
-        if previous is None and replace:
-            raise NotFoundError(f"there is no adapter '{name}' to replace{did_you_mean(name, self._current)}")
-        adapter = self._new_version(name, self._inspect(name, path))
-        await self.warm(adapter)
-        if previous is not None:
-            adapter.pinned = previous.pinned
-            if adapter.pinned:
-                await self._engine.pin_lora(adapter.request.lora_int_id)
-        self._current[name] = adapter
-        self.on_change()
-        if previous is not None:
-            await self._retire(previous)
-        return adapter
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            previous = self._current.get(name)
+            if previous is not None and not replace:
+                raise AlreadyExistsError(
+                    f"adapter '{name}' is loaded already, from {previous.files.path}; replace it or unload it first"
+                )
+            if previous is None and replace:
+                near = did_you_mean(name, self._current)
+                raise NotFoundError(f"there is no adapter '{name}' to replace{near}")
+            # Reading headers is quick, but the disk may not be.
+            adapter = self._new_version(name, await asyncio.to_thread(self._inspect, name, path))
+            await self.warm(adapter)
+            if previous is not None and previous.pinned:
+                await self._set_pinned(previous, False)
+                await self._set_pinned(adapter, True)
+            self._current[name] = adapter
+            self.on_change()
+            if previous is not None:
+                await self._retire(previous)
+            return adapter
 
     async def unload(self, name: str) -> Adapter:
         """Forget an adapter; requests that run on it finish first, new ones do not find it."""
-        adapter = self.get(name)
-        del self._current[name]
-        self.on_change()
-        await self._retire(adapter)
-        return adapter
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            adapter = self.get(name)
+            if adapter.pinned:
+                await self._set_pinned(adapter, False)
+            del self._current[name]
+            self.on_change()
+            await self._retire(adapter)
+            return adapter
 
     async def pin(self, name: str, pinned: bool) -> Adapter:
-        """Keep an adapter's weights in a slot (never evicted), or let them go again."""
-        adapter = self.get(name)
-        if pinned and not adapter.pinned:
-            await self.warm(adapter)
-            try:
-                await self._engine.pin_lora(adapter.request.lora_int_id)
-            except Exception as failure:
-                raise UnsupportedError(f"adapter '{name}' cannot be pinned: {failure}") from failure
-        elif adapter.pinned and not pinned:
-            # vLLM has no unpin: taking the adapter out frees the pin, and the next request loads it again.
-            await self._engine.remove_lora(adapter.request.lora_int_id)
+        """Keep an adapter's weights in host memory, or let them be evicted again.
+
+        As many as a batch can hold must stay free to come and go: what host memory holds beyond that many can be
+        pinned.
+        """
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            adapter = self.get(name)
+            if pinned == adapter.pinned:
+                return adapter
+            if pinned:
+                room = self.engine.host_capacity - self.engine.slots
+                if sum(each.pinned for each in self._current.values()) >= room:
+                    raise UnsupportedError(
+                        f"adapter '{name}' cannot be pinned: {room} can be, with max_cpu_loras "
+                        f"{self.engine.host_capacity} and max_loras {self.engine.slots}; raise max_cpu_loras"
+                    )
+                await self.warm(adapter)
+            await self._set_pinned(adapter, pinned)
+            self.on_change()
+            return adapter
+
+    async def _set_pinned(self, adapter: Adapter, pinned: bool) -> None:
+        await self.engine.set_pinned(adapter.request.lora_int_id, pinned)
         adapter.pinned = pinned
-        self.on_change()
-        return adapter
 
     async def _retire(self, adapter: Adapter) -> None:
         adapter.retired = True
         if adapter.running == 0:
-            await self._engine.remove_lora(adapter.request.lora_int_id)
+            await self.engine.remove(adapter.request.lora_int_id)
 
     def begin(self, adapter: Adapter) -> None:
         """Count a request that starts on this version."""
@@ -201,14 +248,14 @@ class AdapterRegistry:
         else:
             adapter.served += 1
         if adapter.retired and adapter.running == 0:
-            await self._engine.remove_lora(adapter.request.lora_int_id)
+            await self.engine.remove(adapter.request.lora_int_id)
 
     def entries(self) -> list[Entry]:
         """What is served now, for the ledger."""
         return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
 
     def describe(self, adapter: Adapter) -> dict[str, Any]:
-        return adapter.as_dict(self._locate(adapter.request.lora_int_id))
+        return adapter.as_dict(self.engine.locate(adapter.request.lora_int_id))
 
     def list(self) -> list[dict[str, Any]]:
         return [self.describe(adapter) for adapter in self._current.values()]
@@ -216,6 +263,9 @@ class AdapterRegistry:
     def inspect(self, path: str) -> dict[str, Any]:
         """What an adapter's folder holds and whether it would load here."""
         try:
-            return inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model).as_dict()
+            files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
+            if files.usable:
+                check_finite(path)
+            return files.as_dict()
         except (OSError, BackendError) as failure:
             return {"path": path, "loadable": False, "problems": [str(failure)]}

@@ -51,7 +51,9 @@ OWN_KEYS: dict[str, Any] = {
     "unload_timeout": float,
 }
 
-_SLOTS_BY_DEFAULT = 16
+_LEAST_SLOTS = 4
+_MOST_SLOTS = 16
+_MOST_IN_HOST_MEMORY = 256
 _GIB = 1 << 30
 _CPU_BLOCK_SIZE = 32
 
@@ -114,7 +116,7 @@ def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSe
     if "model" not in engine_args:
         raise SettingsError(f"{path}: the engine argument 'model' (the folder of the base model) is missing")
     enable_lora = bool(engine_args.get("enable_lora", False))
-    loras = _read_loras(model_directory) if enable_lora else {}
+    loras = read_loras(model_directory) if enable_lora else {}
     return EngineSettings(engine_args, enable_lora, loras, ignored, own)
 
 
@@ -129,7 +131,11 @@ def _read_object(path: str) -> dict[str, Any]:
     return value
 
 
-def _read_loras(model_directory: str) -> dict[str, str]:
+def read_loras(model_directory: str) -> dict[str, str]:
+    """`multi_lora.json`: adapter names and their folders.
+
+    Raises SettingsError for a malformed file, FileNotFoundError in the tutorial's words for a missing one.
+    """
     path = os.path.join(model_directory, MULTI_LORA_FILENAME)
     try:
         loras = _read_object(path)
@@ -151,10 +157,11 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
     notes: list[str] = []
     if settings.enable_lora and "max_loras" not in args:
         # vLLM's default of 1 would serve a batch of several adapters one adapter at a time.
-        args["max_loras"] = max(1, min(_SLOTS_BY_DEFAULT, len(settings.loras)))
+        args["max_loras"] = max(_LEAST_SLOTS, min(_MOST_SLOTS, len(settings.loras)))
         notes.append(f"max_loras = {args['max_loras']}: adapters that share one batch (set max_loras to change)")
     if settings.enable_lora and "max_cpu_loras" not in args:
-        args["max_cpu_loras"] = max(args["max_loras"], min(256, len(settings.loras)))
+        # Twice the slots leave room to pin and to swap; host memory is taken as adapters come.
+        args["max_cpu_loras"] = max(2 * args["max_loras"], min(_MOST_IN_HOST_MEMORY, len(settings.loras)))
     # A progress bar's carriage returns have no place in a log.
     args.setdefault("use_tqdm_on_load", False)
     block_size = args.get("block_size")

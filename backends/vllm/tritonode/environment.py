@@ -38,9 +38,9 @@ _DEFAULTS = {
 def prepare_vllm() -> None:
     """Keep vLLM from compiling helpers of its sampler at their first use. Imports a part of vLLM; call it first.
 
-    On a CPU vLLM hands a handful of one-line functions to torch's inductor when they are first called: the first request
-    with logprobs took 10 s here, and would fail on a machine without a C++ compiler. The decorators read this attribute
-    when their modules are imported.
+    On a CPU vLLM hands a handful of one-line functions to torch's inductor when they are first called: the first
+    request with logprobs took 10 s here, and would fail on a machine without a C++ compiler. The decorators read this
+    attribute when their modules are imported.
     """
     from vllm.platforms import current_platform
 

@@ -50,7 +50,7 @@ class Generator:
         if "return_cumulative_logprob" in raw.returns and sampling.logprobs is None:
             # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
             sampling.logprobs = 0
-        async with self._adapter(parameters.lora_name, state) as adapter:
+        async with self._adapter(parameters.lora_name, parameters.lora_path, state) as adapter:
             outputs = self._llm.generate(
                 prompt,
                 sampling,
@@ -78,7 +78,7 @@ class Generator:
             dimensions = dimensions[0] if dimensions else None
         params = PoolingParams(task="embed", dimensions=None if dimensions is None else int(dimensions))
         state = ResponseState(raw.returns)
-        async with self._adapter(request.get("lora_name"), state) as adapter:
+        async with self._adapter(request.get("lora_name"), request.get("lora_path"), state) as adapter:
             outputs = self._llm.encode(
                 prompt, params, uuid.uuid4().hex, lora_request=adapter.request if adapter else None
             )
@@ -89,14 +89,14 @@ class Generator:
             await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)
 
     @contextlib.asynccontextmanager
-    async def _adapter(self, name: str | None, state: ResponseState) -> AsyncIterator[Adapter | None]:
+    async def _adapter(self, name: str | None, path: str | None, state: ResponseState) -> AsyncIterator[Adapter | None]:
         """The adapter of a request, counted as running on it for the length of the block."""
         if name is None:
             yield None
             return
         if self._adapters is None:
             raise UnsupportedError("LoRA feature is not enabled.")
-        adapter = self._adapters.get(name)
+        adapter = await self._adapters.for_request(name, path)
         self._adapters.begin(adapter)
         failed = True
         try:

@@ -202,6 +202,10 @@ class InProcessAsyncClient(EngineCoreClient):
         self._inbox.put(run)
         return await future
 
+    def peek(self, function: Callable[[EngineCore], Any], default: Any) -> Any:
+        """`function(core)` from this thread, while the engine may be stepping: for reads that tolerate that."""
+        return default if self._core is None or self.resources.engine_dead else function(self._core)
+
     def dp_engines_running(self) -> bool:
         return False
 

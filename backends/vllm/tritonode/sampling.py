@@ -20,8 +20,9 @@ from .vllm_api import (
 
 _TYPES = sampling_param_types()
 _STRUCTURED_TYPES = structured_output_types()
-# Beside vLLM's own names: the adapter, and vLLM's scheduling priority (an argument of `generate`, not a parameter).
-_REQUEST_KEYS: dict[str, Any] = {"lora_name": str | None, "priority": int}
+# Beside vLLM's own names: the adapter (with its folder, to load it first), and vLLM's scheduling priority, which is an
+# argument of `generate` and no parameter.
+_REQUEST_KEYS: dict[str, Any] = {"lora_name": str | None, "lora_path": str | None, "priority": int}
 
 
 @dataclass
@@ -30,6 +31,7 @@ class RequestParameters:
 
     sampling: SamplingParams
     lora_name: str | None
+    lora_path: str | None
     priority: int
 
 
@@ -68,7 +70,7 @@ def parse_sampling_parameters(text: str, *, stream: bool) -> RequestParameters:
         sampling = SamplingParams(**typed)
     except REQUEST_ERRORS as failure:
         raise InvalidRequestError(str(failure)) from failure
-    return RequestParameters(sampling, own.get("lora_name"), own.get("priority", 0))
+    return RequestParameters(sampling, own.get("lora_name"), own.get("lora_path"), own.get("priority", 0))
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

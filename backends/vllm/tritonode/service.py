@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 from . import progress
+from .adapter_engine import AdapterEngine
 from .adapters import AdapterRegistry
 from .asgi import HttpDoor
 from .control import Control
@@ -22,6 +23,7 @@ from .generate import Generator, cancelled
 from .host_watch import end_process
 from .ledger import Entry, Ledger
 from .metrics import MetricsFactory
+from .multi_lora_watch import watch_multi_lora
 from .requests import RawRequest, read_request
 from .responses import text_response
 from .senders import CancellationWatch, ResponseWriter, Sender, error_response
@@ -105,19 +107,20 @@ class Service:
             return None
         return MetricsFactory(self._pb_utils, {"model": self._name, "version": args["model_version"]})
 
-    def _check_adapters(self) -> list[Entry]:
+    def _check_adapters(self) -> AdapterRegistry | None:
         """Check every adapter's files before the engine is built: a bad one fails the load at once.
 
         After a crash these are the adapters that the last child served; one whose files have gone bad since is left out
         then, because the others can still be served.
         """
         if not self._settings.enable_lora:
-            return []
+            return None
         restored = self._ledger.read()
         wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
         self._report("check-adapters", count=len(wanted))
-        registry = self._registry(engine=None)
-        usable = []
+        args = self._settings.engine_args
+        registry = AdapterRegistry(max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
+        self._to_pin = [entry.name for entry in wanted if entry.pinned]
         for entry in wanted:
             try:
                 registry.register(entry.name, entry.path)
@@ -125,32 +128,33 @@ class Service:
                 if restored is None:
                     raise
                 self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
-                continue
-            usable.append(entry)
-        return usable
+        return registry
 
-    def _registry(self, engine: Any) -> AdapterRegistry:
+    def _load_adapters(self, registry: AdapterRegistry) -> list[Any]:
+        """Load as many adapters as host memory holds; returns what a warm-up batch can be made of."""
         args = self._settings.engine_args
-        return AdapterRegistry(engine, max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
+        slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
+        registry.attach(AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity))
+        adapters = [registry.get(name) for name in registry.names[:host_capacity]]
+        for position, adapter in enumerate(adapters):
+            self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
+            self._engine.call(registry.warm(adapter)).result()
+        for name in self._to_pin:
+            if name in registry.names:
+                self._engine.call(registry.pin(name, True)).result()
+        self._ledger.write(registry.entries())
+        registry.on_change = lambda: self._ledger.write(registry.entries())
+        return [adapter.request for adapter in adapters[: min(2, slots)]]
 
-    def _finish_start(self, entries: list[Entry]) -> None:
+    def _finish_start(self, registry: AdapterRegistry | None) -> None:
         llm = self._engine.llm
-        registry = self._registry(llm) if self._settings.enable_lora else None
-        to_warm = []
-        if registry is not None:
-            known = [registry.register(entry.name, entry.path) for entry in entries]
-            slots = int(self._settings.engine_args["max_cpu_loras"])
-            for position, adapter in enumerate(known[:slots]):
-                self._report("load-adapter", name=adapter.name, done=position, total=min(len(known), slots))
-                self._engine.call(registry.warm(adapter)).result()
-            for entry in entries:
-                if entry.pinned:
-                    self._engine.call(registry.pin(entry.name, True)).result()
-            self._ledger.write(registry.entries())
-            registry.on_change = lambda: self._ledger.write(registry.entries())
-            to_warm = [adapter.request for adapter in known[: int(self._settings.engine_args["max_loras"])]]
+        to_warm = [] if registry is None else self._load_adapters(registry)
+        if registry is not None and self._settings.own.get("watch_multi_lora"):
+            self._lora_watch = self._engine.call(
+                watch_multi_lora(self._pb_utils.get_model_dir(), registry, self._logger)
+            )
         self._report("warm-up")
-        self._engine.call(self._engine.warm_up(to_warm[:2])).result()
+        self._engine.call(self._engine.warm_up(to_warm)).result()
         if self._metrics is not None:
             self._metrics.recording = True
         self._generator = Generator(llm, registry, self._name, self._pb_utils)

@@ -68,6 +68,7 @@ __all__ = [
     "engine_arg_types",
     "frontend_arg_types",
     "is_cpu",
+    "lora_cache",
     "sampling_param_types",
     "structured_output_types",
 ]
@@ -116,6 +117,13 @@ def structured_output_types() -> dict[str, Any]:
         for f in dataclasses.fields(StructuredOutputsParams)
         if not f.name.startswith("_")
     }
+
+
+def lora_cache(core: EngineCore) -> Any:
+    """vLLM's `LRUCacheLoRAModelManager` of an engine core whose only worker is in this process, else None."""
+    worker = getattr(getattr(core.model_executor, "driver_worker", None), "worker", None)
+    manager = getattr(getattr(worker, "model_runner", None), "lora_manager", None)
+    return None if manager is None else manager._adapter_manager
 
 
 def is_cpu() -> bool:

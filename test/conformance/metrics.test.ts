@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { VllmModel } from "../../src";
 import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { adapter } from "../support/paths";
 
 // Triton's custom metrics of the vLLM backend: absent when unset, false or disable_log_stats; exact counts when on.
 
@@ -45,6 +46,30 @@ describe("REPORT_CUSTOM_METRICS true", () => {
     expect(metric(text, "vllm:e2e_request_latency_seconds_sum")).toBeGreaterThan(0);
     expect(text).toContain('vllm:time_to_first_token_seconds_bucket{model="vllm_model",version="1",le="0.001"}');
   });
+});
+
+test("each adapter has counters and histograms of its own", async () => {
+  const modelRepository = writeRepository(temporaryFolder(), {
+    model: { ...tinyEngine, enable_lora: true },
+    loras: { one: adapter("lora_a"), two: adapter("lora_b") },
+    config: config("true"),
+  });
+  await using model = await VllmModel.load({ modelRepository });
+  const options = { temperature: 0, max_tokens: 8, ignore_eos: true };
+  for (const lora of ["one", "one", "two"]) await model.generate("Hello", { ...options, lora });
+  await model.generate("Hello", { ...options, lora: "two", n: 0 }).catch(() => {});
+  const value = (text: string, name: string, lora: string) => {
+    const line = text.split("\n").find((each) => each.startsWith(`${name}{`) && each.includes(`lora="${lora}"`));
+    return line === undefined ? undefined : Number(line.slice(line.lastIndexOf(" ")));
+  };
+  await expect
+    .poll(async () => value(await model.server.metrics(), "tritonode:lora_e2e_request_latency_seconds_count", "two"))
+    .toBe(1);
+  const text = await model.server.metrics();
+  expect(value(text, "tritonode:lora_requests_total", "one")).toBe(2);
+  expect(value(text, "tritonode:lora_generation_tokens_total", "one")).toBe(16);
+  expect(value(text, "tritonode:lora_time_to_first_token_seconds_count", "one")).toBe(2);
+  expect(value(text, "tritonode:lora_requests_total", "two")).toBe(1);
 });
 
 test.each([

@@ -80,6 +80,8 @@ class AdapterRegistry:
         self._current: dict[str, Adapter] = {}
         self._ids = itertools.count(1)
         self._versions: dict[str, int] = {}
+        # Called for each request that has ended on an adapter, with its name and what `record_adapter` takes.
+        self.on_end: Callable[..., None] = lambda _name, **_measures: None
         # Called after each change of what is served.
         self.on_change: Callable[[], None] = lambda: None
         # One change of a name at a time; requests are not held up by it.
@@ -238,8 +240,11 @@ class AdapterRegistry:
         adapter.running += 1
         adapter.last_used = time.time()
 
-    async def end(self, adapter: Adapter, *, tokens: int, failed: bool) -> None:
-        """Count a request that has ended; the last one on a retired version frees its weights."""
+    async def end(
+        self, adapter: Adapter, *, tokens: int, failed: bool, first_token: float | None = None, total: float = 0.0
+    ) -> None:
+        """Count a request that has ended; the last one on a retired version frees its weights. Times in seconds."""
+        self.on_end(adapter.name, tokens=tokens, first_token=first_token, total=total, failed=failed)
         adapter.running -= 1
         adapter.tokens += tokens
         adapter.last_used = time.time()

@@ -36,15 +36,13 @@ class HttpDoor:
         llm: Any,
         registry: AdapterRegistry | None,
         model_name: str,
-        engine_args: dict[str, Any],
-        frontend_args: dict[str, Any],
+        args: Any,
         pb_utils: Any,
     ) -> None:
         self._llm = llm
         self._registry = registry
         self._model_name = model_name
-        self._engine_args = engine_args
-        self._frontend_args = frontend_args
+        self._args = args
         self._pb_utils = pb_utils
         self._building: asyncio.Task[Any] | None = None
         self._calls: dict[str, HttpCall] = {}
@@ -74,9 +72,7 @@ class HttpDoor:
 
         # On a thread: the loop serves the engine's outputs meanwhile.
         await asyncio.to_thread(import_application)
-        return await build_application(
-            self._llm, self._engine_args, self._frontend_args, self._registry, self._model_name
-        )
+        return await build_application(self._llm, self._args, self._registry, self._model_name)
 
     async def serve(self, request_id: str, parts: list[bytes], sender: Sender) -> None:
         """Answer one request; raises BackendError for one that is none."""

@@ -11,8 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from .adapters import AdapterRegistry
-from .vllm_api import AsyncEngineArgs
-
 Scope = dict[str, Any]
 Message = dict[str, Any]
 # What ASGI calls an application (https://asgi.readthedocs.io/en/latest/specs/main.html).
@@ -24,28 +22,13 @@ def import_application() -> None:
     from . import asgi_models  # noqa: F401
 
 
-async def build_application(
-    llm: Any,
-    engine_args: dict[str, Any],
-    frontend_args: dict[str, Any],
-    registry: AdapterRegistry | None,
-    model_name: str,
-) -> Application:
-    """Build the application on the engine's loop. Raises what vLLM raises for arguments that do not fit together.
-
-    `frontend_args` are the arguments of `vllm serve` beside the engine's (`vllm_api.frontend_arg_types`).
-    """
+async def build_application(llm: Any, args: Any, registry: AdapterRegistry | None, model_name: str) -> Application:
+    """Build the application on the engine's loop; `args` are those of `asgi_arguments.serve_arguments`."""
     # Not at the top: see `import_application`.
     from . import asgi_models, asgi_vllm
 
-    args = _namespace(asgi_vllm, engine_args, frontend_args)
     # As the engine settled it: the reasoning parser has been put in, an object has become vLLM's own type.
     args.structured_outputs_config = llm.vllm_config.structured_outputs_config
-    asgi_vllm.validate_parsed_serve_args(args)
-    if args.tool_parser_plugin:
-        asgi_vllm.ToolParserManager.import_tool_parser(args.tool_parser_plugin)
-    if getattr(args, "reasoning_parser_plugin", None):
-        asgi_vllm.ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
     models = asgi_models.AdapterModels(registry)
     client = asgi_models.CountingEngineClient(llm, models)
     tasks = await llm.get_supported_tasks()
@@ -65,19 +48,3 @@ async def build_application(
     app.state.server = SimpleNamespace(should_exit=False)
     return app  # type: ignore[no-any-return]
 
-
-def _namespace(asgi_vllm: Any, engine_args: dict[str, Any], frontend_args: dict[str, Any]) -> Any:
-    """The arguments of `vllm serve`, with vLLM's own defaults for whatever is not said."""
-    parser = asgi_vllm.make_arg_parser(asgi_vllm.FlexibleArgumentParser())
-    args = parser.parse_args([])
-    engine = AsyncEngineArgs(**engine_args)
-    for name in vars(engine):
-        if hasattr(args, name):
-            setattr(args, name, getattr(engine, name))
-    for name, value in frontend_args.items():
-        setattr(args, name, value)
-    # Whoever can call this function is in: a VLLM_API_KEY of the environment is meant for a server.
-    args.api_key = [""]
-    if isinstance(args.served_model_name, str):
-        args.served_model_name = [args.served_model_name]
-    return args

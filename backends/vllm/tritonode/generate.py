@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -98,13 +99,22 @@ class Generator:
             raise UnsupportedError("LoRA feature is not enabled.")
         adapter = await self._adapters.for_request(name, path)
         self._adapters.begin(adapter)
+        started = time.monotonic()
         failed = True
         try:
             yield adapter
             failed = False
         finally:
+            first_token = None if state.first_token_at is None else state.first_token_at - started
+            ended = self._adapters.end(
+                adapter,
+                tokens=state.tokens,
+                failed=failed,
+                first_token=first_token,
+                total=time.monotonic() - started,
+            )
             # Shielded: a cancelled request is counted too.
-            await asyncio.shield(self._adapters.end(adapter, tokens=state.tokens, failed=failed))
+            await asyncio.shield(ended)
 
 
 @contextlib.contextmanager

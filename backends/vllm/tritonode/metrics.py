@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 from .vllm_api import IterationStats, SchedulerStats, StatLoggerBase, VllmConfig
@@ -31,7 +32,8 @@ class TritonMetrics:
     def __init__(self, pb_utils: Any, labels: dict[str, str], max_model_len: int) -> None:
         self._pb_utils = pb_utils
         self._labels = labels
-        self._families: list[Any] = []
+        self._families: dict[str, Any] = {}
+        self._adapters: dict[str, AdapterMetrics] = {}
         lengths = token_buckets(max_model_len)
         counter, histogram = self._counter, self._histogram
         self.prompt_tokens = counter("vllm:prompt_tokens_total", "Number of prefill tokens processed.")
@@ -56,19 +58,51 @@ class TritonMetrics:
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
 
-    def _counter(self, name: str, description: str) -> Any:
-        family = self._pb_utils.MetricFamily(
-            name=name, description=description, kind=self._pb_utils.MetricFamily.COUNTER
-        )
-        self._families.append(family)
-        return family.Metric(labels=self._labels)
+    def _counter(self, name: str, description: str, labels: dict[str, str] | None = None) -> Any:
+        family = self._family(name, description, self._pb_utils.MetricFamily.COUNTER)
+        return family.Metric(labels=labels or self._labels)
 
-    def _histogram(self, name: str, description: str, buckets: list[float]) -> Any:
-        family = self._pb_utils.MetricFamily(
-            name=name, description=description, kind=self._pb_utils.MetricFamily.HISTOGRAM
-        )
-        self._families.append(family)
-        return family.Metric(labels=self._labels, buckets=buckets)
+    def _histogram(
+        self, name: str, description: str, buckets: list[float], labels: dict[str, str] | None = None
+    ) -> Any:
+        family = self._family(name, description, self._pb_utils.MetricFamily.HISTOGRAM)
+        return family.Metric(labels=labels or self._labels, buckets=buckets)
+
+    def _family(self, name: str, description: str, kind: Any) -> Any:
+        family = self._families.get(name)
+        if family is None:
+            family = self._pb_utils.MetricFamily(name=name, description=description, kind=kind)
+            self._families[name] = family
+        return family
+
+    def for_adapter(self, name: str) -> AdapterMetrics:
+        """The metrics of an adapter, made when it is first used."""
+        metrics = self._adapters.get(name)
+        if metrics is None:
+            labels = {**self._labels, "lora": name}
+            metrics = AdapterMetrics(
+                requests=self._counter("tritonode:lora_requests_total", "Requests answered with the adapter.", labels),
+                failures=self._counter(
+                    "tritonode:lora_failures_total", "Requests that failed or were cancelled.", labels
+                ),
+                generation_tokens=self._counter(
+                    "tritonode:lora_generation_tokens_total", "Tokens generated with the adapter.", labels
+                ),
+                time_to_first_token=self._histogram(
+                    "tritonode:lora_time_to_first_token_seconds",
+                    "Time to first token of requests on the adapter, in seconds.",
+                    _FIRST_TOKEN_SECONDS,
+                    labels,
+                ),
+                e2e_latency=self._histogram(
+                    "tritonode:lora_e2e_request_latency_seconds",
+                    "End to end latency of requests on the adapter, in seconds.",
+                    _REQUEST_SECONDS,
+                    labels,
+                ),
+            )
+            self._adapters[name] = metrics
+        return metrics
 
     def increment(self, metric: Any, value: float) -> None:
         if value:
@@ -97,7 +131,19 @@ class TritonMetrics:
         for name, value in list(vars(self).items()):
             if hasattr(value, "observe") or hasattr(value, "increment"):
                 delattr(self, name)
+        self._adapters.clear()
         self._families.clear()
+
+
+@dataclass
+class AdapterMetrics:
+    """The metric objects of one adapter: labels `model`, `version` and `lora` (its name, over all its versions)."""
+
+    requests: Any
+    failures: Any
+    generation_tokens: Any
+    time_to_first_token: Any
+    e2e_latency: Any
 
 
 class MetricsFactory:
@@ -114,6 +160,17 @@ class MetricsFactory:
         metrics = TritonMetrics(self._pb_utils, self._labels, vllm_config.model_config.max_model_len)
         self._made.append(metrics)
         return _StatLogger(metrics, self)
+
+    def record_adapter(self, name: str, *, tokens: int, first_token: float | None, total: float, failed: bool) -> None:
+        """Count a request that has ended on an adapter; times in seconds."""
+        for metrics in self._made:
+            adapter = metrics.for_adapter(name)
+            metrics.increment(adapter.failures if failed else adapter.requests, 1)
+            metrics.increment(adapter.generation_tokens, tokens)
+            if first_token is not None:
+                metrics.observe(adapter.time_to_first_token, [first_token])
+            if not failed:
+                metrics.observe(adapter.e2e_latency, [total])
 
     def close(self) -> None:
         while self._made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ class ResponseState:
     with_logprobs: bool = True
     tokens: int = 0
     num_input_tokens: int = 0
+    # time.monotonic() when the first token came in.
+    first_token_at: float | None = None
     _choices: list[_Choice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,6 +47,8 @@ class ResponseState:
         """Take in a `RequestOutput` whose texts, tokens and logprobs are deltas (or, without streaming, the whole)."""
         if output.prompt_token_ids is not None:
             self.num_input_tokens = len(output.prompt_token_ids)
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
         for completion in output.outputs:
             choice = self._choices[completion.index]
             choice.text += completion.text

@@ -157,6 +157,8 @@ class Service:
         self._engine.call(self._engine.warm_up(to_warm)).result()
         if self._metrics is not None:
             self._metrics.recording = True
+            if registry is not None:
+                registry.on_end = self._metrics.record_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info, self._cancel)
         self._http = HttpDoor(

@@ -11,14 +11,17 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs
+from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
+from vllm.reasoning import ReasoningParserManager
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
@@ -53,24 +56,29 @@ __all__ = [
     "EngineDeadError",
     "Executor",
     "FinishReason",
+    "FlexibleArgumentParser",
     "IterationStats",
     "LoRARequest",
     "PoolingParams",
     "PoolingRequestOutput",
+    "ReasoningParserManager",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
     "SchedulerStats",
     "StatLoggerBase",
     "StructuredOutputsParams",
+    "ToolParserManager",
     "UsageContext",
     "VllmConfig",
     "engine_arg_types",
     "frontend_arg_types",
     "is_cpu",
+    "make_arg_parser",
     "lora_cache",
     "sampling_param_types",
     "structured_output_types",
+    "validate_parsed_serve_args",
 ]
 
 # Set by vLLM itself or by this backend, never by a request.

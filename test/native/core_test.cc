@@ -1,0 +1,589 @@
+// The Node-free core against the stand-in library, one case for each argument: a case is a process of its own, because a
+// process has one library, one host and one exit.
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../native/core/call.h"
+#include "../../native/core/executor.h"
+#include "../../native/core/host.h"
+#include "../../native/core/library.h"
+#include "../../native/core/owner_dead.h"
+#include "../../native/core/watchdog.h"
+#include "check.h"
+
+namespace fs = std::filesystem;
+using namespace tritonode;
+
+namespace {
+
+std::string directoryOfLibraries;
+std::string StandIn() { return directoryOfLibraries + "/libstand_in.so"; }
+
+int Live(const char* what) {
+  static const auto live =
+      reinterpret_cast<int (*)(const char*)>(dlsym(dlopen(StandIn().c_str(), RTLD_NOW | RTLD_LOCAL), "StandInLive"));
+  return live(what);
+}
+
+bool NothingLives() {
+  return Live("requests") == 0 && Live("responses") == 0 && Live("errors") == 0 && Live("messages") == 0;
+}
+
+// Plays the JavaScript thread: drains when woken.
+class Consumer {
+ public:
+  Consumer() {
+    queue = std::make_shared<EventQueue>([this] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      woken_ = true;
+      changed_.notify_one();
+    });
+    thread_ = std::thread([this] { Loop(); });
+  }
+  ~Consumer() {
+    queue->Close();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ending_ = true;
+      changed_.notify_one();
+    }
+    thread_.join();
+  }
+
+  std::vector<Response> Of(uint64_t call) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<Response> found;
+    for (Response& response : responses_[call]) {
+      Response copy;
+      copy.final = response.final;
+      copy.empty = response.empty;
+      copy.status = response.status;
+      for (OutputTensor& output : response.outputs) {
+        OutputTensor tensor;
+        tensor.name.assign(reinterpret_cast<char*>(output.data.get()), output.byteSize);
+        copy.outputs.push_back(std::move(tensor));
+      }
+      found.push_back(std::move(copy));
+    }
+    return found;
+  }
+
+  bool Ended(uint64_t call) {
+    const std::vector<Response> all = Of(call);
+    return !all.empty() && all.back().final;
+  }
+
+  std::vector<std::string> Lines() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return lines_;
+  }
+
+  std::vector<ChildChange> Changes() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return changes_;
+  }
+
+  std::shared_ptr<EventQueue> queue;
+
+ private:
+  void Loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [&] { return woken_ || ending_; });
+      if (ending_) return;
+      woken_ = false;
+      lock.unlock();
+      std::vector<Event> events = queue->Drain();
+      lock.lock();
+      for (Event& event : events) {
+        if (auto* response = std::get_if<Response>(&event)) responses_[response->call].push_back(std::move(*response));
+        if (auto* line = std::get_if<LogLine>(&event)) lines_.push_back(line->text);
+        if (auto* change = std::get_if<ChildChange>(&event)) changes_.push_back(*change);
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool woken_ = false;
+  bool ending_ = false;
+  std::map<uint64_t, std::vector<Response>> responses_;
+  std::vector<std::string> lines_;
+  std::vector<ChildChange> changes_;
+  std::thread thread_;
+};
+
+RequestSpec Spec(const std::string& model, const std::string& text = "text") {
+  RequestSpec spec;
+  spec.model = model;
+  spec.id = "id";
+  spec.inputs.push_back({"in", DataType::kUint8, {static_cast<int64_t>(text.size())}, text});
+  spec.parameters = {{"a", std::string("b")}, {"c", int64_t{1}}, {"d", true}};
+  return spec;
+}
+
+std::shared_ptr<Server> StartServer() {
+  const TritonApi* api = nullptr;
+  CHECK(OpenTriton(StandIn(), "", &api).ok());
+  std::shared_ptr<Server> server;
+  ServerOptions options;
+  options.backendDirectory = "/none";
+  CHECK(Server::Start(*api, options, &server).ok());
+  return server;
+}
+
+uint64_t Send(const std::shared_ptr<Server>& server, Consumer& consumer, const std::string& model,
+              const std::string& text = "text") {
+  uint64_t call = 0;
+  CHECK(Submit(server, consumer.queue, Spec(model, text), &call).ok());
+  return call;
+}
+
+std::string MakeDirectory() {
+  std::string directory = (fs::temp_directory_path() / "tritonode-test-XXXXXX").string();
+  CHECK(mkdtemp(directory.data()) != nullptr);
+  fs::create_directory(directory + "/children");
+  return directory;
+}
+
+void Libraries() {
+  const TritonApi* api = nullptr;
+  Status status = OpenTriton("/nowhere/libtritonserver.so", "", &api);
+  CHECK(status.code() == "LIBRARY" && status.message().find("/nowhere/libtritonserver.so") != std::string::npos);
+  status = OpenTriton(StandIn(), "/nowhere", &api);
+  CHECK(status.code() == "LIBRARY");
+  status = OpenTriton(directoryOfLibraries + "/libstand_in_partial.so", "", &api);
+  CHECK(status.code() == "LIBRARY");
+  CHECK(status.message().find("TRITONSERVER_ServerMetrics is missing") != std::string::npos);
+  CHECK(OpenTriton(StandIn(), "", &api).ok());
+  const TritonApi* again = nullptr;
+  CHECK(OpenTriton(StandIn(), "", &again).ok() && again == api);
+  CHECK(api->InferenceRequestSetDoubleParameter == nullptr);
+}
+
+void Questions() {
+  const std::shared_ptr<Server> server = StartServer();
+  bool yes = false;
+  CHECK(server->IsLive(&yes).ok() && yes);
+  CHECK(server->IsReady(&yes).ok() && yes);
+  std::string text;
+  CHECK(server->Metadata(&text).ok() && text == R"({"name":"stand-in"})");
+  CHECK(server->Metrics(&text).ok() && text == "nv_up 1\n");
+  Status status = server->ModelMetadata("unknown", -1, &text);
+  CHECK(status.code() == "NOT_FOUND" && status.message() == "unknown model");
+  CHECK(server->LoadModel("broken", "{}", {{"1/model.py", "pass"}}).code() == "INTERNAL");
+  CHECK(server->LoadModel("m", "{}", {{"1/model.py", "pass"}}).ok());
+  CHECK(server->IsModelReady("m", -1, &yes).ok() && yes);
+  CHECK(server->UnloadModel("m", false).ok());
+  CHECK(server->UnloadModel("m", false).code() == "NOT_FOUND");
+  CHECK(server->LoadModel("m", "", {}).ok());
+  CHECK(server->Stop(1).ok());
+  CHECK(server->Stop(1).code() == "STATE");
+  CHECK(server->IsLive(&yes).code() == "UNAVAILABLE");
+  CHECK(Live("servers") == 0 && NothingLives());
+
+  const TritonApi* api = nullptr;
+  CHECK(OpenTriton(StandIn(), "", &api).ok());
+  ServerOptions options;
+  options.backendDirectory = "/refused";
+  std::shared_ptr<Server> refused;
+  CHECK(Server::Start(*api, options, &refused).message() == "a bad directory" && refused == nullptr);
+  CHECK(NothingLives());
+}
+
+void Calls() {
+  const std::shared_ptr<Server> server = StartServer();
+  {
+    Consumer consumer;
+    std::vector<uint64_t> streams;
+    for (int i = 0; i < 200; ++i) streams.push_back(Send(server, consumer, "stream", std::to_string(i)));
+    const uint64_t echo = Send(server, consumer, "echo", "");
+    const uint64_t error = Send(server, consumer, "error");
+    for (size_t i = 0; i < streams.size(); ++i) {
+      CHECK(Eventually([&] { return consumer.Ended(streams[i]); }));
+      const std::vector<Response> all = consumer.Of(streams[i]);
+      CHECK(all.size() == 11 && all[10].empty);
+      for (size_t k = 0; k < 10; ++k) CHECK(all[k].outputs[0].name == std::to_string(i) && !all[k].final);
+    }
+    CHECK(Eventually([&] { return consumer.Ended(echo) && consumer.Ended(error); }));
+    CHECK(consumer.Of(echo).size() == 1 && consumer.Of(echo)[0].outputs[0].name.empty());
+    CHECK(consumer.Of(error).back().status.code() == "INTERNAL" && consumer.Of(error).back().status.message() == "no");
+
+    uint64_t none = 0;
+    CHECK(Submit(server, consumer.queue, Spec("refused"), &none).code() == "UNAVAILABLE");
+    CHECK(Submit(server, consumer.queue, Spec("unknown"), &none).code() == "NOT_FOUND");
+    RequestSpec with_double = Spec("echo");
+    with_double.parameters = {{"x", 0.5}};
+    CHECK(Submit(server, consumer.queue, std::move(with_double), &none).code() == "UNSUPPORTED");
+    CHECK(Eventually([] { return LiveCalls() == 0 && NothingLives(); }));
+  }
+  CHECK(server->Stop(1).ok());
+}
+
+// Late, twice, out of order, before the submission returns: the stream ends once, and everything is freed.
+void Misbehaviour() {
+  const std::shared_ptr<Server> server = StartServer();
+  {
+    Consumer consumer;
+    std::map<std::string, std::vector<uint64_t>> calls;
+    for (int round = 0; round < 50; ++round) {
+      for (const char* how : {"twice", "reordered", "synchronous"}) calls[how].push_back(Send(server, consumer, how));
+    }
+    const std::map<std::string, size_t> expected = {{"twice", 1}, {"reordered", 1}, {"synchronous", 2}};
+    for (const auto& [how, each] : calls) {
+      for (const uint64_t call : each) CHECK(Eventually([&] { return consumer.Ended(call); }));
+    }
+    CHECK(Eventually([] { return LiveCalls() == 0 && NothingLives(); }));
+    for (const auto& [how, each] : calls) {
+      for (const uint64_t call : each) CHECK(consumer.Of(call).size() == expected.at(how));
+    }
+    Cancel(calls["twice"][0]);
+    Abandon(calls["twice"][0]);
+    Cancel(123456789);
+  }
+  CHECK(server->Stop(1).ok());
+}
+
+void Cancelling() {
+  const std::shared_ptr<Server> server = StartServer();
+  {
+    Consumer consumer;
+    std::vector<uint64_t> calls;
+    for (int i = 0; i < 20; ++i) calls.push_back(Send(server, consumer, "endless"));
+    // Several threads at once, while responses come and the calls end.
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&] {
+        for (const uint64_t call : calls) Cancel(call);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const uint64_t call : calls) {
+      CHECK(Eventually([&] { return consumer.Ended(call); }));
+      CHECK(consumer.Of(call).back().status.code() == "CANCELLED");
+    }
+    CHECK(Eventually([] { return LiveCalls() == 0 && NothingLives(); }));
+  }
+  CHECK(server->Stop(1).ok());
+}
+
+// An environment ends while its requests run: they are cancelled, what still comes is dropped, all is freed.
+void Teardown() {
+  const std::shared_ptr<Server> server = StartServer();
+  for (int round = 0; round < 10; ++round) {
+    auto consumer = std::make_unique<Consumer>();
+    Consumer other;
+    for (const char* how : {"endless", "late", "dead", "stream", "twice"}) Send(server, *consumer, how);
+    const uint64_t survivor = Send(server, other, "late");
+    const std::shared_ptr<EventQueue> queue = consumer->queue;
+    queue->Close();
+    AbandonAll(queue.get());
+    consumer.reset();
+    CHECK(Eventually([&] { return other.Ended(survivor); }));
+    CHECK(other.Of(survivor).size() == 2);
+  }
+  CHECK(Eventually([] { return LiveCalls() == 0 && NothingLives(); }));
+  CHECK(server->Stop(1).ok());
+}
+
+// A dead stub never sends FINAL. Abandoning frees the request, and stopping works.
+void DeadStub() {
+  const std::shared_ptr<Server> server = StartServer();
+  {
+    Consumer consumer;
+    std::vector<uint64_t> calls;
+    for (int i = 0; i < 64; ++i) calls.push_back(Send(server, consumer, "dead"));
+    CHECK(!WaitForCalls(20));
+    CHECK(LiveCalls() == 64);
+    for (const uint64_t call : calls) Abandon(call);
+    CHECK(Eventually([] { return LiveCalls() == 0 && NothingLives(); }));
+    CHECK(WaitForCalls(0));
+  }
+  CHECK(server->Stop(1).ok());
+}
+
+// A load that hangs holds up neither the stop nor the other calls.
+void HangingLoad() {
+  const std::shared_ptr<Server> server = StartServer();
+  std::atomic<bool> done{false};
+  CHECK(RunBlocking([&] {
+    server->LoadModel("hanging", "", {});
+    done = true;
+  }));
+  CHECK(Eventually([] { return Live("hanging loads") == 1; }));
+  bool live = false;
+  CHECK(server->IsLive(&live).ok() && live);
+  CHECK(server->Stop(1).code() == "UNAVAILABLE");
+  CHECK(Live("servers") == 1);
+  CHECK(Eventually([&] { return done.load(); }));
+}
+
+void Queue() {
+  std::atomic<int> wakes{0};
+  EventQueue queue([&] { ++wakes; });
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 1000; ++i) queue.Push(Response());
+    });
+  }
+  size_t seen = 0;
+  CHECK(Eventually([&] {
+    seen += queue.Drain().size();
+    return seen == 4000;
+  }));
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wakes <= 4000);
+  // One wake-up for however much is pushed between two drains.
+  wakes = 0;
+  for (int i = 0; i < 10; ++i) queue.Push(Response());
+  CHECK(wakes == 1);
+  queue.Drain();
+  // A flood of log lines is bounded and counted.
+  for (int i = 0; i < 100; ++i) queue.Push(LogLine{std::string(size_t{1} << 20, 'x')});
+  std::vector<Event> events = queue.Drain();
+  CHECK(events.size() == 5);
+  CHECK(std::get<LogLine>(events.back()).text.find("96 log lines dropped") != std::string::npos);
+  queue.Push(Response());
+  queue.Close();
+  CHECK(!queue.Push(Response()) && queue.closed() && queue.Drain().empty());
+}
+
+void Executor() {
+  std::atomic<int> count{0};
+  for (int i = 0; i < 200; ++i) CHECK(RunBlocking([&] { ++count; }));
+  CHECK(Eventually([&] { return count == 200; }));
+  // Jobs that block each other all run at once.
+  std::atomic<int> inside{0};
+  for (int i = 0; i < 16; ++i) {
+    CHECK(RunBlocking([&] {
+      ++inside;
+      Eventually([&] { return inside == 16; });
+      ++count;
+    }));
+  }
+  CHECK(Eventually([&] { return count == 216; }));
+  CHECK(inside == 16);
+}
+
+void WatchingChildren() {
+  const std::string directory = MakeDirectory();
+  std::shared_ptr<Sentinel> sentinel;
+  CHECK(Sentinel::Start(directory + "/log", directory + "/missing", &sentinel).code() == "SYSTEM");
+  fs::remove(directory + "/log");
+  CHECK(Sentinel::Start(directory + "/log", directory + "/children", &sentinel).ok());
+  {
+    Consumer consumer;
+    sentinel->Subscribe(consumer.queue);
+    std::ofstream log(directory + "/log");
+    log << "one\ntwo\nth" << std::flush;
+    CHECK(Eventually([&] { return consumer.Lines().size() == 2; }));
+    log << "ree\n" << std::flush;
+    CHECK(Eventually([&] { return consumer.Lines().size() == 3 && consumer.Lines()[2] == "three"; }));
+
+    const pid_t pid = fork();
+    if (pid == 0) {
+      pause();
+      _exit(0);
+    }
+    const std::string name = std::to_string(pid);
+    std::ofstream(directory + "/children/." + name) << "model\nregion\n";
+    fs::rename(directory + "/children/." + name, directory + "/children/" + name);
+    CHECK(Eventually([&] { return consumer.Changes().size() == 1; }));
+    CHECK(consumer.Changes()[0].running && consumer.Changes()[0].arguments == "model\nregion\n");
+    CHECK(sentinel->Children() == std::vector<int>{pid});
+    {
+      Consumer late;
+      sentinel->Subscribe(late.queue);
+      CHECK(Eventually([&] { return late.Changes().size() == 1 && late.Changes()[0].pid == pid; }));
+      sentinel->Unsubscribe(late.queue.get());
+    }
+    kill(pid, SIGKILL);
+    CHECK(Eventually([&] { return consumer.Changes().size() == 2 && !consumer.Changes()[1].running; }));
+    waitpid(pid, nullptr, 0);
+    CHECK(!fs::exists(directory + "/children/" + name));
+    CHECK(!sentinel->Watch(pid, "") && sentinel->Children().empty());
+    sentinel->Unsubscribe(consumer.queue.get());
+  }
+  sentinel->Stop();
+  fs::remove_all(directory);
+}
+
+void WatchdogCleans() {
+  const std::string directory = MakeDirectory();
+  const std::string prefix = "tritonode_test_" + std::to_string(getpid()) + "_";
+  std::ofstream("/dev/shm/" + prefix + "region") << "x";
+  Watchdog kept;
+  CHECK(kept.Start(directory, prefix).ok());
+  kept.Release(false);
+  CHECK(fs::exists(directory));
+
+  Watchdog watchdog;
+  CHECK(watchdog.Start(directory, prefix).ok());
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const std::string variable = "TRITONODE_PRIVATE_DIR=" + directory;
+    std::vector<char*> environment = {const_cast<char*>(variable.c_str()), nullptr};
+    std::vector<char*> arguments = {const_cast<char*>("sleep"), const_cast<char*>("60"), nullptr};
+    execve("/bin/sleep", arguments.data(), environment.data());
+    _exit(1);
+  }
+  CHECK(Eventually([&] {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
+    std::string name;
+    return std::getline(file, name) && name == "sleep";
+  }));
+  watchdog.Release(true);
+  int status = 0;
+  CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  CHECK(!fs::exists(directory) && !fs::exists("/dev/shm/" + prefix + "region"));
+}
+
+// A process dies while it holds a robust mutex; the guarded library's next lock succeeds instead of failing.
+void OwnerDead() {
+  const std::string path = directoryOfLibraries + "/libvictim.so";
+  void* victim = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  CHECK(victim != nullptr);
+  const auto lock = reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(victim, "VictimLock"));
+  auto* mutex = static_cast<pthread_mutex_t*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  pthread_mutexattr_t attributes;
+  pthread_mutexattr_init(&attributes);
+  pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  const auto die_with_it = [&] {
+    pthread_mutex_init(mutex, &attributes);
+    const pid_t pid = fork();
+    if (pid == 0) {
+      pthread_mutex_lock(mutex);
+      kill(getpid(), SIGKILL);
+    }
+    waitpid(pid, nullptr, 0);
+  };
+  die_with_it();
+  CHECK(lock(mutex) == EOWNERDEAD);
+  pthread_mutex_consistent(mutex);
+  pthread_mutex_unlock(mutex);
+
+  CHECK(GuardPythonBackend("/nowhere.so").code() == "LIBRARY");
+  CHECK(GuardPythonBackend(path).ok());
+  CHECK(GuardPythonBackend(path).ok());
+  die_with_it();
+  CHECK(lock(mutex) == 0);
+  CHECK(pthread_mutex_unlock(mutex) == 0 && lock(mutex) == 0);
+  pthread_mutex_unlock(mutex);
+  munmap(mutex, 4096);
+}
+
+StartOptions HostOptions() {
+  StartOptions options;
+  options.library = StandIn();
+  options.privateDirectory = MakeDirectory();
+  options.shmPrefix = "tritonode_test_" + std::to_string(getpid()) + "_";
+  options.description = "described";
+  options.server.backendDirectory = "/none";
+  options.server.exitTimeoutSeconds = 1;
+  return options;
+}
+
+// Ten environments start and leave in any order; there is one server, it stops with the last and starts anew.
+void Sharing() {
+  Host& host = Host::Get();
+  for (int round = 0; round < 5; ++round) {
+    std::vector<std::thread> threads;
+    std::atomic<int> starts{0};
+    std::atomic<int> stops{0};
+    for (int i = 0; i < 10; ++i) {
+      threads.emplace_back([&, i] {
+        Consumer consumer;
+        Acquired acquired;
+        CHECK(host.Acquire(consumer.queue, &acquired).ok());
+        if (acquired.mustStart) {
+          ++starts;
+          CHECK(host.Start(consumer.queue, HostOptions()).ok());
+        } else {
+          CHECK(acquired.description == "described");
+        }
+        const std::shared_ptr<Server> server = host.server();
+        CHECK(server != nullptr);
+        const uint64_t call = Send(server, consumer, i % 2 == 0 ? "stream" : "endless");
+        if (i % 2 == 0) {
+          CHECK(Eventually([&] { return consumer.Ended(call); }));
+        } else {
+          consumer.queue->Close();
+          AbandonAll(consumer.queue.get());
+        }
+        bool stopped = false;
+        if (i % 3 == 0) {
+          host.ReleaseAll(consumer.queue);
+          stopped = host.server() == nullptr;
+        } else {
+          CHECK(host.Release(consumer.queue, &stopped).ok());
+          stops += stopped ? 1 : 0;
+        }
+        CHECK(host.Release(consumer.queue, &stopped).ok() && !stopped);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(starts >= 1 && host.server() == nullptr && Live("servers") == 0 && NothingLives());
+  }
+  // A start that fails gives the turn to the next one.
+  Consumer first;
+  Acquired acquired;
+  CHECK(host.Acquire(first.queue, &acquired).ok() && acquired.mustStart);
+  StartOptions broken = HostOptions();
+  broken.library = "/nowhere.so";
+  CHECK(host.Start(first.queue, broken).code() == "LIBRARY");
+  CHECK(!fs::exists(broken.privateDirectory));
+  CHECK(host.Start(first.queue, HostOptions()).code() == "STATE");
+  Acquired next;
+  CHECK(host.Acquire(first.queue, &next).ok() && next.mustStart);
+  bool stopped = false;
+  CHECK(host.Release(first.queue, &stopped).ok() && !stopped);
+}
+
+// A server whose child died is given up after a second, without an error.
+void StopAfterDeath() {
+  Host& host = Host::Get();
+  Consumer consumer;
+  Acquired acquired;
+  CHECK(host.Acquire(consumer.queue, &acquired).ok());
+  CHECK(host.Start(consumer.queue, HostOptions()).ok());
+  CHECK(RunBlocking([server = host.server()] { server->LoadModel("hanging", "", {}); }));
+  CHECK(Eventually([] { return Live("hanging loads") == 1; }));
+  host.NoteChildDied();
+  bool stopped = false;
+  CHECK(host.Release(consumer.queue, &stopped).ok() && stopped);
+}
+
+const std::map<std::string, void (*)()> cases = {
+    {"libraries", Libraries},   {"questions", Questions},     {"calls", Calls},
+    {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
+    {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
+    {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
+    {"owner_dead", OwnerDead},  {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CHECK(argc == 3);
+  directoryOfLibraries = argv[1];
+  cases.at(argv[2])();
+  return 0;
+}

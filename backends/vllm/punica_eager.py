@@ -4,8 +4,8 @@ vLLM's CPU platform counts on ``torch.compile`` to fuse the small operators of a
 with LoRA. Compiling costs the better part of a minute at each start, so here the uncompiled engine gets cheaper
 instead, through vLLM's own extension points:
 
-* an RMS norm is one call of ``libtritonode_punica``, registered with vLLM's IR (``register_impl`` and the platform's
-  ``get_default_ir_op_priority``), instead of a dozen operators of torch. (vLLM has a C++ kernel too, but it wakes the
+* an RMS norm is one call of ``libtritonode_punica``, registered with vLLM's IR (``register_impl`` and
+  ``kernel_config.ir_op_priority``), instead of a dozen operators of torch. (vLLM has a C++ kernel too, but it wakes the
   thread team for a single row, which takes longer than the norm.)
 * SwiGLU's activation likewise, as an out-of-tree ``SiluAndMul`` (``CustomOp.register_oot``): torch's ``silu`` of a long
   prompt in bfloat16 takes about as long as the projection before it;
@@ -41,25 +41,31 @@ def uncompiled_lora(vllm_config: VllmConfig | None) -> bool:
 def extend_platform(platform_class: Any) -> None:
     """Add to the CPU platform what this module describes, for engines that :func:`uncompiled_lora` is true of."""
     from vllm.config import get_current_vllm_config_or_none
-    from vllm.config.kernel import IrOpPriorityConfig
 
     _register_norms()
     _register_activation()
-    default_priority = platform_class.get_default_ir_op_priority
     opaque_attention = platform_class.opaque_attention_op
-
-    def get_default_ir_op_priority(cls: type, vllm_config: VllmConfig) -> IrOpPriorityConfig:
-        priority = default_priority(vllm_config)
-        if uncompiled_lora(vllm_config):
-            priority.rms_norm = [PROVIDER, *(priority.rms_norm or ["native"])]
-            priority.fused_add_rms_norm = [PROVIDER, *(priority.fused_add_rms_norm or ["native"])]
-        return priority
 
     def opaque_attention_op(cls: type) -> bool:
         return opaque_attention() and not uncompiled_lora(get_current_vllm_config_or_none())
 
-    platform_class.get_default_ir_op_priority = classmethod(get_default_ir_op_priority)
     platform_class.opaque_attention_op = classmethod(opaque_attention_op)
+
+
+def settle(vllm_config: VllmConfig) -> None:
+    """Choose the operators of an engine that :func:`uncompiled_lora` is true of.
+
+    vLLM resolves its own choice while the engine still counts as compiled: then custom operators are off and norms are
+    left to a compiler that never comes.
+    """
+    custom_ops = vllm_config.compilation_config.custom_ops
+    if "none" in custom_ops:
+        custom_ops[custom_ops.index("none")] = "all"
+    priority = vllm_config.kernel_config.ir_op_priority
+    for name in ("rms_norm", "fused_add_rms_norm"):
+        chosen = getattr(priority, name) or ["native"]
+        if PROVIDER not in chosen:
+            setattr(priority, name, [PROVIDER, *chosen])
 
 
 def _register_norms() -> None:

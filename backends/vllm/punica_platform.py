@@ -92,6 +92,8 @@ def install(compile_model: bool | None = None) -> None:
             # What check_and_update_config itself had chosen just before it met the LoRA configuration.
             vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
         _settings["direct"] = punica_eager.uncompiled_lora(vllm_config)
+        if _settings["direct"]:
+            punica_eager.settle(vllm_config)
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():

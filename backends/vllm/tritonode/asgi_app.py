@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .adapters import AdapterRegistry
+
 Scope = dict[str, Any]
 Message = dict[str, Any]
 # What ASGI calls an application (https://asgi.readthedocs.io/en/latest/specs/main.html).
@@ -47,4 +48,3 @@ async def build_application(llm: Any, args: Any, registry: AdapterRegistry | Non
     # vLLM's error handler tells its server to end when the engine is dead; here the host decides.
     app.state.server = SimpleNamespace(should_exit=False)
     return app  # type: ignore[no-any-return]
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
@@ -153,17 +154,28 @@ class CountingEngineClient:
 
     async def _count(self, outputs: Any, request: LoRARequest, registry: AdapterRegistry) -> AsyncGenerator[Any, None]:
         adapter = self._models.adapter_of(request)
+        if not adapter.retired:
+            try:
+                await registry.for_request(adapter.name, None)
+            except BackendError as failure:
+                # vLLM's application takes a ValueError for the request's own fault.
+                raise ValueError(str(failure)) from failure
         registry.begin(adapter)
+        started, first_token = time.monotonic(), None
         tokens, failed = 0, True
         try:
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    if first_token is None:
+                        first_token = time.monotonic() - started
                     tokens += sum(len(completion.token_ids) for completion in _completions(output))
                     yield output
             failed = False
         finally:
+            total = time.monotonic() - started
+            ended = registry.end(adapter, tokens=tokens, failed=failed, first_token=first_token, total=total)
             # Shielded: a request that is cancelled is counted too.
-            await asyncio.shield(registry.end(adapter, tokens=tokens, failed=failed))
+            await asyncio.shield(ended)
 
 
 def _completions(output: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from . import progress
 from .adapter_engine import AdapterEngine
 from .adapters import AdapterRegistry
 from .asgi import HttpDoor
+from .asgi_arguments import serve_arguments
 from .control import Control
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
@@ -50,9 +51,10 @@ class Service:
             raise BackendError("the vLLM backend needs the decoupled model transaction policy")
         frontend = frontend_arg_types()
         self._settings = read_settings(pb_utils.get_model_dir(), {**frontend, **engine_arg_types()})
-        self._frontend_args = self._settings.take(frontend)
+        frontend_args = self._settings.take(frontend)
         self._use_device(args)
         self._apply_defaults()
+        self._serve_args = serve_arguments(self._settings.engine_args, frontend_args)
         self._metrics = self._make_metrics(args)
         self._ledger = Ledger(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
         adapters = self._check_adapters()
@@ -161,9 +163,7 @@ class Service:
                 registry.on_end = self._metrics.record_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info, self._cancel)
-        self._http = HttpDoor(
-            llm, registry, self._name, self._settings.engine_args, self._frontend_args, self._pb_utils
-        )
+        self._http = HttpDoor(llm, registry, self._name, self._serve_args, self._pb_utils)
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
         self._engine.client.on_death = self._engine_died

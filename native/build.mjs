@@ -1,4 +1,5 @@
-// Builds the addon with node-gyp without a network: `node native/build.mjs [--debug]`.
+// Builds the addon without a network: `node native/build.mjs [--debug]` with node-gyp into build/, or
+// `node native/build.mjs --prebuild` with prebuildify into prebuilds/.
 //
 // node-gyp looks for Node's headers beside the running Node and otherwise downloads them from the Node project's site,
 // which many build machines can't reach. An addon that uses only Node-API needs four headers, and they are an npm
@@ -57,10 +58,17 @@ function packagedHeaders() {
 }
 
 const nodedir = process.env.TRITONODE_BUILD_HEADERS === "package" ? undefined : installedHeaders();
-const nodeGyp = require.resolve("node-gyp/bin/node-gyp.js");
-const args = ["rebuild", `--nodedir=${nodedir ?? packagedHeaders()}`, "--jobs=2", "--loglevel=warn", ...process.argv.slice(2)];
-const result = spawnSync(process.execPath, [nodeGyp, ...args], { cwd: root, stdio: "inherit" });
+const headers = nodedir ?? packagedHeaders();
+const options = process.argv.slice(2).filter((option) => option !== "--prebuild");
+const prebuild = options.length + 2 < process.argv.length;
+const program = prebuild ? require.resolve("prebuildify/bin.js") : require.resolve("node-gyp/bin/node-gyp.js");
+const args = prebuild
+  ? ["--napi", "--strip", "--tag-libc", ...options]
+  : ["rebuild", `--nodedir=${headers}`, "--jobs=2", "--loglevel=warn", ...options];
+// prebuildify calls node-gyp without options of ours; node-gyp reads this variable as --nodedir.
+const env = { ...process.env, npm_config_nodedir: headers };
+const result = spawnSync(process.execPath, [program, ...args], { cwd: root, stdio: "inherit", env });
 if (result.status !== 0) process.exit(result.status ?? 1);
-if (!existsSync(join(root, "build/Release/tritonode.node")) && !process.argv.includes("--debug")) {
+if (!prebuild && !options.includes("--debug") && !existsSync(join(root, "build/Release/tritonode.node"))) {
   throw new Error("node-gyp succeeded without making build/Release/tritonode.node");
 }

@@ -224,6 +224,7 @@ function stubWrapper(
   lines.push(
     ...exportLines(environment),
     // The first argument is <repository>/<model>/<version>/model.py.
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's, not JavaScript's
     "model=${1%/*/*} && model=${model##*/}",
     '[ -f "$directory/environment/$model" ] && . "$directory/environment/$model"',
   );

@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
 import {
   DisposedError,
@@ -75,6 +76,8 @@ export class VllmModel implements AsyncDisposable {
   readonly #server: TritonServer;
   readonly #served: ServedModel;
   readonly #cancelled: string[] = [];
+  // Models are shared by a process's threads, tokens must not be.
+  readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
   #nextToken = 1;
   #disposed: Promise<void> | undefined;
 
@@ -244,7 +247,7 @@ export class VllmModel implements AsyncDisposable {
 
   #infer(request: Omit<InferenceRequest, "model">): ResponseStream {
     if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
-    const token = String(this.#nextToken++);
+    const token = `${this.#tokenPrefix}${this.#nextToken++}`;
     return this.#server.infer({
       ...request,
       model: this.name,

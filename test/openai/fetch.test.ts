@@ -34,7 +34,7 @@ function post(path: string, body: object, init: RequestInit = {}): Promise<Respo
 
 /** Resolves when vLLM works on nothing any more. */
 async function idle(): Promise<void> {
-  for (const end = Date.now() + 10_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 10))) {
+  for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 10))) {
     const { running, waiting } = (await model.info()).requests;
     if (running + waiting === 0) return;
   }
@@ -126,16 +126,18 @@ describe("fetch", () => {
       text += decoder.decode(piece, { stream: true });
     }
     expect(pieces).toBeGreaterThan(2);
+    // A busy machine has vLLM join tokens.
     const events = text.split("\n\n").filter((event) => event.startsWith("data: {"));
     const deltas = events.map((event) => JSON.parse(event.slice(6)).choices[0].text as string);
-    expect(deltas).toHaveLength(24);
+    expect(deltas.length).toBeGreaterThan(2);
     expect(deltas.join("")).toBe(whole.choices[0]?.text);
     expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
   });
 
   test("a reader that stops reading holds the answer back, and gets all of it later", async () => {
-    const stream_options = { include_usage: true, continuous_usage_stats: true };
-    const request = { prompt: "Go on", n: 6, max_tokens: 400, ignore_eos: true, stream: true, stream_options };
+    // Log probabilities make a kilobyte of each token.
+    const stream_options = { include_usage: true };
+    const request = { prompt: "Go on", max_tokens: 320, ignore_eos: true, logprobs: 20, stream: true, stream_options };
     const response = await post("completions", request);
     const reader = (response.body as ReadableStream<Uint8Array>).getReader();
     let text = Buffer.from((await reader.read()).value ?? []).toString();
@@ -147,9 +149,9 @@ describe("fetch", () => {
     expect(text.length).toBeGreaterThan(256 << 10);
     expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
     const events = text.split("\n\n").filter((event) => event.startsWith("data: {"));
-    expect(JSON.parse(events.at(-1)?.slice(6) ?? "").usage).toMatchObject({ completion_tokens: 2400 });
+    expect(JSON.parse(events.at(-1)?.slice(6) ?? "").usage).toMatchObject({ completion_tokens: 320 });
     // What came while there was no room, vLLM has joined.
-    expect(events.length).toBeLessThan(2400);
+    expect(events.length).toBeLessThan(320);
   });
 
   test("an aborted signal ends the request in vLLM: before, while waiting, while reading", async () => {

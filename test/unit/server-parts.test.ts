@@ -1,0 +1,269 @@
+import { execFileSync, spawn } from "node:child_process";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterEach, describe, expect, it } from "vitest";
+import { InvalidArgumentError, RequestCancelledError, TritonodeError } from "../../src/errors";
+import { fromNative } from "../../src/server/failure";
+import { type Logger, logTo } from "../../src/server/logger";
+import { toNativeRequest } from "../../src/server/request";
+import { Responses, StreamState } from "../../src/server/stream";
+import { sweep } from "../../src/server/sweep";
+import { type InputTensor, toNativeTensor } from "../../src/server/tensors";
+import { Workspace } from "../../src/server/workspace";
+
+const runtime = {
+  directory: "/r",
+  device: "cpu" as const,
+  python: "/r/venv/bin/python3",
+  pythonVersion: "3.11",
+  libpythonDirectory: "/r/it's lib",
+  vllmVersion: "0",
+  packages: {},
+};
+
+const cleanup: string[] = [];
+function temporary(): string {
+  const directory = mkdtempSync(join(tmpdir(), "tritonode test-"));
+  cleanup.push(directory);
+  return directory;
+}
+afterEach(() => {
+  for (const path of cleanup.splice(0)) rmSync(path, { recursive: true, force: true });
+});
+
+describe("tensors", () => {
+  it("fills in the shape and converts plain arrays", () => {
+    expect(toNativeTensor({ name: "x", datatype: "FP32", data: [1, 2.5] })).toEqual({
+      name: "x",
+      datatype: 11,
+      shape: [2],
+      data: Float32Array.of(1, 2.5),
+    });
+    expect(toNativeTensor({ name: "x", datatype: "INT64", shape: [1, 2], data: [1, 2n] as never })).toMatchObject({
+      shape: [1, 2],
+      data: BigInt64Array.of(1n, 2n),
+    });
+  });
+
+  it.each<[string, unknown]>([
+    ["no name", { datatype: "FP32", data: [] }],
+    ["an unknown datatype", { name: "x", datatype: "FLOAT", data: [1] }],
+    ["a shape that does not fit", { name: "x", datatype: "FP32", shape: [3], data: [1] }],
+    ["a negative dimension", { name: "x", datatype: "FP32", shape: [-1], data: [1] }],
+    ["text for numbers", { name: "x", datatype: "INT32", data: ["1"] }],
+    ["numbers for text", { name: "x", datatype: "BYTES", data: [1] }],
+    ["numbers for bits", { name: "x", datatype: "FP16", data: [1.5] }],
+    ["fractions for integers of 64 bits", { name: "x", datatype: "INT64", data: [0.5] }],
+    ["another typed array", { name: "x", datatype: "FP32", data: new Float64Array(1) }],
+  ])("refuses %s", (_, tensor) => {
+    expect(() => toNativeTensor(tensor as InputTensor)).toThrow(InvalidArgumentError);
+  });
+
+  it("answers any value with a request or a typed error", () => {
+    fc.assert(
+      fc.property(fc.anything(), fc.anything(), fc.anything(), (inputs, parameters, deadline) => {
+        try {
+          toNativeRequest({ model: "m", inputs, parameters, deadline } as never, "id");
+        } catch (error) {
+          expect(error).toBeInstanceOf(TritonodeError);
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+describe("a stream", () => {
+  const options = { id: "1", model: "m", maxQueuedResponses: 3 };
+  const response = { model: "m", version: 1, id: "1", parameters: {}, outputs: {}, final: false };
+
+  it("throws an error once and is done then", async () => {
+    const state = new StreamState(options);
+    const stream = new Responses(state, false);
+    state.begin(() => {});
+    const waiting = [stream.next(), stream.next()];
+    state.onFailure("INTERNAL", "no", false);
+    expect(await Promise.allSettled(waiting)).toMatchObject([{ status: "rejected" }, { value: { done: true } }]);
+    expect(await stream.next()).toEqual({ done: true, value: undefined });
+    await expect(stream.finished).rejects.toThrow("no");
+  });
+
+  it("cancels once, and only while it runs", async () => {
+    let cancels = 0;
+    const state = new StreamState(options);
+    state.begin(() => cancels++);
+    const stream = new Responses(state, false);
+    state.onResponse(response, false);
+    stream.cancel();
+    stream.cancel(new Error("second"));
+    await stream.return();
+    state.onResponse(response, true);
+    expect(cancels).toBe(1);
+    await expect(stream.finished).rejects.toBeInstanceOf(RequestCancelledError);
+
+    const ended = new StreamState(options);
+    ended.begin(() => cancels++);
+    ended.onResponse(response, true);
+    ended.fail(new Error("late"));
+    expect(cancels).toBe(1);
+    expect(await new Responses(ended, false).next()).toEqual({ done: false, value: response });
+  });
+});
+
+describe("errors of the addon", () => {
+  it.each([
+    ["NOT_FOUND", "ERR_TRITON_NOT_FOUND"],
+    ["CANCELLED", "ERR_TRITON_CANCELLED"],
+    ["LIBRARY", "ERR_RUNTIME_BROKEN"],
+    ["SYSTEM", "ERR_SYSTEM"],
+    ["STATE", "ERR_STATE"],
+  ])("%s becomes %s", (code, expected) => {
+    expect(fromNative(Object.assign(new Error("text"), { code }))).toMatchObject({ code: expected, message: "text" });
+  });
+});
+
+describe("the log", () => {
+  it("keeps the level of each line", () => {
+    const seen: string[] = [];
+    const to = (level: string) => (message: string) => void seen.push(`${level}: ${message}`);
+    const logger: Logger = { debug: to("debug"), info: to("info"), warn: to("warn"), error: to("error") };
+    for (const line of [
+      "I1124 21:52:01.123456 4711 server.cc:604] up",
+      'E1124 21:52:01.123456 4711 model.cc:1] "quoted"',
+      "WARNING 11-24 21:52:01 [arg_utils.py:1] careful",
+      "plain",
+      "",
+    ]) {
+      logTo(logger, line);
+    }
+    expect(seen).toEqual([
+      "info: server.cc:604 up",
+      "error: model.cc:1 quoted",
+      "warn: WARNING 11-24 21:52:01 [arg_utils.py:1] careful",
+      "info: plain",
+    ]);
+  });
+});
+
+describe("the private directory", () => {
+  function make(environment: Record<string, string | undefined>): { workspace: Workspace; stub: string } {
+    const parts = temporary();
+    writeFileSync(join(parts, "libtriton_python.so"), "");
+    const stub = join(parts, "real stub");
+    writeFileSync(
+      stub,
+      '#!/bin/sh\nenv -0 >"$OUT"; printf "%s\\n" "$@" >"$OUT.arguments"; ls -l /proc/$$/fd >"$OUT.fds"\n',
+      {
+        mode: 0o700,
+      },
+    );
+    const triton = {
+      version: "",
+      library: "",
+      dependencyDirectory: undefined,
+      pythonBackend: parts,
+      stub,
+      server: undefined,
+    };
+    const workspace = Workspace.create({ runtime: { ...runtime, triton }, backends: {}, environment });
+    cleanup.push(workspace.directory);
+    return { workspace, stub: join(workspace.backends, "python/triton_python_backend_stub") };
+  }
+
+  it("gives the child exactly the environment that was asked for", () => {
+    const out = join(temporary(), "out");
+    fc.assert(
+      fc.property(fc.string({ unit: "binary" }), (text) => {
+        // What the operating system can't carry: NUL, and halves of surrogate pairs.
+        const value = Buffer.from(text.replaceAll("\0", "")).toString();
+        const { workspace, stub } = make({ VALUE: value, HOME: undefined });
+        execFileSync("mkfifo", [join(workspace.directory, "log")]);
+        execFileSync(stub, ["/x/m/1/model.py", "b c"], { env: { ...process.env, OUT: out, PYTHONPATH: "/no" } });
+        const environment = readFileSync(out, "utf8").split("\0");
+        expect(environment).toContain(`VALUE=${value}`);
+        expect(environment).toContain(`TRITONODE_PRIVATE_DIR=${workspace.directory}`);
+        expect(environment.some((line) => /^(HOME|PYTHONPATH)=/.test(line))).toBe(false);
+        expect(environment.find((line) => line.startsWith("LD_LIBRARY_PATH="))).toMatch(
+          /^LD_LIBRARY_PATH=\/r\/it's lib/,
+        );
+        expect(environment.find((line) => line.startsWith("PATH="))).toMatch(/^PATH=\/r\/venv\/bin:/);
+        expect(readFileSync(`${out}.arguments`, "utf8")).toBe("/x/m/1/model.py\nb c\n");
+        workspace.remove();
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  it("is private, and answers Triton's trial run without a stub", () => {
+    const { workspace, stub } = make({});
+    expect(statSync(workspace.directory).mode & 0o777).toBe(0o700);
+    expect(() => execFileSync(stub)).toThrow(expect.objectContaining({ status: 1 }));
+    expect(() => make({ "A-B": "x" })).toThrow(InvalidArgumentError);
+    expect(() => make({ A: "\0" })).toThrow(InvalidArgumentError);
+  });
+
+  it("gives repositories paths that bash leaves alone, and keeps files inside their model", () => {
+    const { workspace } = make({});
+    const repository = join(temporary(), "with spaces; $(and more)");
+    mkdirSync(repository);
+    const path = workspace.repository(repository);
+    expect(path).toMatch(/^[\w/.-]+$/);
+    expect(workspace.repository(repository)).toBe(path);
+    expect(() => workspace.repository(join(repository, "none"))).toThrow(InvalidArgumentError);
+    expect(() => workspace.writeModel("m", { "../x": "" })).toThrow(InvalidArgumentError);
+    workspace.writeModel("m", { "1/model.py": "pass" });
+    expect(readFileSync(join(workspace.ownRepository, "m/1/model.py"), "utf8")).toBe("pass");
+  });
+});
+
+describe("the sweep", () => {
+  it("removes what dead processes left and nothing else", async () => {
+    const [directory, shm] = [temporary(), temporary()];
+    const dead = Number(execFileSync("sh", ["-c", "echo $$"], { encoding: "utf8" }));
+    const mine = [
+      join(directory, `tritonode-${process.pid}-abcdef`),
+      join(directory, "tritonode-setup-abcdef"),
+      join(directory, "other"),
+      join(shm, `tritonode_${process.pid}_0a_x`),
+      join(shm, "triton_python_backend_shm_region_x"),
+    ];
+    const left = [
+      join(directory, `tritonode-${dead}-abcdef`),
+      join(directory, `tritonode-${dead}-linked`),
+      join(shm, `tritonode_${dead}_0a_x`),
+    ];
+    const target = temporary();
+    writeFileSync(join(target, "kept"), "");
+    for (const path of [...mine, left[0] as string, left[2] as string]) mkdirSync(path);
+    symlinkSync(target, left[1] as string);
+
+    // A child that outlived its host, and a stranger with a pid that is listed by accident.
+    mkdirSync(join(left[0] as string, "children"));
+    const orphan = spawn("sleep", ["60"], { env: { TRITONODE_PRIVATE_DIR: left[0], PATH: process.env.PATH } });
+    const stranger = spawn("sleep", ["60"]);
+    for (const child of [orphan, stranger]) {
+      writeFileSync(join(left[0] as string, "children", `${child.pid}`), "");
+    }
+    const ended = new Promise((resolve) => orphan.once("exit", resolve));
+    expect(sweep(directory, shm).sort()).toEqual([...left].sort());
+    for (const path of mine) expect(existsSync(path)).toBe(true);
+    for (const path of left) expect(existsSync(path)).toBe(false);
+    expect(existsSync(join(target, "kept"))).toBe(true);
+    await ended;
+    expect(orphan.signalCode).toBe("SIGKILL");
+    expect(stranger.exitCode ?? stranger.signalCode).toBeNull();
+    stranger.kill();
+    expect(sweep("/nowhere", "/nowhere")).toEqual([]);
+  });
+});

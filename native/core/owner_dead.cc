@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dead_child.h"
+
 namespace tritonode {
 namespace {
 
@@ -38,12 +40,16 @@ struct Wrapper {
   void* function;
 };
 
-const std::array<Wrapper, 5> kWrappers = {{
+const std::array<Wrapper, 9> kWrappers = {{
     {"pthread_mutex_lock", reinterpret_cast<void*>(&Lock)},
     {"pthread_mutex_trylock", reinterpret_cast<void*>(&TryLock)},
     {"pthread_mutex_timedlock", reinterpret_cast<void*>(&TimedLock)},
     {"pthread_cond_wait", reinterpret_cast<void*>(&Wait)},
     {"pthread_cond_timedwait", reinterpret_cast<void*>(&TimedWait)},
+    {"fork", reinterpret_cast<void*>(&ForkChild)},
+    {"sem_init", reinterpret_cast<void*>(&InitSemaphore)},
+    {"sem_wait", reinterpret_cast<void*>(&WaitForChild)},
+    {"sem_timedwait", reinterpret_cast<void*>(&WaitForChildUntil)},
 }};
 
 #if defined(__x86_64__)

@@ -17,7 +17,8 @@
 namespace tritonode {
 
 // Opens libtriton_python.so (it stays open; Triton then gets the same copy) and points its lock functions at the
-// wrappers. LIBRARY if it can't be opened. libtritonserver must be open.
+// wrappers, and its waits for children at those of dead_child.h. LIBRARY if it can't be opened. libtritonserver must be
+// open.
 Status GuardPythonBackend(const std::string& path);
 
 }  // namespace tritonode

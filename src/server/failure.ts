@@ -23,8 +23,23 @@ export function fromNative(error: unknown): Error {
   if (code === "LIBRARY") return new RuntimeMissingError(error.message, { code: "ERR_RUNTIME_BROKEN", cause: error });
   if (code === "SYSTEM") return new TritonodeError("ERR_SYSTEM", error.message, { cause: error });
   if (code === "STATE") return new TritonodeError("ERR_STATE", error.message, { cause: error });
+  if (typeof code === "string" && "syscall" in error) return fromSystem(code, error);
   if (error instanceof TypeError) return new InvalidArgumentError(error.message, { cause: error });
   return error;
+}
+
+const systemHints: Readonly<Record<string, string>> = {
+  ENOSPC: "free space there, or set TMPDIR to another disk",
+  EDQUOT: "free space there, or set TMPDIR to another disk",
+  EROFS: "set TMPDIR to a folder that can be written",
+  EACCES: "set TMPDIR to a folder that can be written",
+  EMFILE: "raise the limit of open files (ulimit -n) or close what is not needed",
+  ENFILE: "raise the system's limit of open files (fs.file-max)",
+};
+
+/** The error of a file operation of Node. */
+function fromSystem(code: string, error: Error): TritonodeError {
+  return new TritonodeError("ERR_SYSTEM", error.message, { cause: error, hint: systemHints[code] });
 }
 
 /** The error of a response, or of a call of the C API. */

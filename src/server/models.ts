@@ -24,6 +24,17 @@ export interface LoadModelOptions {
 /** Loads of this environment that nobody waits for any more, until Triton has let go of them. */
 const abandoned = new Map<string, Promise<void>>();
 
+/** What Triton says then (python_backend, src/stub_launcher.cc; native/core/dead_child.cc). */
+const childEnded = /Stub process '.*' is not healthy|the Python child that completes the configuration ended/;
+
+function stubStartError(model: string, cause?: unknown): ModelLoadError {
+  return new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {
+    code: "ERR_STUB_START",
+    cause,
+    hint: "its last words are in the log; run: npx tritonode doctor",
+  });
+}
+
 /** Loading and unloading, and what Triton does not notice about it: children that die. */
 export class Models {
   readonly #addon: Addon;
@@ -87,6 +98,7 @@ export class Models {
       await this.#untilLoaded(name, load, before, signal);
     } catch (error) {
       const typed = fromNative(error);
+      if (typed instanceof TritonServerError && childEnded.test(typed.message)) throw stubStartError(name, typed);
       if (typed instanceof TritonServerError) throw new ModelLoadError(typed.message, { cause: typed });
       throw typed;
     }
@@ -223,12 +235,7 @@ export class Models {
       if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
       this.#addon.noteChildDied();
       for (const giveUp of waiting) {
-        giveUp(
-          new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {
-            code: "ERR_STUB_START",
-            hint: "its last words are in the log; run: npx tritonode doctor",
-          }),
-        );
+        giveUp(stubStartError(model));
       }
     }, 5_000).unref();
   }

@@ -214,6 +214,8 @@ function stubWrapper(
     'exec </dev/null 1<>"$directory/log" 2>&1 || exit 1',
     // Written beside and moved into place: the host must not read half a file.
     'printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"',
+    // A crash is reported by its host; a core of some GiB helps nobody and delays the end.
+    "ulimit -c 0",
     "unset PYTHONHOME PYTHONPATH",
     `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,

@@ -87,6 +87,7 @@ export function fromRequestFailure(error: unknown): unknown {
 
 /** What loading a model failed with. Python's error is taken out of Triton's report; the report stays in `cause`. */
 export function fromLoadFailure(model: string, error: unknown): unknown {
+  if (error instanceof ModelLoadError && error.code === "ERR_STUB_START") return error;
   const report = error instanceof ModelLoadError ? error.cause : error;
   if (!(report instanceof TritonServerError)) return error;
   const missing = missingLoraFile.exec(report.message);

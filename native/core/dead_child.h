@@ -1,0 +1,27 @@
+// Keeps a load from waiting for ever for a Python child that is dead.
+//
+// Triton's Python backend (24.10) waits for a new stub's first message without a limit (StubLauncher::Launch), and again
+// for the completed configuration. A stub that can't start, or is killed in its first moments, leaves the load hanging,
+// the model's name taken and the server undeletable.
+//
+// So the waits of that library go through these functions, which remember which child a semaphore was first waited on
+// for and end the wait when that child is gone. The launcher ignores the first message's content and then, for a model's
+// stub, finds by itself that it is not healthy. The stub that completes a configuration is asked for a message whose
+// content counts: that wait ends with the exception that the backend throws, and catches there, for a bad answer.
+#pragma once
+
+#include <semaphore.h>
+#include <sys/types.h>
+
+namespace tritonode {
+
+// fork(2): the next semaphore that this thread waits on is the child's.
+pid_t ForkChild();
+// sem_init(3): a semaphore at a new place in shared memory is nobody's.
+int InitSemaphore(sem_t* semaphore, int shared, unsigned value);
+// sem_wait(3), but ends too when the semaphore's child is dead; may throw then.
+int WaitForChild(sem_t* semaphore);
+// sem_timedwait(3).
+int WaitForChildUntil(sem_t* semaphore, const timespec* until);
+
+}  // namespace tritonode

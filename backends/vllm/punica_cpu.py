@@ -10,6 +10,7 @@ like any other, and an engine that is not compiled runs a dozen small operators 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from vllm.lora.layers import LoRAMapping
 
 __all__ = ["PunicaWrapper", "install"]
+
+FLAGGED_LAYERS = 4096
 
 
 class PunicaWrapper(PunicaWrapperBase):
@@ -56,7 +59,11 @@ class PunicaWrapper(PunicaWrapperBase):
             self._engine = self._library.tritonode_punica_engine_new(self._slot_count)
             if not self._engine:
                 raise MemoryError("tritonode_punica_engine_new")
-            weakref.finalize(self, self._library.tritonode_punica_engine_free, self._engine)
+            # Of each layer, whether a call of it would do anything in this step. The finalizer keeps the memory.
+            self._flags = bytearray(FLAGGED_LAYERS)
+            pinned = (ctypes.c_uint8 * FLAGGED_LAYERS).from_buffer(self._flags)
+            self._library.tritonode_punica_engine_set_flags(self._engine, ctypes.addressof(pinned), FLAGGED_LAYERS)
+            weakref.finalize(self, _free, self._library, self._engine, pinned)
         # vLLM's own layers index these tensors; numpy views of them are cheaper to fill.
         self._views = {
             "tokens": self._token_lora_indices.numpy(),
@@ -93,8 +100,10 @@ class PunicaWrapper(PunicaWrapperBase):
             setattr(layer, name, self._watched(getattr(layer, name), handle, filled))
         for slot in range(self._slot_count):
             self._library.tritonode_punica_engine_slot_changed(self._engine, handle, slot, 1)
-        if self._direct:
-            forward = punica_eager.direct_forward(layer, torch.ops.tritonode_punica.lora_.default, TOKENS)
+        if self._direct and handle < FLAGGED_LAYERS:
+            forward = punica_eager.direct_forward(
+                layer, torch.ops.tritonode_punica.lora_.default, TOKENS, self._flags, handle
+            )
             if forward is not None:
                 layer.forward = forward
 
@@ -314,6 +323,12 @@ class PunicaWrapper(PunicaWrapperBase):
             )
         if status != 0:
             raise RuntimeError(f"tritonode_punica_{name}: status {status} for {tuple(tensor.shape)}")
+
+
+def _free(library: Any, engine: int, flags: Any) -> None:
+    """Free a native engine, then let go of the memory of its flags."""
+    library.tritonode_punica_engine_free(engine)
+    del flags
 
 
 def _slots(ids: Sequence[int], slot_of: dict[int, int]) -> np.ndarray:

@@ -129,13 +129,25 @@ def _register_activation() -> None:
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def direct_forward(layer: Any, add_lora: Callable[..., Any], rows: int) -> Callable[..., Any] | None:
+def _matrix_of(linear: Any) -> Any:
+    """Return the oneDNN matrix that a layer's ``cpu_linear`` multiplies by (vLLM keeps it in the closure), or None."""
+    from vllm._custom_ops import CPUDNNLGEMMHandler
+
+    cells = [cell.cell_contents for cell in getattr(linear, "__closure__", None) or ()]
+    return cells[0] if len(cells) == 1 and type(cells[0]) is CPUDNNLGEMMHandler else None
+
+
+def direct_forward(
+    layer: Any, add_lora: Callable[..., Any], rows: int, flags: bytearray, flag: int
+) -> Callable[..., Any] | None:
     """Return a ``forward`` for a LoRA layer that skips what a plain layer does not need, or None if it needs it.
 
     Args:
         layer: a LoRA layer that has its weights.
         add_lora: the operator ``tritonode_punica::lora_``.
         rows: which rows it works on (``TOKENS``).
+        flags: ``flags[flag]`` is zero while no row of the step has an adapter that touches this layer.
+        flag: this layer's place in `flags`.
     """
     from vllm.lora.layers.column_parallel_linear import (
         ColumnParallelLinearWithLoRA,
@@ -175,11 +187,30 @@ def direct_forward(layer: Any, add_lora: Callable[..., Any], rows: int) -> Calla
     return_bias = base.return_bias
     slow = layer.forward
 
-    def forward(input_: torch.Tensor) -> Any:
-        if input_.dim() != 2:
+    matrix = _matrix_of(linear)
+    if matrix is None:
+
+        def forward(input_: torch.Tensor) -> Any:
+            if input_.dim() != 2 or base.cpu_linear is not linear:
+                return slow(input_)
+            output = linear(input_, weight, own_bias)
+            if flags[flag]:
+                add_lora(output, input_, weights, rows, 1.0)
+            return (output, returned_bias) if return_bias else output
+
+        return forward
+
+    columns, handle, multiply = matrix.n, matrix.handler_tensor, torch.ops._C.onednn_mm.default
+
+    def forward_onednn(input_: torch.Tensor) -> Any:
+        # Weights that were loaded anew have another matrix; ours is kept alive by `linear`.
+        if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
             return slow(input_)
-        output = linear(input_, weight, own_bias)
-        add_lora(output, input_, weights, rows, 1.0)
+        # As vllm._custom_ops.onednn_mm does, for a matrix.
+        output = input_.new_empty((input_.size(0), columns))
+        multiply(output, input_, own_bias, handle)
+        if flags[flag]:
+            add_lora(output, input_, weights, rows, 1.0)
         return (output, returned_bias) if return_bias else output
 
-    return forward
+    return forward_onednn

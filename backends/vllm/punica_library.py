@@ -122,6 +122,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "engine_free": (None, (c_void_p,)),
     "engine_set_rows": (c_int32, (c_void_p, c_int32, c_void_p, c_int64)),
     "engine_row_count": (c_int32, (c_void_p, c_int32)),
+    "engine_set_flags": (None, (c_void_p, c_void_p, c_int64)),
     "engine_add_layer": (c_int64, (c_void_p, POINTER(Slice), c_int32, c_int64)),
     "engine_slot_changed": (c_int32, (c_void_p, c_int64, c_int32, c_int32)),
     "register_torch": (c_int32, (POINTER(_Torch),)),

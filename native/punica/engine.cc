@@ -35,6 +35,8 @@ struct tritonode_punica_engine {
   int32_t slot_count;
   std::deque<Layer> layers;  // addresses stay
   Rows rows[2];
+  uint8_t* flags = nullptr;
+  int64_t flag_count = 0;
 };
 
 namespace {
@@ -51,6 +53,15 @@ bool touched(const Layer& layer, const tritonode_punica_batch& batch) {
     for (const std::vector<int32_t>& ranks : layer.slot_ranks)
       if (ranks[static_cast<size_t>(batch.groups[g].slot)] > 0) return true;
   return false;
+}
+
+void flag(tritonode_punica_engine& engine, size_t layer) {
+  if (engine.flags && static_cast<int64_t>(layer) < engine.flag_count)
+    engine.flags[layer] = touched(engine.layers[layer], engine.rows[TRITONODE_PUNICA_TOKENS].batch) ? 1 : 0;
+}
+
+void flag_all(tritonode_punica_engine& engine) {
+  for (size_t layer = 0; layer < engine.layers.size(); ++layer) flag(engine, layer);
 }
 
 int32_t apply_batch(Layer& layer, const tritonode_punica_batch& batch, const tritonode_punica_matrix& x,
@@ -108,7 +119,7 @@ extern "C" {
 tritonode_punica_engine* tritonode_punica_engine_new(int32_t slot_count) {
   if (slot_count < 1) return nullptr;
   try {
-    return new tritonode_punica_engine{slot_count, {}, {}};
+    return new tritonode_punica_engine{slot_count, {}, {}, nullptr, 0};
   } catch (...) {
     return nullptr;
   }
@@ -141,11 +152,19 @@ int32_t tritonode_punica_engine_set_rows(tritonode_punica_engine* engine, int32_
   if (groups < 0) return TRITONODE_PUNICA_INVALID;
   rows.count = count;
   rows.batch = {rows.groups.data(), rows.rows.data(), groups, row_count};
+  if (which == TRITONODE_PUNICA_TOKENS) flag_all(*engine);
   return TRITONODE_PUNICA_OK;
 }
 
 int32_t tritonode_punica_engine_row_count(const tritonode_punica_engine* engine, int32_t which) {
   return engine && (which == 0 || which == 1) ? engine->rows[which].batch.row_count : 0;
+}
+
+void tritonode_punica_engine_set_flags(tritonode_punica_engine* engine, uint8_t* flags, int64_t count) {
+  if (!engine) return;
+  engine->flags = flags;
+  engine->flag_count = count;
+  flag_all(*engine);
 }
 
 int64_t tritonode_punica_engine_add_layer(tritonode_punica_engine* engine, const tritonode_punica_slice* slices,
@@ -180,6 +199,7 @@ int32_t tritonode_punica_engine_slot_changed(tritonode_punica_engine* engine, in
     of.slot_ranks[s][static_cast<size_t>(slot)] = used;
     largest = std::max(largest, used);
   }
+  flag(*engine, static_cast<size_t>(layer));
   return largest;
 }
 

@@ -33,6 +33,14 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_engine_set_rows(tritonode_punica_e
 TRITONODE_PUNICA_API int32_t tritonode_punica_engine_row_count(const tritonode_punica_engine* engine, int32_t which);
 
 /**
+ * Keeps flags[layer] at 1 while some token row of the step has an adapter that touches the layer, else 0, so that a
+ * caller can leave out calls that would do nothing. Layers of handle `count` and above have no flag. The memory is the
+ * caller's and must outlive the engine; NULL ends it.
+ */
+TRITONODE_PUNICA_API void tritonode_punica_engine_set_flags(tritonode_punica_engine* engine, uint8_t* flags,
+                                                            int64_t count);
+
+/**
  * Adds a layer; its weights must stay where they are until the engine is freed. The layer is known by the address of
  * its first slice's A (B, if A is NULL as for an embedding); a layer of that address is replaced. No slot has ranks
  * in use until tritonode_punica_engine_slot_changed() has looked at it. `slot_ranks` of the slices is ignored.

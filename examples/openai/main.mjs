@@ -1,6 +1,9 @@
 // The official OpenAI client on a model in this process: no server, no port, no key.
 //
 //   node examples/openai/main.mjs <model repository> [adapter]
+//
+// Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
+//   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";

@@ -7,6 +7,7 @@ import {
 } from "../errors";
 import type { Addon } from "./binding";
 import type { Children, ServerChild } from "./children";
+import { describe } from "./describe";
 import { fromNative } from "./failure";
 import type { Workspace } from "./workspace";
 
@@ -78,7 +79,7 @@ export class Models {
   /** See {@link TritonServer.loadModel}. */
   async load(name: string, options: LoadModelOptions = {}): Promise<void> {
     if (typeof name !== "string" || !/^[A-Za-z0-9_.-]+$/.test(name) || /^\.+$/.test(name)) {
-      throw new InvalidArgumentError(`${JSON.stringify(name)} is no name for a model`, {
+      throw new InvalidArgumentError(`${describe(name)} is no name for a model`, {
         hint: "use letters, digits, '_', '-' and '.'",
       });
     }

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import type { NativeStartOptions } from "./binding";
+import { describe } from "./describe";
 import type { Logger } from "./logger";
 import type { Workspace } from "./workspace";
 
@@ -59,7 +60,7 @@ export function environmentKey(environment: TritonServerOptions["childEnvironmen
 function integer(options: TritonServerOptions, name: keyof TritonServerOptions, fallback: number, max: number): number {
   const value = options[name] ?? fallback;
   if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0 || value > max) {
-    throw new InvalidArgumentError(`${name} must be an integer from 0 to ${max}, not ${JSON.stringify(value)}`);
+    throw new InvalidArgumentError(`${name} must be an integer from 0 to ${max}, not ${describe(value)}`);
   }
   return value;
 }

@@ -1,6 +1,7 @@
 import { InvalidArgumentError } from "../errors";
 import type { NativeRequest } from "./binding";
 import type { InferenceResponse } from "./channel";
+import { describe } from "./describe";
 import { type InputTensor, toNativeTensor } from "./tensors";
 
 export interface InferenceRequest {
@@ -46,25 +47,26 @@ const maxDelay = 2 ** 31 - 1;
 
 /** @throws {@link InvalidArgumentError} naming what is wrong. */
 export function toNativeRequest(request: InferenceRequest, id: string): NativeRequest {
-  const { model, version, deadline, priority, sequence, maxQueuedResponses } = request;
-  if (typeof model !== "string" || model === "")
-    throw new InvalidArgumentError("a request needs the name of its model");
-  checkInteger("version", version, 1, Number.MAX_SAFE_INTEGER);
-  checkInteger("priority", priority, 0, Number.MAX_SAFE_INTEGER);
-  checkInteger("maxQueuedResponses", maxQueuedResponses, 1, Number.MAX_SAFE_INTEGER);
+  if (typeof request !== "object" || request === null) throw new InvalidArgumentError("a request must be an object");
+  const { model, version, deadline, priority, sequence, signal, inputs, outputs } = request;
+  checkText("model", model);
+  if (model === "") throw new InvalidArgumentError("a request needs the name of its model");
+  checkText("id", id);
+  checkInteger("version", version, 1);
+  checkInteger("priority", priority, 0);
+  checkInteger("maxQueuedResponses", request.maxQueuedResponses, 1);
+  checkFunction("onResponse", request.onResponse);
+  checkFunction("merge", request.merge);
   if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0 && deadline <= maxDelay)) {
-    throw new InvalidArgumentError(`deadline must be milliseconds from 1 to ${maxDelay}, not ${String(deadline)}`);
+    throw new InvalidArgumentError(`deadline must be milliseconds from 1 to ${maxDelay}, not ${describe(deadline)}`);
   }
-  if (request.signal !== undefined && !(request.signal instanceof AbortSignal)) {
-    throw new InvalidArgumentError("signal must be an AbortSignal");
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new InvalidArgumentError(`signal must be an AbortSignal, not ${describe(signal)}`);
   }
-  if (!Array.isArray(request.inputs)) throw new InvalidArgumentError("inputs must be an array of tensors");
-  const parameters: unknown[] = [];
-  for (const [name, value] of Object.entries(request.parameters ?? {})) {
-    if (!["string", "boolean", "bigint", "number"].includes(typeof value) || Number.isNaN(value)) {
-      throw new InvalidArgumentError(`the request parameter '${name}' must be a string, number, bigint or boolean`);
-    }
-    parameters.push(name, value);
+  if (!Array.isArray(inputs)) throw new InvalidArgumentError("inputs must be an array of tensors");
+  if (outputs !== undefined) {
+    if (!Array.isArray(outputs)) throw new InvalidArgumentError("outputs must be an array of names");
+    for (const name of outputs) checkText("an output's name", name);
   }
   return {
     model,
@@ -72,17 +74,60 @@ export function toNativeRequest(request: InferenceRequest, id: string): NativeRe
     id,
     priority,
     flags: (sequence?.start ? sequenceStart : 0) | (sequence?.end ? sequenceEnd : 0),
-    correlationId: sequence?.id,
-    inputs: request.inputs.map(toNativeTensor),
-    outputs: request.outputs === undefined ? undefined : [...request.outputs],
-    parameters,
+    correlationId: sequenceId(sequence),
+    inputs: inputs.map(toNativeTensor),
+    outputs: outputs === undefined ? undefined : [...outputs],
+    parameters: toNativeParameters(request.parameters ?? {}),
     raw: request.raw ?? false,
   };
 }
 
-function checkInteger(name: string, value: unknown, min: number, max: number): void {
+function sequenceId(sequence: InferenceRequest["sequence"]): number | string | undefined {
+  if (sequence === undefined || sequence === null) return undefined;
+  const { id } = sequence;
+  if (typeof id === "string") checkText("the sequence's id", id);
+  else checkInteger("the sequence's id", id ?? null, 1);
+  return id;
+}
+
+/** Names and values in turn. */
+function toNativeParameters(parameters: NonNullable<InferenceRequest["parameters"]>): unknown[] {
+  if (typeof parameters !== "object") throw new InvalidArgumentError("parameters must be an object");
+  const native: unknown[] = [];
+  for (const [name, value] of Object.entries(parameters)) {
+    checkText("a parameter's name", name);
+    if (typeof value === "string") {
+      checkText(`the request parameter '${name}'`, value);
+    } else if (typeof value === "bigint" ? BigInt.asIntN(64, value) !== value : !isNumberOrBoolean(value)) {
+      throw new InvalidArgumentError(
+        `the request parameter '${name}' must be a string, a number, a boolean or a bigint of 64 bits, not ${describe(value)}`,
+      );
+    }
+    native.push(name, value);
+  }
+  return native;
+}
+
+function isNumberOrBoolean(value: unknown): boolean {
+  return typeof value === "boolean" || (typeof value === "number" && !Number.isNaN(value));
+}
+
+/** Triton takes these as C strings: what follows a NUL would silently be cut off. */
+function checkText(name: string, value: unknown): void {
+  if (typeof value !== "string" || value.includes("\0")) {
+    throw new InvalidArgumentError(`${name} must be a string without NUL, not ${describe(value)}`);
+  }
+}
+
+function checkFunction(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== "function") {
+    throw new InvalidArgumentError(`${name} must be a function, not ${describe(value)}`);
+  }
+}
+
+function checkInteger(name: string, value: unknown, min: number): void {
   if (value === undefined) return;
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < min || value > max) {
-    throw new InvalidArgumentError(`${name} must be an integer of at least ${min}, not ${String(value)}`);
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < min) {
+    throw new InvalidArgumentError(`${name} must be an integer of at least ${min}, not ${describe(value)}`);
   }
 }

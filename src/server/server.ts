@@ -256,7 +256,7 @@ export class TritonServer {
    */
   infer(request: InferenceRequest): ResponseStream {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
-    const id = request.id ?? randomUUID();
+    const id = request?.id ?? randomUUID();
     const native = toNativeRequest(request, id);
     const state = new StreamState({
       id,

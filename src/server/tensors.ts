@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from "../errors";
+import { describe } from "./describe";
 
 /** Triton's names of its data types; the position is `TRITONSERVER_DataType` (tritonserver.h). */
 const names = [
@@ -93,23 +94,32 @@ export function toNativeTensor(tensor: InputTensor): {
   shape: number[];
   data: unknown;
 } {
-  if (typeof tensor !== "object" || tensor === null || typeof tensor.name !== "string" || tensor.name === "") {
-    throw new InvalidArgumentError("an input tensor needs a name");
+  if (
+    typeof tensor !== "object" ||
+    tensor === null ||
+    typeof tensor.name !== "string" ||
+    tensor.name === "" ||
+    tensor.name.includes("\0")
+  ) {
+    throw new InvalidArgumentError("an input tensor needs a name, without NUL");
   }
   const { name, datatype } = tensor;
   const number = names.indexOf(datatype);
   if (number <= 0) {
-    throw new InvalidArgumentError(`input '${name}' has the unknown datatype ${JSON.stringify(datatype)}`, {
+    throw new InvalidArgumentError(`input '${name}' has the unknown datatype ${describe(datatype)}`, {
       hint: `use one of ${names.slice(1).join(", ")}`,
     });
   }
   const data = normalise(tensor);
   const count = data.length;
-  const shape = [...(tensor.shape ?? [count])];
+  if (tensor.shape !== undefined && !Array.isArray(tensor.shape)) {
+    throw new InvalidArgumentError(`input '${name}' has a shape that is no array: ${describe(tensor.shape)}`);
+  }
+  const shape: number[] = [...(tensor.shape ?? [count])];
   let product = 1;
   for (const dimension of shape) {
     if (!Number.isSafeInteger(dimension) || dimension < 0) {
-      throw new InvalidArgumentError(`input '${name}' has a bad dimension ${dimension} in its shape [${shape}]`);
+      throw new InvalidArgumentError(`input '${name}' has a bad dimension ${describe(dimension)} in its shape`);
     }
     product *= dimension;
   }

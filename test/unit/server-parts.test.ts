@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
-import { InvalidArgumentError, RequestCancelledError, TritonodeError } from "../../src/errors";
+import { InvalidArgumentError, RequestCancelledError } from "../../src/errors";
 import { fromNative } from "../../src/server/failure";
 import { type Logger, logTo } from "../../src/server/logger";
 import { toNativeRequest } from "../../src/server/request";
@@ -70,17 +70,67 @@ describe("tensors", () => {
     expect(() => toNativeTensor(tensor as InputTensor)).toThrow(InvalidArgumentError);
   });
 
+  const any = () =>
+    fc.anything({ withBigInt: true, withNullPrototype: true, withTypedArray: true, withSparseArray: true });
+  const tensor = () =>
+    fc.record(
+      {
+        name: fc.oneof(fc.string(), any()),
+        datatype: fc.oneof(fc.constantFrom("BYTES", "BOOL", "FP16", "INT64", "FP32"), any()),
+        shape: fc.oneof(fc.array(fc.oneof(fc.nat(3), any())), any()),
+        data: fc.oneof(fc.array(fc.oneof(fc.string(), fc.double(), fc.boolean(), any())), any()),
+      },
+      { requiredKeys: [] },
+    );
+
   it("answers any value with a request or a typed error", () => {
+    const fields = [
+      "version",
+      "outputs",
+      "parameters",
+      "priority",
+      "sequence",
+      "deadline",
+      "signal",
+      "maxQueuedResponses",
+    ];
+    const request = fc.record(
+      {
+        model: fc.oneof(fc.string(), any()),
+        inputs: fc.oneof(fc.array(fc.oneof(tensor(), any())), any()),
+        ...Object.fromEntries([...fields, "onResponse", "merge"].map((name) => [name, any()])),
+      },
+      { requiredKeys: [] },
+    );
     fc.assert(
-      fc.property(fc.anything(), fc.anything(), fc.anything(), (inputs, parameters, deadline) => {
+      fc.property(fc.oneof(request, any()), fc.oneof(fc.string(), any()), (value, id) => {
         try {
-          toNativeRequest({ model: "m", inputs, parameters, deadline } as never, "id");
+          toNativeRequest(value as never, id as never);
         } catch (error) {
-          expect(error).toBeInstanceOf(TritonodeError);
+          expect(error).toBeInstanceOf(InvalidArgumentError);
         }
       }),
-      { numRuns: 2_000 },
+      {
+        numRuns: 2_000,
+        examples: [[{ model: "m", inputs: [], deadline: { toString: false } }, "id"]],
+      },
     );
+  });
+
+  it.each([
+    { model: "a\0b", inputs: [] },
+    { model: "a", inputs: [{ name: "x\0", datatype: "FP32", data: [] }] },
+    { model: "a", inputs: [], parameters: { x: "a\0b" } },
+  ])("refuses what C strings and 64 bits can't hold: %j", (request) => {
+    expect(() => toNativeRequest(request as never, "id")).toThrow(InvalidArgumentError);
+  });
+});
+
+describe("a request parameter", () => {
+  it("has 64 bits", () => {
+    const request = (x: bigint) => ({ model: "m", inputs: [], parameters: { x } });
+    expect(toNativeRequest(request(-(2n ** 63n)), "id").parameters).toEqual(["x", -(2n ** 63n)]);
+    expect(() => toNativeRequest(request(2n ** 63n), "id")).toThrow(InvalidArgumentError);
   });
 });
 

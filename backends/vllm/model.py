@@ -36,6 +36,7 @@ class TritonPythonModel:
         environment.prepare_vllm()
         from tritonode.service import Service
 
+        environment.report_crashes()
         self._service = Service(args, pb_utils)
 
     def execute(self, requests: list[Any]) -> None:

@@ -1,3 +1,4 @@
+import { describe } from "../describe";
 import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../errors";
 import { AdapterNotFoundError } from "../vllm/failure";
 import { HttpStatusError } from "./errors";
@@ -23,10 +24,10 @@ export interface Door {
 export async function post(door: Door, path: string, body: object, options: CallOptions): Promise<Response> {
   const { lora, signal, deadline } = options;
   if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0)) {
-    throw new InvalidArgumentError(`deadline must be a number of milliseconds above 0, got ${String(deadline)}`);
+    throw new InvalidArgumentError(`deadline must be a number of milliseconds above 0, got ${describe(deadline)}`);
   }
   if (lora !== undefined && (typeof lora !== "string" || lora === "")) {
-    throw new InvalidArgumentError(`lora must be an adapter's name, got ${JSON.stringify(lora)}`);
+    throw new InvalidArgumentError(`lora must be an adapter's name, got ${describe(lora)}`);
   }
   const limit = deadline === undefined ? undefined : AbortSignal.timeout(deadline);
   const signals = [signal, limit].filter((each) => each !== undefined);

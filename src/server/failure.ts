@@ -1,3 +1,4 @@
+import { describe } from "../describe";
 import { InvalidArgumentError, RuntimeMissingError, TritonodeError, TritonServerError } from "../errors";
 
 const tritonCodes = new Set([
@@ -17,7 +18,7 @@ const tritonCodes = new Set([
  */
 export function fromNative(error: unknown): Error {
   if (error instanceof TritonodeError) return error;
-  if (!(error instanceof Error)) return new TritonodeError("ERR_INTERNAL", String(error));
+  if (!(error instanceof Error)) return new TritonodeError("ERR_INTERNAL", describe(error));
   const code = (error as { code?: unknown }).code;
   if (typeof code === "string" && tritonCodes.has(code)) return fromTriton(code, error.message);
   if (code === "LIBRARY") return new RuntimeMissingError(error.message, { code: "ERR_RUNTIME_BROKEN", cause: error });

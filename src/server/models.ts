@@ -1,3 +1,4 @@
+import { describe } from "../describe";
 import {
   EngineDiedError,
   InvalidArgumentError,

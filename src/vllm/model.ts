@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
+import { describe } from "../describe";
 import {
   DisposedError,
   InvalidArgumentError,
@@ -19,7 +20,7 @@ import { Adapters } from "./adapters";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
 import { locateModel } from "./repository";
-import { describe, type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
+import { type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
 import { toRestartOptions } from "./restart";
 import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./serve";

@@ -1,4 +1,5 @@
 import { resolve } from "node:path";
+import { describe } from "../describe";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../server/tensors";
 import type { SamplingParameters } from "./sampling";
@@ -57,8 +58,11 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
   if (requestId !== undefined && typeof requestId !== "string") {
     throw new InvalidArgumentError(`requestId must be a string, got ${describe(requestId)}`);
   }
-  const parameters: Record<string, unknown> = {};
+  // Without a prototype: `__proto__` is a name like any other.
+  const parameters: Record<string, unknown> = Object.create(null);
   for (const [name, value] of Object.entries(options)) {
+    // JSON.stringify would call a function of the name toJSON.
+    if (typeof value === "function") throw new InvalidArgumentError(`the sampling parameter '${name}' is a function`);
     if (!own.has(name) && value !== undefined) parameters[name] = value;
   }
   Object.assign(parameters, adapter);
@@ -140,13 +144,4 @@ function encodeImages(images: readonly (string | Uint8Array)[]): string[] {
       return Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("base64");
     throw new InvalidArgumentError(`images[${at}] must be base64 text or bytes, got ${describe(image)}`);
   });
-}
-
-/** A value for an error message: its type and a short form of it. */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);
-  if (typeof value === "function" || typeof value === "symbol") return `a ${typeof value}`;
-  if (typeof value === "object") return Array.isArray(value) ? "an array" : "an object";
-  return `${typeof value} ${String(value)}`;
 }

@@ -5,8 +5,13 @@ They are the process's own: the stub runs only this model. Whatever the user has
 
 from __future__ import annotations
 
+import faulthandler
+import ipaddress
 import locale
 import os
+import signal
+
+from .errors import SettingsError
 
 # Each line: why the engine needs it when it runs inside somebody else's application.
 _DEFAULTS = {
@@ -62,3 +67,32 @@ def prepare() -> None:
             return
         except locale.Error:
             continue
+
+
+def report_crashes() -> None:
+    """On a fatal signal write Python's stacks to the log and die at once. For the main thread, after torch is imported.
+
+    torch's own handler looks every C++ symbol up first: 1.4 s in which the host's requests would hang.
+    """
+    for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    faulthandler.enable()
+
+
+def check_addresses(world_size: int) -> None:
+    """Several ranks talk over sockets: loopback ones, or none. Raises SettingsError for any other address."""
+    if world_size == 1:
+        return
+    for name in ("VLLM_HOST_IP", "VLLM_LOOPBACK_IP", "MASTER_ADDR"):
+        address = os.environ.get(name, "127.0.0.1")
+        try:
+            loopback = ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            loopback = address == "localhost"
+        if not loopback:
+            raise SettingsError(
+                f"{name} is {address!r}: the ranks of a model talk over loopback here, nothing may listen elsewhere; "
+                "unset it, or serve the model repository with a stock tritonserver"
+            )
+    # gloo binds to what the host's name resolves to, unless it is told an interface.
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"

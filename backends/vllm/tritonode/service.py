@@ -19,6 +19,7 @@ from .asgi_arguments import serve_arguments
 from .control import Control
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
+from .environment import check_addresses
 from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
 from .host_watch import end_process
@@ -53,6 +54,7 @@ class Service:
         self._settings = read_settings(pb_utils.get_model_dir(), {**frontend, **engine_arg_types()})
         frontend_args = self._settings.take(frontend)
         self._use_device(args)
+        check_addresses(self._settings.world_size)
         self._apply_defaults()
         self._serve_args = serve_arguments(self._settings.engine_args, frontend_args)
         self._metrics = self._make_metrics(args)
@@ -321,3 +323,5 @@ def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:
         import punica_cpu
 
         punica_cpu.install()
+        if settings.world_size > 1:
+            settings.engine_args.setdefault("worker_extension_cls", "tritonode.rank.RankExtension")

@@ -1,0 +1,222 @@
+// `npm run soak -- --streams 20000`: short streams on the tiny model, a third read to the end, a third aborted, a third
+// abandoned to the garbage collector, while adapters are loaded, replaced and unloaded. Afterwards every request must be
+// accounted for in Triton's and vLLM's own counters, and memory, handles and shared memory be where they started.
+//
+// Writes a row for each sample to .cache/soak.csv and ends with exit code 1 if something leaks.
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { cache, main, root, start } from "./steps.mjs";
+
+const { values } = parseArgs({
+  options: { streams: { type: "string", default: "20000" }, at: { type: "string", default: "48" } },
+});
+const total = Number(values.streams);
+const atOnce = Number(values.at);
+const third = ["read", "aborted", "abandoned"];
+
+function resident(pid) {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0) / 1024;
+}
+
+function descriptors(pid) {
+  return readdirSync(`/proc/${pid}/fd`).length;
+}
+
+/** Least-squares slope of y over x. */
+function slope(points) {
+  const mean = (at) => points.reduce((sum, point) => sum + point[at], 0) / points.length;
+  const [mx, my] = [mean(0), mean(1)];
+  const above = points.reduce((sum, [x, y]) => sum + (x - mx) * (y - my), 0);
+  return above / points.reduce((sum, [x]) => sum + (x - mx) ** 2, 0);
+}
+
+main(async () => {
+  if (globalThis.gc === undefined) {
+    // The streams that are abandoned end when they are collected, so collecting must be up to this program.
+    process.exitCode = await start(process.execPath, ["--expose-gc", import.meta.filename, ...process.argv.slice(2)]);
+    return;
+  }
+  const { VllmModel } = await import(join(root, "dist/index.js"));
+  const paths = JSON.parse(readFileSync(join(cache, "paths.json"), "utf8"));
+  const fixtures = JSON.parse(readFileSync(join(paths.fixtures, "fixtures.json"), "utf8"));
+  const { adapters } = fixtures;
+  const config =
+    'backend: "vllm"\ninstance_group [ { count: 1, kind: KIND_MODEL } ]\nparameters: { key: "REPORT_CUSTOM_METRICS" value: { string_value: "true" } }\n';
+  const repository = join(cache, "soak-repository");
+  mkdirSync(join(repository, "soak/1"), { recursive: true });
+  writeFileSync(join(repository, "soak/config.pbtxt"), config);
+  writeFileSync(
+    join(repository, "soak/1/model.json"),
+    JSON.stringify({
+      model: fixtures.models.tiny,
+      dtype: "float32",
+      max_model_len: 256,
+      kv_cache_memory_bytes: 64 << 20,
+      enforce_eager: true,
+      enable_lora: true,
+      max_loras: 4,
+      max_cpu_loras: 8,
+      max_lora_rank: 16,
+    }),
+  );
+  writeFileSync(
+    join(repository, "soak/1/multi_lora.json"),
+    JSON.stringify({ lora_a: adapters.lora_a, lora_b: adapters.lora_b }),
+  );
+  const model = await VllmModel.load({ modelRepository: repository });
+  const { pid } = await model.info();
+  const shared = () =>
+    readdirSync("/dev/shm").filter((name) => name.startsWith(model.server.sharedMemoryPrefix)).length;
+  const collect = async () => {
+    for (let i = 0; i < 3; i++) {
+      globalThis.gc();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+
+  const counts = { read: 0, aborted: 0, abandoned: 0, failed: 0, adapterSteps: 0 };
+  const errors = new Map();
+  const loras = [undefined, "lora_a", "lora_b"];
+
+  async function one(index) {
+    const how = third[index % 3];
+    const lora = loras[Math.floor(index / 3) % 3];
+    const controller = new AbortController();
+    const stream = model.stream(`Number ${index} of many says`, {
+      lora,
+      max_tokens: how === "read" ? 8 : 120,
+      temperature: 0,
+      ignore_eos: true,
+      signal: how === "aborted" ? controller.signal : undefined,
+    });
+    try {
+      await stream.next();
+      if (how === "abandoned") {
+        counts.abandoned++;
+        return;
+      }
+      if (how === "aborted") setImmediate(() => controller.abort());
+      for await (const _ of stream) void _;
+      counts.read++;
+    } catch (error) {
+      if (how === "aborted" && error.code === "ERR_REQUEST_CANCELLED") {
+        counts.aborted++;
+        return;
+      }
+      counts.failed++;
+      errors.set(error.message, (errors.get(error.message) ?? 0) + 1);
+    }
+  }
+
+  /** Loads, replaces and unloads one adapter after the other, until the streams are done. */
+  async function changeAdapters(isOver) {
+    const names = Object.keys(adapters).filter((name) => !/^lora_[ab]$/.test(name));
+    for (let i = 0; !isOver(); i++) {
+      const name = names[i % names.length];
+      await model.adapters.load("changing", adapters[name]);
+      await model.generate("Hello", { lora: "changing", max_tokens: 2 });
+      await model.adapters.replace("changing", adapters[names[(i + 1) % names.length]]);
+      await model.adapters.unload("changing");
+      counts.adapterSteps += 3;
+      await new Promise((resolve) => setTimeout(resolve, 250));
+    }
+  }
+
+  // Memory grows to its working size first: pools of threads, caches, the garbage collector's heap.
+  const warm = Math.min(1500, Math.floor(total / 4));
+  const samples = [];
+  let over = false;
+  let next = 0;
+  let done = 0;
+  const changing = changeAdapters(() => over);
+  const handles = { host: descriptors(process.pid), child: descriptors(pid), shared: shared() };
+  const began = performance.now();
+
+  async function sample() {
+    await collect();
+    samples.push([done, resident(process.pid), resident(pid), descriptors(process.pid), descriptors(pid), shared()]);
+    const [, host, child] = samples.at(-1);
+    const seconds = (performance.now() - began) / 1000;
+    console.log(`${done} streams, ${seconds.toFixed(0)} s: Node ${host.toFixed(0)} MiB, child ${child.toFixed(0)} MiB`);
+  }
+
+  const step = Math.max(100, Math.floor(total / 20));
+  while (next < total) {
+    const until = Math.min(total, next + step);
+    const runner = async () => {
+      while (next < until) {
+        await one(next++);
+        if (++done % 64 === 0) globalThis.gc({ type: "minor" });
+      }
+    };
+    await Promise.all(Array.from({ length: atOnce }, runner));
+    await sample();
+  }
+  over = true;
+  await changing;
+  await collect();
+  for (let i = 0; i < 100; i++) {
+    const { running, waiting } = (await model.info()).requests;
+    if (running + waiting === 0) break;
+    await collect();
+  }
+
+  const seconds = (performance.now() - began) / 1000;
+  const info = await model.info();
+  const statistics = await model.server.modelStatistics("soak");
+  const triton = statistics.model_stats[0].inference_stats;
+  const metrics = await model.server.metrics();
+  const list = await model.adapters.list();
+  const end = { host: descriptors(process.pid), child: descriptors(pid), shared: shared() };
+  const live = model.server.runningRequests;
+  const steady = samples.filter(([count]) => count > warm);
+  const perThousand = (column) => slope(steady.map((row) => [row[0] / 1000, row[column]]));
+  const generated = /vllm:e2e_request_latency_seconds_count\S* (\d+)/.exec(metrics)?.[1];
+  await model.dispose();
+
+  const report = {
+    streams: done,
+    seconds: Math.round(seconds),
+    ...counts,
+    errors: Object.fromEntries(errors),
+    nodeMiBPerThousandStreams: Number(perThousand(1).toFixed(3)),
+    childMiBPerThousandStreams: Number(perThousand(2).toFixed(3)),
+    handlesBefore: handles,
+    handlesAfter: end,
+    runningInNode: live,
+    runningInVllm: info.requests,
+    triton: { success: triton.success.count, fail: triton.fail?.count, cancel: triton.cancel?.count },
+    vllmRequestsFinished: generated === undefined ? undefined : Number(generated),
+    adapters: list.map(({ name, running, served, failed }) => ({ name, running, served, failed })),
+  };
+  console.log(JSON.stringify(report, undefined, 2));
+  writeFileSync(
+    join(cache, "soak.csv"),
+    ["streams,node_mib,child_mib,node_fds,child_fds,regions", ...samples.map((row) => row.join(","))].join("\n"),
+  );
+  writeFileSync(join(cache, "soak.json"), JSON.stringify(report, undefined, 2));
+
+  const problems = [];
+  const accounted = counts.read + counts.aborted + counts.abandoned;
+  if (accounted + counts.failed !== total)
+    problems.push(`${total - accounted - counts.failed} streams are unaccounted for`);
+  if (counts.failed > 0) problems.push(`${counts.failed} streams failed`);
+  if (live !== 0 || info.requests.running + info.requests.waiting !== 0) problems.push("requests still run");
+  if (list.some(({ running }) => running !== 0)) problems.push("adapters still count running requests");
+  if (end.shared !== handles.shared)
+    problems.push(`shared memory: ${handles.shared} regions before, ${end.shared} after`);
+  for (const side of ["host", "child"]) {
+    if (end[side] > handles[side] + 4)
+      problems.push(`${side}: ${handles[side]} descriptors before, ${end[side]} after`);
+  }
+  // 2 MiB in a thousand streams is 2 KiB a stream: less than one leaked prompt with its state would be.
+  if (steady.length >= 5 && perThousand(1) > 2)
+    problems.push(`Node grows by ${perThousand(1).toFixed(2)} MiB per 1,000 streams`);
+  if (steady.length >= 5 && perThousand(2) > 2)
+    problems.push(`the child grows by ${perThousand(2).toFixed(2)} MiB per 1,000 streams`);
+  for (const problem of problems) console.error(`leak: ${problem}`);
+  console.log(problems.length === 0 ? "nothing leaks" : `${problems.length} problems`);
+  process.exitCode = problems.length === 0 ? 0 : 1;
+});

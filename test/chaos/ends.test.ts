@@ -1,0 +1,64 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { expectNothingLeft, Host, isRunning } from "../support/host";
+import { tinyEngine } from "../support/models";
+import { processTree } from "../support/sockets";
+import { until } from "../support/triton";
+
+// A host with a real engine ends while it streams. Every way of ending with a model of Triton's own is in
+// test/unit/server-exit.test.ts; the long list here runs by `npm run chaos`.
+
+const load = { engine: { ...tinyEngine, max_model_len: 512, kv_cache_memory_bytes: 64 << 20 } };
+const chaos = process.env["TRITONODE_CHAOS"] !== undefined;
+
+const ends: [how: string, step: { do: string; name?: string }, code: number | null, signal: string | null][] = [
+  ["SIGKILL", { do: "signal", name: "SIGKILL" }, null, "SIGKILL"],
+  ...((chaos
+    ? [
+        ["SIGTERM", { do: "signal", name: "SIGTERM" }, null, "SIGTERM"],
+        ["SIGINT", { do: "signal", name: "SIGINT" }, null, "SIGINT"],
+        ["SIGHUP", { do: "signal", name: "SIGHUP" }, null, "SIGHUP"],
+        ["process.exit", { do: "exit" }, 7, null],
+        ["an uncaught exception", { do: "throw" }, 1, null],
+        ["an unhandled rejection", { do: "reject" }, 1, null],
+      ]
+    : []) as typeof ends),
+];
+
+describe("a host that ends while it streams 64 requests", () => {
+  test.each(ends)(
+    "%s: nothing is left within 2 s",
+    async (_, step, code, signal) => {
+      const host = new Host(load, [{ do: "load" }, { do: "stream", count: 64 }, step]);
+      const loaded = await host.report("load");
+      expect(loaded.error).toBeUndefined();
+      await host.report("stream");
+      const began = performance.now();
+      expect(await host.ended).toEqual({ code, signal });
+      expect(performance.now() - began).toBeLessThan(5_000);
+      await expectNothingLeft(loaded, 2_000);
+    },
+    120_000,
+  );
+
+  test("killed while it loads: the loading child is gone within 2 s", async () => {
+    const host = new Host(load, [{ do: "load" }]);
+    const pid = host.process.pid as number;
+    const stubs = () =>
+      processTree(pid).filter((each) => {
+        try {
+          return readFileSync(`/proc/${each}/cmdline`, "utf8").includes("vllm_model_0_0");
+        } catch {
+          return false;
+        }
+      });
+    await until(() => stubs().length > 0, 60_000);
+    // In the middle of the imports.
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+    const [child] = stubs();
+    process.kill(pid, "SIGKILL");
+    await host.ended;
+    await until(() => child !== undefined && !isRunning(child), 2_000);
+    await until(() => !readdirSync("/dev/shm").some((name) => name.startsWith(`tritonode_${pid}_`)), 2_000);
+  }, 120_000);
+});

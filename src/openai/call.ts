@@ -1,5 +1,5 @@
-import { describe } from "../describe";
 import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../errors";
+import { describe } from "../vllm/describe";
 import { AdapterNotFoundError } from "../vllm/failure";
 import { HttpStatusError } from "./errors";
 

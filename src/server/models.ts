@@ -1,4 +1,3 @@
-import { describe } from "../describe";
 import {
   EngineDiedError,
   InvalidArgumentError,

@@ -1,5 +1,4 @@
 import { join } from "node:path";
-import { describe } from "../describe";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import type { NativeStartOptions } from "./binding";

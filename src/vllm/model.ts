@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
-import { describe } from "../describe";
 import {
   DisposedError,
   InvalidArgumentError,
@@ -17,6 +16,7 @@ import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
 import { Adapters } from "./adapters";
+import { describe } from "./describe";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
 import { locateModel } from "./repository";

@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
-import { describe } from "../describe";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../server/tensors";
+import { describe } from "./describe";
 import type { SamplingParameters } from "./sampling";
 
 /** What a request takes beside vLLM's sampling parameters. */

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { describe } from "../describe";
 import { InvalidArgumentError } from "../errors";
+import { describe } from "./describe";
 
 /** What is done about an engine that died. */
 export interface RestartOptions {

@@ -1,4 +1,4 @@
-/** A value for an error message: its type and a short form of it. Never throws, whatever the value is. */
+/** A value for an error message: its type and a short form of it, never an object's content (which may be private). */
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value);

@@ -4,6 +4,8 @@
 //
 // Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
 //   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
+// A small model may fill its JSON with white space, unless it is told not to:
+//   "structured_outputs_config": { "backend": "xgrammar", "disable_any_whitespace": true }
 import { fileURLToPath } from "node:url";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
@@ -70,7 +72,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     await stream(provider, adapter, "Name three rivers.", (text) => process.stdout.write(text), short);
     console.log("\ngenerateObject:", await extract(provider, adapter, "Three days in Rome, please.", short));
     const sunny = ({ city }) => `It is sunny in ${city}.`;
-    console.log("tool loop:", await useTool(provider, adapter, "How is the weather in Rome?", sunny, short));
+    console.log(
+      "tool loop:",
+      await useTool(provider, adapter, "How is the weather in Rome?", sunny, { maxOutputTokens: 100 }),
+    );
   } finally {
     await model.dispose();
   }

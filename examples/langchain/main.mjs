@@ -4,6 +4,8 @@
 //
 // Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
 //   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
+// A small model may fill its JSON with white space, unless it is told not to:
+//   "structured_outputs_config": { "backend": "xgrammar", "disable_any_whitespace": true }
 import { fileURLToPath } from "node:url";
 import { StringOutputParser } from "@langchain/core/output_parsers";
 import { ChatPromptTemplate } from "@langchain/core/prompts";

@@ -4,6 +4,8 @@
 //
 // Calling tools takes a parser that fits the model, in the repository's model.json; for the tutorial's model:
 //   "enable_auto_tool_choice": true, "tool_call_parser": "hermes", "tool_strict_level": "parameter"
+// A small model may fill its JSON with white space, unless it is told not to:
+//   "structured_outputs_config": { "backend": "xgrammar", "disable_any_whitespace": true }
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
@@ -105,7 +107,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     process.stdout.write("stream: ");
     await stream(openai, adapter, "Name three rivers.", (text) => process.stdout.write(text), { max_tokens: 40 });
     const sunny = (_name, { city }) => `It is sunny in ${city}.`;
-    console.log("\ntool:", await useTool(openai, adapter, "How is the weather in Rome?", sunny, { max_tokens: 40 }));
+    console.log("\ntool:", await useTool(openai, adapter, "How is the weather in Rome?", sunny, { max_tokens: 100 }));
     console.log("structured:", await review(openai, adapter, "Lovely place, slow service.", { max_tokens: 40 }));
   } finally {
     await model.dispose();

@@ -44,6 +44,8 @@ export interface ModelInfo {
   /** vLLM's own count. */
   readonly requests: { readonly running: number; readonly waiting: number };
   readonly enableLora: boolean;
+  /** Adapters read from disk since the start, evicted from host memory, and in it now; undefined without LoRA. */
+  readonly adapters: { readonly loads: number; readonly evictions: number; readonly inMemory: number } | undefined;
   /** The engine arguments that were used, defaults included. */
   readonly engineArgs: Readonly<Record<string, unknown>>;
 }
@@ -210,6 +212,7 @@ export class VllmModel implements AsyncDisposable {
   /** What the model says of itself: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
     const raw = (await this.#control({ op: "info" })) as RawInfo;
+    const { in_memory: inMemory, ...counts } = raw.adapters ?? { loads: 0, evictions: 0, in_memory: 0 };
     return {
       model: raw.model,
       vllmVersion: raw.vllm_version,
@@ -222,6 +225,7 @@ export class VllmModel implements AsyncDisposable {
       },
       requests: raw.requests,
       enableLora: raw.enable_lora,
+      adapters: raw.adapters === null ? undefined : { ...counts, inMemory },
       engineArgs: raw.engine_args,
     };
   }
@@ -310,6 +314,7 @@ interface RawInfo {
   kv_cache: { tokens: number; bytes: number | null; max_model_len: number };
   requests: { running: number; waiting: number };
   enable_lora: boolean;
+  adapters: { loads: number; evictions: number; in_memory: number } | null;
   engine_args: Record<string, unknown>;
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import UnsupportedError
 from .inproc_client import InProcessAsyncClient
-from .vllm_api import LoRARequest, lora_cache
+from .vllm_api import LoRARequest, lora_cache, lora_manager
 
 
 class AdapterEngine:
@@ -18,6 +18,29 @@ class AdapterEngine:
         # Adapters that one batch can hold, and adapters whose weights host memory holds at once.
         self.slots = slots
         self.host_capacity = host_capacity
+        # Adapters read from disk since the start; what of them is not in host memory now was evicted.
+        self.loads = 0
+
+    async def count_loads(self) -> None:
+        """Count each reading of an adapter's weights from now on, vLLM's own in the middle of a step included."""
+
+        def wrap(core: Any) -> None:
+            manager = lora_manager(core)
+            if manager is None:
+                return
+            load = manager._load_adapter
+
+            def counted(request: LoRARequest) -> Any:
+                self.loads += 1
+                return load(request)
+
+            manager._load_adapter = counted
+
+        await self._client.call(wrap)
+
+    def in_memory(self) -> int:
+        """Adapters whose weights are in host memory or in a slot."""
+        return self._client.peek(lambda core: len(getattr(lora_cache(core), "_registered_adapters", ())), 0)
 
     @property
     def _client(self) -> InProcessAsyncClient:

@@ -138,7 +138,9 @@ class Service:
         """Load as many adapters as host memory holds; returns what a warm-up batch can be made of."""
         args = self._settings.engine_args
         slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
-        registry.attach(AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity))
+        self._adapter_engine = AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity)
+        registry.attach(self._adapter_engine)
+        self._engine.call(self._adapter_engine.count_loads()).result()
         adapters = [registry.get(name) for name in registry.names[:host_capacity]]
         for position, adapter in enumerate(adapters):
             self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
@@ -186,8 +188,16 @@ class Service:
             "kv_cache": self._engine.kv_cache(),
             "requests": {"running": running, "waiting": waiting},
             "enable_lora": self._settings.enable_lora,
+            "adapters": self._adapter_counts(),
             "engine_args": {key: value for key, value in self._settings.engine_args.items() if _is_json(value)},
         }
+
+    def _adapter_counts(self) -> dict[str, int] | None:
+        """Readings of adapters from disk, adapters evicted from host memory, and adapters in it now."""
+        if not self._settings.enable_lora:
+            return None
+        loads, in_memory = self._adapter_engine.loads, self._adapter_engine.in_memory()
+        return {"loads": loads, "evictions": max(0, loads - in_memory), "in_memory": in_memory}
 
     # --- requests ------------------------------------------------------------------------------------------------
 

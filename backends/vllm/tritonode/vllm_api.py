@@ -75,6 +75,7 @@ __all__ = [
     "frontend_arg_types",
     "is_cpu",
     "lora_cache",
+    "lora_manager",
     "make_arg_parser",
     "sampling_param_types",
     "structured_output_types",
@@ -127,10 +128,15 @@ def structured_output_types() -> dict[str, Any]:
     }
 
 
-def lora_cache(core: EngineCore) -> Any:
-    """vLLM's `LRUCacheLoRAModelManager` of an engine core whose only worker is in this process, else None."""
+def lora_manager(core: EngineCore) -> Any:
+    """vLLM's `LRUCacheWorkerLoRAManager` of an engine core whose only worker is in this process, else None."""
     worker = getattr(getattr(core.model_executor, "driver_worker", None), "worker", None)
-    manager = getattr(getattr(worker, "model_runner", None), "lora_manager", None)
+    return getattr(getattr(worker, "model_runner", None), "lora_manager", None)
+
+
+def lora_cache(core: EngineCore) -> Any:
+    """Its `LRUCacheLoRAModelManager`: what is in host memory and in the slots."""
+    manager = lora_manager(core)
     return None if manager is None else manager._adapter_manager
 
 

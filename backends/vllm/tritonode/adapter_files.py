@@ -87,7 +87,7 @@ def read_safetensors_header(path: str) -> dict[str, dict[str, Any]]:
             raise SettingsError(f"{path} is no safetensors file, or cut short: its header says {length} bytes")
         try:
             header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as failure:
+        except (ValueError, RecursionError) as failure:
             raise SettingsError(f"{path}: the safetensors header is not valid JSON: {failure}") from failure
     if not isinstance(header, dict):
         raise SettingsError(f"{path}: the safetensors header is no JSON object")
@@ -206,7 +206,7 @@ def _read_config(path: str) -> dict[str, Any]:
             config = json.load(file)
     except FileNotFoundError:
         raise SettingsError(f"{path} holds no {CONFIG_FILENAME}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as failure:
+    except (ValueError, RecursionError) as failure:
         raise SettingsError(f"{config_path} is not valid JSON: {failure}") from failure
     if not isinstance(config, dict):
         raise SettingsError(f"{config_path} must hold a JSON object")

@@ -124,7 +124,7 @@ def _read_object(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             value = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as failure:
+    except (ValueError, RecursionError) as failure:
         raise SettingsError(f"{path} is not valid JSON: {failure}") from failure
     if not isinstance(value, dict):
         raise SettingsError(f"{path} must hold a JSON object, not {type(value).__name__}")

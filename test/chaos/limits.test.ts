@@ -97,9 +97,11 @@ describe("too little of something", () => {
 });
 
 describe("a stub that can't start: an error within 10 s", () => {
-  test("libpython is not there", async () => {
+  test("libpython is broken", async () => {
     const runtime = await findRuntime();
-    const error = await failure({}, { ...load, runtime: { ...runtime, libpythonDirectory: "/nowhere" } });
+    const libpythonDirectory = temporaryFolder("tritonode-libpython-");
+    writeFileSync(join(libpythonDirectory, `libpython${runtime.pythonVersion}.so.1.0`), "no library");
+    const error = await failure({}, { ...load, runtime: { ...runtime, libpythonDirectory } });
     expect(error).toMatchObject({ code: "ERR_STUB_START" });
     expect(error.hint).toContain("doctor");
     expect(error.took).toBeLessThan(10_000);

@@ -1,7 +1,7 @@
 """Files with random damage: each is read, or refused with a SettingsError; nothing else ever comes out of the readers.
 
-A bounded mutation fuzzer with a fixed seed. `TRITONODE_FUZZ=100` runs a hundred times as long; what ever failed stays in
-`KNOWN`, where it is run each time.
+A bounded mutation fuzzer with a fixed seed. `TRITONODE_FUZZ=100` runs a hundred times as long; what ever failed stays
+in `KNOWN`, where it is run each time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import random
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,16 @@ FIELDS: dict[str, Any] = {
     "swap": float,
     "names": list[str],
 }
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where that is possible: a disk is asked to keep each of thousands of rewritten files."""
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=where) as path:
+        yield Path(path)
+
+
 # Values that JSON can hold and no reader expects.
 ODD: list[Any] = [None, True, -1, 0, 1e308, 10**30, "", "\x00", "é" * 50, [], {}, [[]], {"a": {}}, "NaN", float("nan")]
 
@@ -121,25 +133,23 @@ def header_or_refusal(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", KNOWN, ids=range(len(KNOWN)))
-def test_known(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "adapter_model.safetensors"
+def test_known(content: bytes, folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
     path.write_bytes(content)
     header_or_refusal(path)
 
 
-def test_safetensors_bytes(tmp_path: Path) -> None:
+def test_safetensors_bytes(folder: Path) -> None:
     rng = random.Random(SEED)
-    path = tmp_path / "adapter_model.safetensors"
+    path = folder / "adapter_model.safetensors"
     good = safetensors(json.dumps(HEADER).encode())
     for _ in range(4000 * TIMES):
         path.write_bytes(damage_bytes(rng, good))
         header_or_refusal(path)
 
 
-def test_adapter_folder(tmp_path: Path) -> None:
+def test_adapter_folder(folder: Path) -> None:
     rng = random.Random(SEED + 1)
-    folder = tmp_path / "adapter"
-    folder.mkdir()
     for _ in range(2000 * TIMES):
         header, config = HEADER, CONFIG
         for _ in range(rng.randint(1, 3)):
@@ -156,31 +166,30 @@ def test_adapter_folder(tmp_path: Path) -> None:
         json.dumps(files.as_dict())
 
 
-def test_model_json(tmp_path: Path) -> None:
+def test_model_json(folder: Path) -> None:
     rng = random.Random(SEED + 2)
     for _ in range(2000 * TIMES):
         text = json.dumps(damage_value(rng, MODEL)).encode()
         if rng.random() < 0.3:
             text = damage_bytes(rng, text)
-        (tmp_path / "model.json").write_bytes(text)
-        (tmp_path / "multi_lora.json").write_text(
-            json.dumps(damage_value(rng, {"a": "/a", "b": "/b"})), encoding="utf-8"
-        )
+        (folder / "model.json").write_bytes(text)
+        (folder / "multi_lora.json").write_text(json.dumps(damage_value(rng, {"a": "/a", "b": "/b"})), encoding="utf-8")
         try:
-            settings = read_settings(str(tmp_path), FIELDS)
+            settings = read_settings(str(folder), FIELDS)
         except BackendError:
             continue
         assert isinstance(settings.engine_args["model"], str)
         assert all(isinstance(path, str) for path in settings.loras.values())
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"model": ' + "9" * 5000 + "}", '{"model": "\ud800"}', "\ufeff{}", ""]
-)
-def test_model_json_known(text: str, tmp_path: Path) -> None:
-    (tmp_path / "model.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+DEEP, LONG = "[" * 100_000, '{"model": ' + "9" * 5000 + "}"
+
+
+@pytest.mark.parametrize("text", [DEEP, LONG, '{"model": "\ud800', "\ufeff{}", ""], ids=range(5))
+def test_model_json_known(text: str, folder: Path) -> None:
+    (folder / "model.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(SettingsError):
-        read_settings(str(tmp_path), FIELDS)
+        read_settings(str(folder), FIELDS)
 
 
 def test_coerce() -> None:

@@ -66,6 +66,13 @@ main(async () => {
     JSON.stringify({ lora_a: adapters.lora_a, lora_b: adapters.lora_b }),
   );
   const model = await VllmModel.load({ modelRepository: repository });
+  // Every request that this process sends, control requests included.
+  let sent = 0;
+  const infer = model.server.infer.bind(model.server);
+  model.server.infer = (request) => {
+    sent++;
+    return infer(request);
+  };
   const { pid } = await model.info();
   const shared = () =>
     readdirSync("/dev/shm").filter((name) => name.startsWith(model.server.sharedMemoryPrefix)).length;
@@ -125,7 +132,7 @@ main(async () => {
   }
 
   // Memory grows to its working size first: pools of threads, caches, the garbage collector's heap.
-  const warm = Math.min(1500, Math.floor(total / 4));
+  const warm = Math.floor(total / 2);
   const samples = [];
   let over = false;
   let next = 0;
@@ -165,10 +172,11 @@ main(async () => {
 
   const seconds = (performance.now() - began) / 1000;
   const info = await model.info();
+  const list = await model.adapters.list();
+  const asked = sent;
   const statistics = await model.server.modelStatistics("soak");
   const triton = statistics.model_stats[0].inference_stats;
   const metrics = await model.server.metrics();
-  const list = await model.adapters.list();
   const end = { host: descriptors(process.pid), child: descriptors(pid), shared: shared() };
   const live = model.server.runningRequests;
   const steady = samples.filter(([count]) => count > warm);
@@ -187,6 +195,7 @@ main(async () => {
     handlesAfter: end,
     runningInNode: live,
     runningInVllm: info.requests,
+    sent: asked,
     triton: { success: triton.success.count, fail: triton.fail?.count, cancel: triton.cancel?.count },
     vllmRequestsFinished: generated === undefined ? undefined : Number(generated),
     adapters: list.map(({ name, running, served, failed }) => ({ name, running, served, failed })),
@@ -203,6 +212,15 @@ main(async () => {
   if (accounted + counts.failed !== total)
     problems.push(`${total - accounted - counts.failed} streams are unaccounted for`);
   if (counts.failed > 0) problems.push(`${counts.failed} streams failed`);
+  const inTriton = [triton.success, triton.fail, triton.cancel].reduce((sum, each) => sum + (each?.count ?? 0), 0);
+  if (inTriton !== asked) problems.push(`${asked} requests were sent, Triton counts ${inTriton}`);
+  const finished = counts.read + counts.adapterSteps / 3;
+  if (report.vllmRequestsFinished !== finished) {
+    problems.push(`${finished} requests ran to their end, vLLM counts ${report.vllmRequestsFinished}`);
+  }
+  const onAdapters = list.reduce((sum, { served, failed }) => sum + served + failed, 0);
+  const meant = Array.from({ length: total }, (_, index) => loras[Math.floor(index / 3) % 3]).filter(Boolean).length;
+  if (onAdapters !== meant) problems.push(`${meant} streams named an adapter, the adapters count ${onAdapters}`);
   if (live !== 0 || info.requests.running + info.requests.waiting !== 0) problems.push("requests still run");
   if (list.some(({ running }) => running !== 0)) problems.push("adapters still count running requests");
   if (end.shared !== handles.shared)

@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Host, type Report, type Step } from "../support/host";
-import { tinyEngine } from "../support/models";
+import { temporaryFolder, tinyEngine } from "../support/models";
 import { adapter, fixtures, root } from "../support/paths";
 
 // Checked from outside, by what the kernel says of the process tree, never by reading our own code.
@@ -60,6 +61,8 @@ const unshare = [
   ["unshare", "-n"],
   ["unshare", "-rn"],
 ].find(([command = "", ...args]) => spawnSync(command, [...args, "true"]).status === 0);
+const traced = spawnSync("strace", ["-f", "--seccomp-bpf", "true"]).status === 0;
+if (!traced) console.warn("no strace here: sockets are looked for by sampling alone");
 if (unshare === undefined) {
   console.warn("skipped: this kernel lets this user make no network namespace (unshare -n, unshare -rn)");
 }
@@ -68,7 +71,12 @@ describe("no internet socket", () => {
   let normal: unknown[] = [];
 
   test("from start to exit, in the whole process tree", async () => {
-    const host = new Host(load, life);
+    const calls = join(temporaryFolder(), "calls");
+    // A sampler can miss what is open for a moment; strace can't.
+    const wrapper = traced
+      ? ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=socket,socketpair,bind,connect,listen", "-o", calls]
+      : [];
+    const host = new Host(load, life, { wrapper, timeout: 150_000 });
     const seen = sample(host.process.pid as number);
     await host.ended;
     const { samples, processes, internet } = await (await seen)();
@@ -76,10 +84,18 @@ describe("no internet socket", () => {
     // The host, its watchdog, the stub that completes the configuration, and the model's.
     expect(processes).toBeGreaterThanOrEqual(4);
     expect(samples).toBeGreaterThan(200);
+    if (traced) {
+      const made = readFileSync(calls, "utf8")
+        .split("\n")
+        .filter((line) => /\b(?:socket|socketpair|bind|connect|listen)\(/.test(line));
+      // What is left is of the unix family (docs/security.md).
+      expect(made.filter((line) => !line.includes("AF_UNIX"))).toEqual([]);
+      expect(made.length).toBeGreaterThan(0);
+    }
     normal = texts(host);
     expect(normal).toHaveLength(4);
     expect(new Set(normal).size).toBeGreaterThan(1);
-  }, 120_000);
+  }, 160_000);
 
   test("the sampler sees a socket where there is one", async () => {
     const script = 'require("net").createServer().listen(0, "127.0.0.1", () => setTimeout(() => process.exit(), 1000))';

@@ -10,6 +10,7 @@ import ipaddress
 import locale
 import os
 import signal
+import socket
 
 from .errors import SettingsError
 
@@ -61,6 +62,8 @@ def prepare() -> None:
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # urllib3 asks, when it is imported, whether IPv6 works: by binding a TCP socket to ::1.
+    socket.has_ipv6 = False
     for name in ("C.UTF-8", "C.utf8", "en_US.UTF-8"):
         try:
             locale.setlocale(locale.LC_CTYPE, name)

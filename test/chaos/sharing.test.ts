@@ -2,8 +2,16 @@ import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
+import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { DisposedError, RequestCancelledError, VllmModel, type VllmModelOptions } from "../../src";
+import {
+  DisposedError,
+  type GenerateOptions,
+  RequestCancelledError,
+  TritonodeError,
+  VllmModel,
+  type VllmModelOptions,
+} from "../../src";
 import { Host, isRunning } from "../support/host";
 import { tinyEngine } from "../support/models";
 import { adapter, root } from "../support/paths";
@@ -146,6 +154,65 @@ describe("one engine", () => {
     expect(kvCache.tokens).toBeGreaterThan(0);
     expect(results.every(({ usage }) => usage.completionTokens === 4)).toBe(true);
   }, 60_000);
+
+  test("whatever a caller asks for: a result or a typed error, and the engine goes on", async () => {
+    const times = Number(process.env["TRITONODE_FUZZ"] ?? 1);
+    const value = fc.oneof(
+      fc.anything({ withBigInt: true, withNullPrototype: true, maxDepth: 2 }),
+      fc.constantFrom<unknown>(0, 1, -1, 2, 0.5, true, "auto", [], "\ud800", 2 ** 53, Number.NaN),
+    );
+    const parameters = [
+      "temperature",
+      "top_p",
+      "top_k",
+      "min_p",
+      "n",
+      "stop",
+      "seed",
+      "logprobs",
+      "prompt_logprobs",
+      "logit_bias",
+      "bad_words",
+      "min_tokens",
+      "presence_penalty",
+      "repetition_penalty",
+      "allowed_token_ids",
+      "structured_outputs",
+      "lora",
+      "priority",
+      "deadline",
+      "nonsense",
+    ];
+    let results = 0;
+    let errors = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.string({ unit: "binary", minLength: 1, maxLength: 30 }),
+        fc.dictionary(fc.constantFrom(...parameters), value, { minKeys: 1, maxKeys: 3 }),
+        async (prompt, odd) => {
+          try {
+            const { choices } = await model.generate(prompt, {
+              max_tokens: 2,
+              deadline: 20_000,
+              ...odd,
+            } as GenerateOptions);
+            expect(choices.length).toBeGreaterThan(0);
+            results++;
+          } catch (error) {
+            if (!(error instanceof TritonodeError)) throw error;
+            // A fault of the request is named as one, never as one of the engine.
+            expect(error.code).not.toMatch(/INTERNAL|DIED/);
+            errors++;
+          }
+        },
+      ),
+      { numRuns: 300 * times },
+    );
+    console.log(`${results} results, ${errors} typed errors`);
+    expect(errors).toBeGreaterThan(0);
+    expect((await model.info()).pid).toBe(child);
+    expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(8);
+  }, 300_000);
 
   test("dispose: from a finally block, twice, concurrently; running requests are cancelled, or end with drain", async () => {
     for (const drain of [false, true]) {

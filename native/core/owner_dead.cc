@@ -5,6 +5,7 @@
 #include <link.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -35,12 +36,16 @@ int TimedWait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec*
   return Recover(mutex, pthread_cond_timedwait(condition, mutex, until));
 }
 
+// The backend makes its shared memory readable for every user of the machine, and prompts and answers pass through it.
+int OpenPrivate(const char* name, int flags, mode_t mode) { return shm_open(name, flags, mode & (S_IRUSR | S_IWUSR)); }
+int ChangePrivateMode(int fd, mode_t mode) { return fchmod(fd, mode & S_IRWXU); }
+
 struct Wrapper {
   const char* name;
   void* function;
 };
 
-const std::array<Wrapper, 9> kWrappers = {{
+const std::array<Wrapper, 11> kWrappers = {{
     {"pthread_mutex_lock", reinterpret_cast<void*>(&Lock)},
     {"pthread_mutex_trylock", reinterpret_cast<void*>(&TryLock)},
     {"pthread_mutex_timedlock", reinterpret_cast<void*>(&TimedLock)},
@@ -50,6 +55,8 @@ const std::array<Wrapper, 9> kWrappers = {{
     {"sem_init", reinterpret_cast<void*>(&InitSemaphore)},
     {"sem_wait", reinterpret_cast<void*>(&WaitForChild)},
     {"sem_timedwait", reinterpret_cast<void*>(&WaitForChildUntil)},
+    {"shm_open", reinterpret_cast<void*>(&OpenPrivate)},
+    {"fchmod", reinterpret_cast<void*>(&ChangePrivateMode)},
 }};
 
 #if defined(__x86_64__)

@@ -17,8 +17,8 @@
 namespace tritonode {
 
 // Opens libtriton_python.so (it stays open; Triton then gets the same copy) and points its lock functions at the
-// wrappers, and its waits for children at those of dead_child.h. LIBRARY if it can't be opened. libtritonserver must be
-// open.
+// wrappers, its waits for children at those of dead_child.h, and has it make its shared memory for this user alone.
+// LIBRARY if it can't be opened. libtritonserver must be open.
 Status GuardPythonBackend(const std::string& path);
 
 }  // namespace tritonode

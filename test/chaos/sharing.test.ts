@@ -86,6 +86,7 @@ describe("one engine", () => {
     expect(statSync(join(directory, "log")).mode & 0o777).toBe(0o600);
     const regions = readdirSync("/dev/shm").filter((name) => name.startsWith(model.server.sharedMemoryPrefix));
     expect(regions.length).toBeGreaterThan(0);
+    for (const region of regions) expect(statSync(join("/dev/shm", region)).mode & 0o777).toBe(0o600);
     const environment = readFileSync(`/proc/${child}/environ`, "utf8").split("\0");
     expect(environment).toContain(`TMPDIR=${directory}/tmp`);
     expect((await model.info()).engineArgs["trust_remote_code"] ?? false).toBe(false);

@@ -7,8 +7,9 @@ export default defineConfig({
     // Each file loads engines of its own on two cores: side by side they would only slow each other down.
     fileParallelism: false,
     pool: "forks",
-    testTimeout: 60_000,
-    hookTimeout: 180_000,
+    // Bounds for a hang, not for speed: an engine that loads on a busy machine takes a minute.
+    testTimeout: 180_000,
+    hookTimeout: 300_000,
     teardownTimeout: 30_000,
     typecheck: { enabled: true, include: ["test/types/**/*.test-d.ts"], tsconfig: "tsconfig.json" },
   },

@@ -52,6 +52,18 @@ bool IsDead(pid_t child) {
   return info.si_pid == child;
 }
 
+timespec SoonFromNow() {
+  constexpr long kPause = 200'000'000;
+  timespec until{};
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_nsec += kPause;
+  if (until.tv_nsec >= 1'000'000'000) {
+    until.tv_sec++;
+    until.tv_nsec -= 1'000'000'000;
+  }
+  return until;
+}
+
 // Counts a wait without a limit.
 Child Count(sem_t* semaphore) {
   Waits& w = waits();
@@ -87,14 +99,7 @@ int WaitForChild(sem_t* semaphore) {
   const Child child = Count(semaphore);
   if (child.pid == 0) return sem_wait(semaphore);
   for (;;) {
-    timespec until{};
-    clock_gettime(CLOCK_REALTIME, &until);
-    constexpr long kPause = 200'000'000;
-    until.tv_nsec += kPause;
-    if (until.tv_nsec >= 1'000'000'000) {
-      until.tv_sec++;
-      until.tv_nsec -= 1'000'000'000;
-    }
+    const timespec until = SoonFromNow();
     // Asked before the wait, so that a message it sent before it died is taken.
     const bool dead = IsDead(child.pid);
     if (sem_timedwait(semaphore, &until) == 0 || (errno != ETIMEDOUT && errno != EINTR)) return 0;
@@ -107,13 +112,25 @@ int WaitForChild(sem_t* semaphore) {
 }
 
 int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
+  pid_t child = 0;
   {
     Waits& w = waits();
     const std::lock_guard<std::mutex> lock(w.mutex);
     const auto found = w.children.find(semaphore);
-    if (found != w.children.end()) found->second.isModel = true;
+    if (found != w.children.end()) {
+      found->second.isModel = true;
+      child = found->second.pid;
+    }
   }
-  return sem_timedwait(semaphore, until);
+  int result = sem_timedwait(semaphore, until);
+  constexpr int kPatience = 50;
+  for (int i = 0; child != 0 && i < kPatience && result != 0 && errno == ETIMEDOUT && !IsDead(child); ++i) {
+    const timespec pause = SoonFromNow();
+    result = sem_timedwait(semaphore, &pause);
+  }
+  // IsDead may have changed it.
+  if (result != 0 && errno != EINTR) errno = ETIMEDOUT;
+  return result;
 }
 
 }  // namespace tritonode

@@ -8,6 +8,11 @@
 // for and end the wait when that child is gone. The launcher ignores the first message's content and then, for a model's
 // stub, finds by itself that it is not healthy. The stub that completes a configuration is asked for a message whose
 // content counts: that wait ends with the exception that the backend throws, and catches there, for a bad answer.
+//
+// A slow child is the opposite case. While it loads a model the backend calls a stub unhealthy that it has not heard of
+// for a second, frees the memory that the two share and waits for its end. A stub that was only short of CPU goes on
+// writing there, and the next free crashes this process. Measured: one load in some hundred with three busy processes to
+// a core. So a wait with a deadline gives a child that lives ten seconds more.
 #pragma once
 
 #include <semaphore.h>
@@ -21,7 +26,7 @@ pid_t ForkChild();
 int InitSemaphore(sem_t* semaphore, int shared, unsigned value);
 // sem_wait(3), but ends too when the semaphore's child is dead; may throw then.
 int WaitForChild(sem_t* semaphore);
-// sem_timedwait(3).
+// sem_timedwait(3); the deadline is later for a child that lives.
 int WaitForChildUntil(sem_t* semaphore, const timespec* until);
 
 }  // namespace tritonode

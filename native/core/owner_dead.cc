@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <ctime>
 
 #include "dead_child.h"
 
@@ -26,7 +27,10 @@ int Recover(pthread_mutex_t* mutex, int result) {
 int Lock(pthread_mutex_t* mutex) { return Recover(mutex, pthread_mutex_lock(mutex)); }
 int TryLock(pthread_mutex_t* mutex) { return Recover(mutex, pthread_mutex_trylock(mutex)); }
 int TimedLock(pthread_mutex_t* mutex, const timespec* until) {
-  return Recover(mutex, pthread_mutex_timedlock(mutex, until));
+  // Used for the stub's health alone, with a second: as for its messages (dead_child.h), too little on a busy machine.
+  constexpr time_t kPatienceSeconds = 2;
+  const timespec later = {until->tv_sec + kPatienceSeconds, until->tv_nsec};
+  return Recover(mutex, pthread_mutex_timedlock(mutex, &later));
 }
 // Waking up takes the mutex again.
 int Wait(pthread_cond_t* condition, pthread_mutex_t* mutex) {

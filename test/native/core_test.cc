@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "../../native/core/call.h"
+#include "../../native/core/dead_child.h"
 #include "../../native/core/executor.h"
 #include "../../native/core/host.h"
 #include "../../native/core/library.h"
@@ -490,6 +492,41 @@ void OwnerDead() {
   munmap(mutex, 4096);
 }
 
+// A wait for a child's message outlasts its deadline while the child lives, and ends soon when it is dead.
+void WaitingForChild() {
+  sem_t semaphore;
+  CHECK(InitSemaphore(&semaphore, 0, 1) == 0);
+  const pid_t pid = ForkChild();
+  if (pid == 0) {
+    pause();
+    _exit(0);
+  }
+  CHECK(WaitForChild(&semaphore) == 0);
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  std::thread late([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(700));
+    sem_post(&semaphore);
+  });
+  CHECK(WaitForChildUntil(&semaphore, &now) == 0);
+  late.join();
+
+  std::thread killer([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    kill(pid, SIGKILL);
+  });
+  const auto begin = std::chrono::steady_clock::now();
+  CHECK(WaitForChildUntil(&semaphore, &now) == -1 && errno == ETIMEDOUT);
+  CHECK(WaitForChild(&semaphore) == 0);
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
+  killer.join();
+  waitpid(pid, nullptr, 0);
+  // Another use of the same memory is nobody's.
+  CHECK(InitSemaphore(&semaphore, 0, 0) == 0);
+  CHECK(WaitForChildUntil(&semaphore, &now) == -1 && errno == ETIMEDOUT);
+  sem_destroy(&semaphore);
+}
+
 StartOptions HostOptions() {
   StartOptions options;
   options.library = StandIn();
@@ -576,7 +613,8 @@ const std::map<std::string, void (*)()> cases = {
     {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
     {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
-    {"owner_dead", OwnerDead},  {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
+    {"owner_dead", OwnerDead},  {"waiting_for_child", WaitingForChild},
+     {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
 };
 
 }  // namespace

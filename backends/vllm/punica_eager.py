@@ -9,6 +9,7 @@ instead, through vLLM's own extension points:
   thread team for a single row, which takes longer than the norm.)
 * SwiGLU's activation likewise, as an out-of-tree ``SiluAndMul`` (``CustomOp.register_oot``): torch's ``silu`` of a long
   prompt in bfloat16 takes about as long as the projection before it;
+* the rotary embedding of a few rows likewise: vLLM's kernel wakes the thread team for it;
 * attention is called directly (``opaque_attention_op``), not as an operator that only a compiler needs;
 * a LoRA layer whose base is a plain unquantised matrix goes from its input to its output in one Python frame.
 """
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 PROVIDER = "tritonode"
+FEW_ROWS = 32
+"""Up to here one thread turns a layer's heads sooner than several would start."""
 
 
 def uncompiled_lora(vllm_config: VllmConfig | None) -> bool:
@@ -44,6 +47,7 @@ def extend_platform(platform_class: Any) -> None:
 
     _register_norms()
     _register_activation()
+    _register_rotary()
     opaque_attention = platform_class.opaque_attention_op
 
     def opaque_attention_op(cls: type) -> bool:
@@ -124,6 +128,33 @@ def _register_activation() -> None:
             out = torch.empty((x.size(0), x.size(1) // 2), dtype=x.dtype)
             torch.ops.tritonode_punica.silu_and_mul_(out, x)
             return out
+
+
+def _register_rotary() -> None:
+    from vllm.model_executor.custom_op import op_registry_oot
+    from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+
+    if "RotaryEmbedding" in op_registry_oot:
+        return  # somebody else's
+
+    @RotaryEmbedding.register_oot(name="RotaryEmbedding")
+    class RotaryEmbeddingCpu(RotaryEmbedding):  # type: ignore[misc]
+        def forward_cpu(
+            self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            if (
+                key is None
+                or query.dim() != 2
+                or query.size(0) > FEW_ROWS
+                or positions.dim() != 1
+                or self.rotary_dim != self.head_size
+                or not self.is_neox_style
+                or query.dtype not in _DTYPES
+            ):
+                return super().forward_cpu(positions, query, key)
+            cos_sin = self._match_cos_sin_cache_dtype(query)
+            torch.ops.tritonode_punica.rope_(query, key, positions, cos_sin, self.head_size)
+            return query, key
 
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
-ABI = 1
+ABI = 2
 """``TRITONODE_PUNICA_ABI`` of the headers that this module is written for."""
 LIBRARY_VARIABLE = "TRITONODE_PUNICA_LIBRARY"
 NAME = "libtritonode_punica.dylib" if sys.platform == "darwin" else "libtritonode_punica.so"
@@ -92,7 +92,10 @@ _TORCH_DTYPES = ("float32", "float16", "bfloat16")
 class _Torch(Structure):
     """``tritonode_punica_torch``: functions of torch's stable C API."""
 
-    _fields_ = (*((field, c_void_p) for field, _ in _TORCH_FUNCTIONS), *((name, c_int32) for name in _TORCH_DTYPES))
+    _fields_ = (
+        *((field, c_void_p) for field, _ in _TORCH_FUNCTIONS),
+        *((name, c_int32) for name in (*_TORCH_DTYPES, "int64")),
+    )
 
 
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -117,6 +120,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (POINTER(Matrix), c_int64, c_int64, POINTER(Matrix), c_void_p, POINTER(Matrix), c_float),
     ),
     "silu_and_mul": (c_int32, (POINTER(Matrix), c_int64, c_int64, POINTER(Matrix))),
+    "rope": (c_int32, (POINTER(Matrix), c_int64, c_int64, c_void_p, POINTER(Matrix), c_int64, c_int64)),
     "used_rank": (c_int32, (POINTER(Slice), c_int64, c_int32)),
     "engine_new": (c_void_p, (c_int32,)),
     "engine_free": (None, (c_void_p,)),
@@ -277,7 +281,7 @@ def register_torch_operator() -> None:
     try:
         for field, symbol in _TORCH_FUNCTIONS:
             setattr(functions, field, ctypes.cast(getattr(source, symbol), c_void_p))
-        for name in _TORCH_DTYPES:
+        for name in (*_TORCH_DTYPES, "int64"):
             setattr(functions, name, getattr(source, f"aoti_torch_dtype_{name}")())
         source.torch_parallel_for  # noqa: B018  asked for here, so that a torch without it is refused as a whole
     except AttributeError as error:
@@ -290,6 +294,7 @@ def register_torch_operator() -> None:
         for name in ("rms_norm_", "fused_add_rms_norm_"):
             torch.library.register_fake(f"tritonode_punica::{name}")(lambda out, x, weight, epsilon: None)
         torch.library.register_fake("tritonode_punica::silu_and_mul_")(lambda out, x: None)
+        torch.library.register_fake("tritonode_punica::rope_")(lambda query, key, positions, cos_sin, head_size: None)
     use_torch_threads()
 
 

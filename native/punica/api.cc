@@ -173,6 +173,24 @@ int32_t tritonode_punica_silu_and_mul(const tritonode_punica_matrix* x, int64_t 
   return share((rows + kPiece - 1) / kPiece, cost, piece, &all) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_NO_MEMORY;
 }
 
+int32_t tritonode_punica_rope(const tritonode_punica_matrix* x, int64_t rows, int64_t columns,
+                              const int64_t* positions, const tritonode_punica_matrix* cos_sin, int64_t position_count,
+                              int64_t head_size) {
+  if (!x || !positions || !cos_sin || rows < 0 || head_size < 2 || head_size % 2 != 0 || columns % head_size != 0 ||
+      !valid_dtype(x->dtype) || cos_sin->dtype != x->dtype)
+    return TRITONODE_PUNICA_INVALID;
+  const int64_t size = element_size(x->dtype);
+  for (int64_t i = 0; i < rows; ++i)
+    if (positions[i] < 0 || positions[i] >= position_count) return TRITONODE_PUNICA_INVALID;
+  for (int64_t i = 0; i < rows; ++i) {
+    char* row = static_cast<char*>(x->data) + i * x->row_stride * size;
+    const char* angles = static_cast<const char*>(cos_sin->data) + positions[i] * cos_sin->row_stride * size;
+    for (int64_t at = 0; at < columns; at += head_size)
+      active_kernels().rope[x->dtype](row + at * size, angles, head_size / 2);
+  }
+  return TRITONODE_PUNICA_OK;
+}
+
 int32_t tritonode_punica_used_rank(const tritonode_punica_slice* slice, int64_t inputs, int32_t slot) {
   if (!slice || slot < 0 || !valid_dtype(slice->weight_dtype)) return 0;
   return element_size(slice->weight_dtype) == 4 ? used_rank_of<uint32_t>(*slice, inputs, slot)

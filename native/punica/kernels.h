@@ -36,12 +36,17 @@ using Norm = void (*)(const void* x, void* residual, const void* weight, void* o
 /// out[i] = silu(gate[i]) * up[i] for i < n, where silu(x) = x / (1 + exp(-x)), in float32.
 using SiluMul = void (*)(const void* gate, const void* up, void* out, int64_t n);
 
-/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all], silu_mul[all].
+/// Turns one head by its position's angles, in place: pairs (i, i + half), cos_sin = half cosines, then half sines.
+using Rope = void (*)(void* head, const void* cos_sin, int64_t half);
+
+/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all], silu_mul[all],
+/// rope[all].
 struct Kernels {
   Shrink shrink[3][3];
   Expand expand[3][3];
   Norm norm[3];
   SiluMul silu_mul[3];
+  Rope rope[3];
 };
 
 // Each is null where the build's architecture lacks the level.

@@ -261,6 +261,25 @@ void silu_mul(const void* gates, const void* ups, void* outs, int64_t n) {
   }
 }
 
+template <class T>
+void rope(void* head, const void* cos_sin, int64_t half) {
+  using F = typename Vec::F;
+  T* low = static_cast<T*>(head);
+  T* high = low + half;
+  const T* cosine = static_cast<const T*>(cos_sin);
+  const T* sine = cosine + half;
+  for (int64_t i = 0; i < half; i += Vec::N) {
+    const int n = static_cast<int>(half - i < Vec::N ? half - i : Vec::N);
+    const bool whole = n == Vec::N;
+    const F a = whole ? Vec::load(low + i) : Vec::load_partial(low + i, n);
+    const F b = whole ? Vec::load(high + i) : Vec::load_partial(high + i, n);
+    const F c = whole ? Vec::load(cosine + i) : Vec::load_partial(cosine + i, n);
+    const F s = whole ? Vec::load(sine + i) : Vec::load_partial(sine + i, n);
+    put(low + i, Vec::fma(a, c, Vec::mul(Vec::mul(b, Vec::set1(-1.0f)), s)), n, false);
+    put(high + i, Vec::fma(b, c, Vec::mul(a, s)), n, false);
+  }
+}
+
 #define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
 #define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
 const Kernels kTable = {
@@ -268,6 +287,7 @@ const Kernels kTable = {
     {TRITONODE_EXPAND_ROW(float), TRITONODE_EXPAND_ROW(float16), TRITONODE_EXPAND_ROW(bfloat16)},
     {norm<float>, norm<float16>, norm<bfloat16>},
     {silu_mul<float>, silu_mul<float16>, silu_mul<bfloat16>},
+    {rope<float>, rope<float16>, rope<bfloat16>},
 };
 #undef TRITONODE_SHRINK_ROW
 #undef TRITONODE_EXPAND_ROW

@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /** Raised when a struct or a signature below changes. Callers refuse a library with another number. */
-#define TRITONODE_PUNICA_ABI 1
+#define TRITONODE_PUNICA_ABI 2
 
 /** Element types of activations and weights. Accumulation is float32 always. */
 typedef enum tritonode_punica_dtype {
@@ -174,6 +174,16 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_rms_norm(const tritonode_punica_ma
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_silu_and_mul(const tritonode_punica_matrix* x, int64_t rows, int64_t n,
                                                            const tritonode_punica_matrix* out);
+
+/**
+ * Rotary embedding of all heads of x (neox order: pairs half a head apart), in place, on the calling thread: for the few
+ * rows of a decoding step, over before a team has woken.
+ * @param positions row of cos_sin for each row of x
+ * @param cos_sin head_size columns: cosines, then sines; x's dtype
+ */
+TRITONODE_PUNICA_API int32_t tritonode_punica_rope(const tritonode_punica_matrix* x, int64_t rows, int64_t columns,
+                                                   const int64_t* positions, const tritonode_punica_matrix* cos_sin,
+                                                   int64_t position_count, int64_t head_size);
 
 /**
  * How many of a slot's ranks hold anything: one more than the last rank whose row of A and whose column of B both

@@ -126,6 +126,25 @@ void silu_and_mul(uint64_t* stack, uint64_t, uint64_t) {
     throw std::runtime_error("tritonode_punica::silu_and_mul_: status " + std::to_string(status));
 }
 
+void rope(uint64_t* stack, uint64_t, uint64_t) {
+  const Tensor query(stack[0]), key(stack[1]), positions(stack[2]), cos_sin(stack[3]);
+  const int64_t head_size = static_cast<int64_t>(stack[4]);
+  const Matrix q = matrix(query, "query"), k = matrix(key, "key"), angles = matrix(cos_sin, "cos_sin");
+  const Vector at = vector(positions);
+  int32_t dtype = 0;
+  check(torch.get_dtype(positions.handle, &dtype), "dtype");
+  const auto* rows = static_cast<const int64_t*>(at.data);
+  int32_t status = dtype != torch.int64 || at.size != q.rows || at.size != k.rows || angles.columns != head_size
+                       ? TRITONODE_PUNICA_INVALID
+                       : TRITONODE_PUNICA_OK;
+  for (const Matrix* m : {&q, &k}) {
+    if (status == TRITONODE_PUNICA_OK)
+      status = tritonode_punica_rope(&m->view, m->rows, m->columns, rows, &angles.view, angles.rows, head_size);
+  }
+  if (status != TRITONODE_PUNICA_OK)
+    throw std::runtime_error("tritonode_punica::rope_: status " + std::to_string(status));
+}
+
 constexpr struct {
   const char* name;
   const char* schema;
@@ -137,6 +156,7 @@ constexpr struct {
      "fused_add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float epsilon) -> ()",
      &fused_add_rms_norm},
     {"silu_and_mul_", "silu_and_mul_(Tensor(a!) out, Tensor x) -> ()", &silu_and_mul},
+    {"rope_", "rope_(Tensor(a!) query, Tensor(b!) key, Tensor positions, Tensor cos_sin, int head_size) -> ()", &rope},
 };
 
 }  // namespace

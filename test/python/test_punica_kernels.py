@@ -235,6 +235,24 @@ def test_silu_and_mul(level: int, dtype: torch.dtype, columns: int) -> None:
     assert error(out, expected) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head", [2, 32, 34, 64])
+def test_rope(level: int, dtype: torch.dtype, head: int) -> None:
+    torch.manual_seed(head)
+    x = torch.randn(5, 3 * head + 1).to(dtype)[:, : 3 * head]  # rows apart, as a part of q, k and v together
+    angles, positions = torch.randn(9, head).to(dtype), torch.tensor([0, 8, 3, 3, 1])
+    before = x.double().view(5, 3, head)
+    call = punica.load().tritonode_punica_rope
+    described = punica.matrix(x), 5, 3 * head, positions.data_ptr(), punica.matrix(angles)
+    assert call(*described, 3, head) == 1  # a position beyond the table
+    assert torch.equal(x.double().view(5, 3, head), before)
+    assert call(*described, 9, head) == 0
+    cosine, sine = angles[positions].double()[:, None].chunk(2, dim=-1)
+    low, high = before.chunk(2, dim=-1)
+    expected = torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
+    assert error(x.reshape(5, 3, head), expected) < TOLERANCE[dtype]
+
+
 def test_special_values_survive_rounding(level: int) -> None:
     layer = Layer(4, (4,), 1, 1, torch.float32)
     layer.a[0].fill_(0.25)

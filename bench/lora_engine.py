@@ -97,7 +97,7 @@ class Bench:
         return LoRARequest(name, 1 + index + 100 * list(KINDS).index(kind), str(self.adapters / name))
 
     def run(self, kinds: list[tuple[str, int] | None], prompt: int, tokens: int) -> float:
-        """Run one request for each entry; return seconds: of the median decode step, or of the prompt if tokens is 1."""
+        """Run a request for each entry; return seconds: of the median decode step, or of a prompt (tokens is 1)."""
         from vllm import SamplingParams
 
         engine = self.llm.llm_engine
@@ -169,8 +169,12 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="SmolLM2-135M-Instruct as a Hugging Face folder")
     parser.add_argument("--adapters", required=True, type=Path)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--engines", default="off,stock,tritonode", help="of off, off-eager, stock, tritonode, "
-                        "tritonode-compiled; the first is what the others are measured against")
+    parser.add_argument(
+        "--engines",
+        default="off,stock,tritonode",
+        help="of off, off-eager, stock, tritonode, "
+        "tritonode-compiled; the first is what the others are measured against",
+    )
     parser.add_argument("--only", default="", help="workloads whose name holds this")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -243,7 +247,8 @@ def table(report: dict[str, Any]) -> str:
     """Return the results as a markdown table; % of off is how fast against the engine with LoRA off (100% = equal)."""
     names = list(report["engines"])
     lines = [
-        "| workload | " + " | ".join(f"{n}, ms" if n == names[0] else f"{n}, ms (% of {names[0]})" for n in names)
+        "| workload | "
+        + " | ".join(f"{n}, ms" if n == names[0] else f"{n}, ms (% of {names[0]})" for n in names)
         + " | adds MB / GFLOP | ms at full bandwidth |",
         "| --- |" + " --- |" * (len(names) + 2),
     ]

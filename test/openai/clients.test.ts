@@ -250,6 +250,8 @@ describe("web chat", () => {
         const page = await browser.newPage();
         await page.goto(address);
         const menus = page.getByLabel("Model", { exact: true });
+        // The page asks for the models before it makes its columns.
+        await menus.nth(2).waitFor({ timeout: 20_000 });
         expect(await menus.count()).toBe(3);
         expect(await menus.first().locator("option").allTextContents()).toEqual(["vllm_model", "lora_a", "lora_b"]);
         expect(

@@ -38,6 +38,8 @@ main(async () => {
     process.exitCode = await start(process.execPath, ["--expose-gc", import.meta.filename, ...process.argv.slice(2)]);
     return;
   }
+  for (const signal of ["SIGINT", "SIGTERM"])
+    process.on(signal, () => console.error(`${signal}: the soak was interrupted`));
   const { VllmModel } = await import(join(root, "dist/index.js"));
   const paths = JSON.parse(readFileSync(join(cache, "paths.json"), "utf8"));
   const fixtures = JSON.parse(readFileSync(join(paths.fixtures, "fixtures.json"), "utf8"));

@@ -216,6 +216,10 @@ function stubWrapper(
     'printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"',
     // A crash is reported by its host; a core of some GiB helps nobody and delays the end.
     "ulimit -c 0",
+    // glibc gives each thread an arena of its own, and short streams on many threads fragment them all: see the soak in
+    // docs/reliability.md.
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
+    'export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"',
     "unset PYTHONHOME PYTHONPATH",
     `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,

@@ -6,7 +6,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { cache, main, root, start } from "./steps.mjs";
+import { build, cache, main, prepared, root, start } from "./steps.mjs";
 
 const { values } = parseArgs({
   options: { streams: { type: "string", default: "20000" }, at: { type: "string", default: "48" } },
@@ -34,6 +34,8 @@ function slope(points) {
 
 main(async () => {
   if (globalThis.gc === undefined) {
+    prepared();
+    await build();
     // The streams that are abandoned end when they are collected, so collecting must be up to this program.
     process.exitCode = await start(process.execPath, ["--expose-gc", import.meta.filename, ...process.argv.slice(2)]);
     return;

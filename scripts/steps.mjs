@@ -125,6 +125,11 @@ export async function build() {
   }
 }
 
+/** Fails unless `npm test` has laid out the models and adapters of the tests. */
+export function prepared() {
+  if (!existsSync(join(cache, "paths.json"))) throw new Error("run this first: npm test -- test/unit");
+}
+
 /** Makes the runtime that TRITONODE_RUNTIME_DIR names, or the usual one; resolves with its description. */
 export async function runtime(extras) {
   await run(process.execPath, ["dist/cli/main.js", "setup", "--device", "cpu", "--with", extras.join(",")]);

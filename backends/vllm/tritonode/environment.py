@@ -33,7 +33,7 @@ _DEFAULTS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # How long idle OpenMP threads spin before they sleep: some microseconds. For ever (the default) starves a busy host,
+    # How long idle OpenMP threads spin before they sleep: microseconds. For ever (the default) starves a busy host,
     # not at all slows an idle one; the value between is still to be measured.
     "GOMP_SPINCOUNT": "2000",
     "TOKENIZERS_PARALLELISM": "false",

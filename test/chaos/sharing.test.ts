@@ -207,7 +207,11 @@ describe("one engine", () => {
           }
         },
       ),
-      { numRuns: 300 * times },
+      {
+        // npm test repeats one sequence; `npm run chaos` looks for new ones.
+        ...(times === 1 ? { seed: 7 } : {}),
+        numRuns: 300 * times,
+      },
     );
     console.log(`${results} results, ${errors} typed errors`);
     expect(errors).toBeGreaterThan(0);

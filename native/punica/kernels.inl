@@ -64,6 +64,13 @@ inline void put(Y* y, typename Vec::F value, int columns, bool add) {
   }
 }
 
+constexpr int64_t kAhead = 4096;  // bytes of B
+
+// An address that may lie beyond the weights: prefetching it is harmless, computing it as a pointer would not be.
+inline void prefetch(const void* from, int64_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes)));
+}
+
 // Few rows: each piece of B is transposed in registers and used at once.
 template <class W, class Y, int T>
 void expand_matvec(const float* const* tmp, const W* b, int64_t stride, int rank, int64_t outputs, void* const* y,
@@ -73,6 +80,9 @@ void expand_matvec(const float* const* tmp, const W* b, int64_t stride, int rank
   for (int64_t o = 0; o < outputs; o += Vec::N) {
     const int columns = static_cast<int>(outputs - o < Vec::N ? outputs - o : Vec::N);
     const W* rows = b + o * stride;
+    // Cold weights arrive while earlier ones are transposed, not between.
+    for (int64_t at = 0; at < Vec::N * stride * static_cast<int64_t>(sizeof(W)); at += 64)
+      prefetch(rows, kAhead + at);
     F acc[T];
     for (int t = 0; t < T; ++t) acc[t] = Vec::zero();
     int j = 0;

@@ -24,9 +24,8 @@ constexpr int kBlockRows = 64;
 // (beyond the last cache) and multiply-adds per ns.
 constexpr double kBytesPerNs = 16.0;
 constexpr double kMacsPerNs = 40.0;
-// A parallel region costs 1-2 us while the team still spins after the base layer, 10 us and more when it sleeps.
-constexpr double kParallelNs = 30'000.0;
-constexpr int64_t kPrefetchBytes = 64 * 1024;
+// A parallel region costs 1-2 us while the team still spins after the base layer, some 20 us when it sleeps.
+constexpr double kParallelNs = 60'000.0;
 constexpr int kRankPiece = 8;
 constexpr int64_t kColumnPiece = 4 * kPanelColumns;
 
@@ -170,28 +169,11 @@ class Runner {
       throw std::bad_alloc();
   }
 
-  // Asks for a slot's weights (A or B of all slices) ahead of their use: a step meets each adapter's weights once, cold,
-  // and the hardware's prefetchers start anew at each of the many short matrices.
-  void prefetch(int32_t slot, bool of_b) const {
-    for (int s = 0; s < call_.slice_count; ++s) {
-      const tritonode_punica_slice& slice = call_.slices[s];
-      const int rank = used_rank(slice, slot);
-      if (rank == 0) continue;
-      const int64_t size = element_size(slice.weight_dtype);
-      const char* at = static_cast<const char*>(of_b ? slice.b : slice.a) +
-                       slot * (of_b ? slice.b_slot_stride : slice.a_slot_stride) * size;
-      const int64_t bytes = of_b ? slice.outputs * slice.b_row_stride * size : rank * slice.a_row_stride * size;
-      for (int64_t i = 0; i < std::min(bytes, kPrefetchBytes); i += 64) __builtin_prefetch(at + i, 0, 2);
-    }
-  }
-
   void whole(const Block& block) {
     Scratch& mine = scratch();
     float* tmp = mine.tmp.reserve(static_cast<size_t>(block.count) * std::max(block.ranks, 1));
     gather(block, tmp);
-    if (call_.x && call_.y) prefetch(block.slot, true);
     if (call_.x) shrink(block, tmp, 0, block.ranks);
-    if (call_.x && &block != &blocks_.back()) prefetch((&block)[1].slot, false);
     if (call_.y) {
       int at = 0;
       for (int s = 0; s < call_.slice_count; ++s) {

@@ -218,9 +218,12 @@ main(async () => {
   if (counts.failed > 0) problems.push(`${counts.failed} streams failed`);
   const inTriton = [triton.success, triton.fail, triton.cancel].reduce((sum, each) => sum + (each?.count ?? 0), 0);
   if (inTriton !== asked) problems.push(`${asked} requests were sent, Triton counts ${inTriton}`);
-  const finished = counts.read + counts.adapterSteps / 3;
-  if (report.vllmRequestsFinished !== finished) {
-    problems.push(`${finished} requests ran to their end, vLLM counts ${report.vllmRequestsFinished}`);
+  // An abandoned stream may run to its end before it is collected.
+  const least = counts.read + counts.adapterSteps / 3;
+  if (!(report.vllmRequestsFinished >= least && report.vllmRequestsFinished <= least + counts.abandoned)) {
+    problems.push(
+      `${least} to ${least + counts.abandoned} requests ran to their end, vLLM counts ${report.vllmRequestsFinished}`,
+    );
   }
   const onAdapters = list.reduce((sum, { served, failed }) => sum + served + failed, 0);
   const meant = Array.from({ length: total }, (_, index) => loras[Math.floor(index / 3) % 3]).filter(Boolean).length;
@@ -233,11 +236,16 @@ main(async () => {
     if (end[side] > handles[side] + 4)
       problems.push(`${side}: ${handles[side]} descriptors before, ${end[side]} after`);
   }
-  // 2 MiB in a thousand streams is 2 KiB a stream: less than one leaked prompt with its state would be.
-  if (steady.length >= 5 && perThousand(1) > 2)
-    problems.push(`Node grows by ${perThousand(1).toFixed(2)} MiB per 1,000 streams`);
-  if (steady.length >= 5 && perThousand(2) > 2)
-    problems.push(`the child grows by ${perThousand(2).toFixed(2)} MiB per 1,000 streams`);
+  // Node: 2 KiB a stream is less than one leaked prompt with its state would be. The child's heap fragments for a long
+  // time before it settles (docs/reliability.md); a leak of one request's tensors would be ten times this.
+  for (const [name, column, bound] of [
+    ["Node", 1, 2],
+    ["the child", 2, 10],
+  ]) {
+    if (steady.length >= 5 && perThousand(column) > bound) {
+      problems.push(`${name} grows by ${perThousand(column).toFixed(2)} MiB per 1,000 streams`);
+    }
+  }
   for (const problem of problems) console.error(`leak: ${problem}`);
   console.log(problems.length === 0 ? "nothing leaks" : `${problems.length} problems`);
   process.exitCode = problems.length === 0 ? 0 : 1;

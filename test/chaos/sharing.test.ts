@@ -219,6 +219,20 @@ describe("one engine", () => {
     expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(8);
   }, 300_000);
 
+  // Each once killed the engine, or left its request without an answer.
+  test.each([
+    { seed: 1e300 },
+    { seed: -(2 ** 63) - 2048 },
+    { top_k: 2 ** 31 },
+    { priority: -(2 ** 53) },
+    { lora: "\ud800" },
+  ])("a value that was fatal once: %o", async (odd) => {
+    const failure = await model.generate("Hello", { ...greedy, deadline: 10_000, ...odd }).catch((error) => error);
+    expect(failure).toBeInstanceOf(TritonodeError);
+    expect(failure.code).toMatch(/INVALID_ARGUMENT|ADAPTER_NOT_FOUND/);
+    expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(8);
+  });
+
   test("dispose: from a finally block, twice, concurrently; running requests are cancelled, or end with drain", async () => {
     for (const drain of [false, true]) {
       const twin = await VllmModel.load(options);

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from .guard import check_request
 from .vllm_api import (
     EngineCore,
     EngineCoreClient,
@@ -150,6 +151,7 @@ class InProcessAsyncClient(EngineCoreClient):
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         self._ensure_alive()
+        check_request(request.sampling_params, request.priority)
 
         def add(core: EngineCore) -> None:
             try:

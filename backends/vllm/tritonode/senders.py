@@ -174,5 +174,7 @@ class CancellationWatch:
 def error_response(pb_utils: Any, failure: BaseException, message: str | None = None) -> Any:
     """An error response under the Triton code that the failure carries."""
     code = failure.code if isinstance(failure, BackendError) else "INTERNAL"
-    error = pb_utils.TritonError(message or str(failure), getattr(pb_utils.TritonError, code))
+    # A lone surrogate, as JSON can carry it, would keep Triton from taking the message: no answer at all.
+    text = (message or str(failure)).encode("utf-8", "replace").decode("utf-8")
+    error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(error=error)

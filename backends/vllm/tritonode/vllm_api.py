@@ -12,7 +12,7 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
-from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
 from vllm.platforms import current_platform
@@ -70,6 +70,7 @@ __all__ = [
     "StructuredOutputsParams",
     "ToolParserManager",
     "UsageContext",
+    "VLLMValidationError",
     "VllmConfig",
     "engine_arg_types",
     "frontend_arg_types",

@@ -1,0 +1,32 @@
+"""What vLLM takes into a batch and then dies of, for every request of the engine.
+
+vLLM checks sampling parameters when it builds them, but not that the numbers fit the integers that torch and the
+scheduler put them into: an overflow is raised in the middle of a step, where nobody knows whose it was. Found by
+the fuzzer in test/chaos/sharing.test.ts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .vllm_api import VLLMValidationError
+
+# torch.Generator.manual_seed takes these; others overflow (torch/csrc/Generator.cpp).
+_MIN_SEED, _MAX_SEED = -(2**63), 2**64 - 1
+_MIN_INT32, _MAX_INT32 = -(2**31), 2**31 - 1
+_INT32_PARAMS = ("n", "max_tokens", "min_tokens", "top_k", "logprobs", "prompt_logprobs")
+
+
+def check_request(params: Any, priority: int) -> None:
+    """Raise vLLM's own VLLMValidationError, naming the parameter, for a request that must not reach the engine."""
+    if not _MIN_INT32 <= priority <= _MAX_INT32:
+        raise VLLMValidationError(f"priority must fit 32 bits, got {priority}")
+    if params is None:
+        return
+    seed = params.seed
+    if seed is not None and not _MIN_SEED <= seed <= _MAX_SEED:
+        raise VLLMValidationError(f"seed must be from {_MIN_SEED} to {_MAX_SEED}, got {seed}")
+    for name in _INT32_PARAMS:
+        value = getattr(params, name, None)
+        if isinstance(value, int) and not _MIN_INT32 <= value <= _MAX_INT32:
+            raise VLLMValidationError(f"{name} must fit 32 bits, got {value}")

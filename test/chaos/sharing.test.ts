@@ -219,14 +219,14 @@ describe("one engine", () => {
     expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(8);
   }, 300_000);
 
-  // Each once killed the engine, or left its request without an answer.
+  // A seed like this killed the engine, a lone surrogate left its request without an answer; the others were near.
   test.each([
     { seed: 1e300 },
     { seed: -(2 ** 63) - 2048 },
-    { top_k: 2 ** 31 },
+    { top_k: 2 ** 31, temperature: 1 },
     { priority: -(2 ** 53) },
     { lora: "\ud800" },
-  ])("a value that was fatal once: %o", async (odd) => {
+  ])("a value that does not fit: %o", async (odd) => {
     const failure = await model.generate("Hello", { ...greedy, deadline: 10_000, ...odd }).catch((error) => error);
     expect(failure).toBeInstanceOf(TritonodeError);
     expect(failure.code).toMatch(/INVALID_ARGUMENT|ADAPTER_NOT_FOUND/);

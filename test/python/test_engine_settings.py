@@ -97,8 +97,8 @@ def test_defaults_on_the_cpu() -> None:
     )
     notes = apply_defaults(settings, on_cpu=True, available_memory=20 * GIB)
     args = settings.engine_args
-    assert args["max_loras"] == 2
-    assert args["max_cpu_loras"] == 2
+    assert args["max_loras"] == 4
+    assert args["max_cpu_loras"] == 8
     assert args["block_size"] == 32
     assert args["kv_cache_memory_bytes"] == 2 * GIB
     assert args["max_model_len"] == -1

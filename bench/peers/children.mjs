@@ -1,0 +1,66 @@
+// Starting and ending the servers that peers measure against.
+import { spawn } from "node:child_process";
+import { openSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import { tree } from "../lib/processes.mjs";
+
+/** A TCP port of 127.0.0.1 that is free now. */
+export async function freePort() {
+  const probe = createServer();
+  await new Promise((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const { port } = probe.address();
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
+
+/** When a process started, in ticks since boot; undefined where it has ended. With it a pid means one process alone. */
+function startedAt(pid) {
+  try {
+    const [state, ...rest] = readFileSync(`/proc/${pid}/stat`, "utf8")
+      .replace(/^.*\) /s, "")
+      .split(" ");
+    return state === "Z" ? undefined : rest[18];
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Starts a server, its output appended to a file, and waits until it serves.
+ *
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ env: Record<string, string | undefined>, log: string, ready: () => Promise<boolean> }} options `ready` is
+ *   asked again and again; what it throws counts as false
+ * @returns {Promise<{ pid: number, stop(): Promise<void> }>} rejects when the server ends instead, or after 5 minutes
+ */
+export async function startChild(command, args, { env, log, ready }) {
+  const output = openSync(log, "a");
+  const child = spawn(command, args, { stdio: ["ignore", output, output], env });
+  const ended = new Promise((resolve) => child.once("exit", resolve).once("error", resolve));
+  const gone = () => child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
+
+  /** Asks it to end, and ends what is left of its tree after 8 seconds. */
+  async function stop() {
+    if (child.pid === undefined) return;
+    const members = tree(child.pid).map((pid) => ({ pid, began: startedAt(pid) }));
+    const alive = () => members.filter(({ pid, began }) => began !== undefined && startedAt(pid) === began);
+    child.kill("SIGTERM");
+    for (const until = performance.now() + 8000; alive().length > 0 && performance.now() < until; ) await delay(50);
+    for (const { pid } of alive()) {
+      try {
+        process.kill(pid, "SIGKILL");
+      } catch {} // it has ended meanwhile
+    }
+    await ended;
+  }
+
+  for (const until = performance.now() + 300_000; ; await delay(50)) {
+    if (await ready().catch(() => false)) return { pid: child.pid, stop };
+    if (gone() || performance.now() > until) {
+      await stop();
+      throw new Error(`${command} ${gone() ? "ended" : "is not ready after 5 minutes"}; its log is ${log}`);
+    }
+  }
+}

@@ -181,13 +181,13 @@ Napi::Value Infer(Info info) {
   Environment& environment = Environment::Of(info.Env());
   const Napi::Object object = ObjectAt(info, 0);
   RequestSpec spec = ToRequestSpec(object);
-  const bool raw = object.Get("raw").ToBoolean();
+  const Environment::CallOptions options{object.Get("raw").ToBoolean(), object.Get("background").ToBoolean()};
   const std::shared_ptr<Server> server = Host::Get().server();
   if (server == nullptr) throw ToError(info.Env(), NotRunning());
   uint64_t call = 0;
   const Status status = Submit(server, environment.queue(), std::move(spec), &call);
   if (!status.ok()) throw ToError(info.Env(), status);
-  environment.CallStarted(call, raw);
+  environment.CallStarted(call, options);
   return Napi::Number::New(info.Env(), static_cast<double>(call));
 }
 

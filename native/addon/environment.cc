@@ -70,7 +70,7 @@ void Environment::DeliverAll() {
       } else if (auto* response = std::get_if<Response>(&event)) {
         const auto call = calls_.find(response->call);
         if (call == calls_.end()) continue;
-        delivery.Add(*response, call->second);
+        delivery.Add(*response, call->second.raw);
         if (response->final) CallEnded(response->call);
       } else if (auto* line = std::get_if<LogLine>(&event)) {
         delivery.Add(*line);
@@ -97,13 +97,17 @@ void Environment::Unhold() {
   if (--holds_ == 0) napi_unref_threadsafe_function(env_, wake_);
 }
 
-void Environment::CallStarted(uint64_t call, bool raw) {
-  calls_.emplace(call, raw);
-  Hold();
+void Environment::CallStarted(uint64_t call, CallOptions options) {
+  calls_.emplace(call, options);
+  if (!options.background) Hold();
 }
 
 void Environment::CallEnded(uint64_t call) {
-  if (calls_.erase(call) > 0) Unhold();
+  const auto found = calls_.find(call);
+  if (found == calls_.end()) return;
+  const bool held = !found->second.background;
+  calls_.erase(found);
+  if (held) Unhold();
 }
 
 Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert, bool hold) {

@@ -30,8 +30,13 @@ class Environment {
   void Hold();
   void Unhold();
 
-  // A running call keeps the event loop alive, like any pending request in Node.
-  void CallStarted(uint64_t call, bool raw);
+  struct CallOptions {
+    // BYTES outputs are wanted undecoded.
+    bool raw = false;
+    // Does not keep the event loop alive, as any other pending request in Node does.
+    bool background = false;
+  };
+  void CallStarted(uint64_t call, CallOptions options);
   void CallEnded(uint64_t call);
 
  private:
@@ -44,8 +49,7 @@ class Environment {
   napi_threadsafe_function wake_ = nullptr;
   std::shared_ptr<EventQueue> queue_;
   Napi::FunctionReference deliver_;
-  // Calls that run, and whether their BYTES outputs are wanted undecoded.
-  std::unordered_map<uint64_t, bool> calls_;
+  std::unordered_map<uint64_t, CallOptions> calls_;
   size_t holds_ = 0;
   bool isMainThread_ = false;
 };

@@ -1,8 +1,10 @@
 import type { InferenceRequest, ResponseStream } from "../server";
 import type { InferenceResponse } from "../server/channel";
+import type { Tensor } from "../server/tensors";
+import type { DeltaEntry, ReadEntry } from "../vllm/deltas";
 
 /** Sends a request to the model's backend. Throws what keeps it from being sent. */
-export type Send = (request: Omit<InferenceRequest, "model">) => ResponseStream;
+export type Send = (request: Omit<InferenceRequest, "model">, read: ReadEntry) => ResponseStream;
 
 /** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/asgi.py). */
 export interface RequestHead {
@@ -25,13 +27,13 @@ const output = "http_response";
 /** Sends an HTTP request through Triton; the responses carry its answer. */
 export function sendHttp(send: Send, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
   const parts = body === undefined ? [encode(head)] : [encode(head), body];
-  return send(httpRequest(parts));
+  return send(httpRequest(parts), readHttpEntry);
 }
 
 /** Tells the backend how much of a response's body was read. What becomes of the message does not matter to anybody. */
 export function sendRead(send: Send, id: string, bytes: number): void {
   try {
-    send(httpRequest([encode({ read: id, bytes })])).finished.catch(() => {});
+    send(httpRequest([encode({ read: id, bytes })]), readHttpEntry).finished.catch(() => {});
   } catch {
     // The model is gone, and the response with it.
   }
@@ -51,6 +53,12 @@ function httpRequest(parts: Uint8Array[]): Omit<InferenceRequest, "model"> {
 
 function encode(value: object): Uint8Array {
   return Buffer.from(JSON.stringify(value));
+}
+
+/** Pieces that came through the channel: a character for each byte (backends/vllm/tritonode/asgi.py). */
+function readHttpEntry(entry: DeltaEntry): Record<string, Tensor> {
+  const data = (entry[2] as string[]).map((part) => Buffer.from(part, "latin1"));
+  return { [output]: { name: output, datatype: "BYTES", shape: [data.length], data } };
 }
 
 /** The pieces that a response brings. */

@@ -44,6 +44,7 @@ export interface NativeRequest {
   outputs?: string[] | undefined;
   parameters?: unknown[] | undefined;
   raw?: boolean | undefined;
+  background?: boolean | undefined;
 }
 
 /** The functions of `native/addon/addon.cc`, one to one. */

@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from "../errors";
 import type { NativeRequest } from "./binding";
-import type { InferenceResponse } from "./channel";
+import type { CallHandler, InferenceResponse } from "./channel";
 import { describe } from "./describe";
 import { type InputTensor, toNativeTensor } from "./tensors";
 
@@ -30,6 +30,13 @@ export interface InferenceRequest {
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
   /** Called once if the request is cancelled while it runs, after Triton was asked to: some backends can be told sooner. */
   readonly onCancel?: (() => void) | undefined;
+  /** Does not keep the process alive, and is not waited for: a request that is open as long as its model is used. */
+  readonly background?: boolean | undefined;
+  /**
+   * Called with the handler of this request's responses, for a model that sends them inside another request's responses
+   * and ends this request with an empty one, which counts for nothing then. Gives back what is to be called at the end.
+   */
+  readonly deliver?: ((handler: CallHandler) => () => void) | undefined;
   /** Joins two responses that wait unread; undefined keeps them apart. */
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
@@ -79,6 +86,7 @@ export function toNativeRequest(request: InferenceRequest, id: string): NativeRe
     outputs: outputs === undefined ? undefined : [...outputs],
     parameters: toNativeParameters(request.parameters ?? {}),
     raw: request.raw ?? false,
+    background: request.background ?? false,
   };
 }
 

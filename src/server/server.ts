@@ -38,6 +38,8 @@ export class TritonServer {
   readonly #children: Children;
   readonly #stopLog: () => void;
   readonly #running = new Map<number, Running>();
+  /** Requests that are open as long as their model is used: nobody waits for their end. */
+  readonly #background = new Map<number, Running>();
   readonly #models: Models;
   readonly #diedListeners = new Set<(model: string, error: EngineDiedError) => void>();
   #stopped: Promise<void> | undefined;
@@ -265,6 +267,7 @@ export class TritonServer {
       deadline: request.deadline,
       onResponse: request.onResponse,
       merge: request.merge,
+      delivered: request.deliver !== undefined,
       maxQueuedResponses: request.maxQueuedResponses ?? 65_536,
     });
     const stream = new Responses(state, request.onResponse === undefined);
@@ -285,8 +288,13 @@ export class TritonServer {
       return stream;
     }
     const running = { model: request.model, call, state };
-    this.#running.set(call, running);
-    state.onEnd(() => this.#running.delete(call));
+    const list = request.background ? this.#background : this.#running;
+    list.set(call, running);
+    const endDelivery = this.#deliver(request, state);
+    state.onEnd(() => {
+      list.delete(call);
+      endDelivery?.();
+    });
     this.#channel.addCall(call, state);
     state.begin(() => {
       this.#channel.addon.cancel(call);
@@ -295,8 +303,19 @@ export class TritonServer {
     return stream;
   }
 
+  /** Hands the stream to whoever brings its responses. Triton may end the request before the last of them is here. */
+  #deliver({ deliver }: InferenceRequest, state: StreamState): (() => void) | undefined {
+    if (deliver === undefined) return undefined;
+    const end = deliver(state);
+    this.#channel.addon.hold();
+    return () => {
+      this.#channel.addon.unhold();
+      end();
+    };
+  }
+
   #modelDied(model: string, error: EngineDiedError): void {
-    for (const running of [...this.#running.values()]) {
+    for (const running of [...this.#running.values(), ...this.#background.values()]) {
       if (running.model === model) running.state.fail(error);
     }
     this.#channel.abandonCalls(model);
@@ -311,7 +330,9 @@ export class TritonServer {
 
   async #stop(): Promise<void> {
     this.#models.close();
-    this.cancelAll(new RequestCancelledError("the server was stopped"));
+    const reason = new RequestCancelledError("the server was stopped");
+    this.cancelAll(reason);
+    for (const { state } of [...this.#background.values()]) state.fail(reason);
     try {
       const last = await this.#channel.addon.release();
       if (last) this.#workspace.remove();

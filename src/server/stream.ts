@@ -32,6 +32,8 @@ export interface StreamOptions {
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
     | undefined;
+  /** The responses come another way: the request's own empty end does not end the stream. */
+  readonly delivered?: boolean;
   /** Responses that may wait unread before the request is given up. */
   readonly maxQueuedResponses: number;
 }
@@ -100,7 +102,7 @@ export class StreamState implements CallHandler {
   }
 
   onResponse(response: InferenceResponse | undefined, final: boolean): void {
-    if (this.#ended) return;
+    if (this.#ended || (response === undefined && this.#options.delivered)) return;
     const { onResponse } = this.#options;
     if (onResponse !== undefined) {
       try {

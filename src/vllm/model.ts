@@ -16,6 +16,7 @@ import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
 import { Adapters } from "./adapters";
+import { DeltaChannel, type ReadEntry, readTextEntry } from "./deltas";
 import { describe } from "./describe";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
@@ -78,6 +79,7 @@ export class VllmModel implements AsyncDisposable {
   readonly #door: Door;
   readonly #server: TritonServer;
   readonly #served: ServedModel;
+  readonly #channel: DeltaChannel;
   readonly #cancelled: string[] = [];
   // Models are shared by a process's threads, tokens must not be.
   readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
@@ -118,7 +120,9 @@ export class VllmModel implements AsyncDisposable {
     });
     try {
       throwIfAborted(signal);
-      return new VllmModel(name, server, await ServedModel.load(server, name, options));
+      const model = new VllmModel(name, server, await ServedModel.load(server, name, options));
+      await model.#channel.open();
+      return model;
     } catch (error) {
       await server.stop().catch(() => {});
       throw fromLoadFailure(name, error);
@@ -130,7 +134,8 @@ export class VllmModel implements AsyncDisposable {
     this.#server = server;
     this.#served = served;
     this.adapters = new Adapters((request) => this.#control(request));
-    this.fetch = createFetch((request) => this.#infer(request));
+    this.#channel = new DeltaChannel(name, (request) => this.#infer(request));
+    this.fetch = createFetch((request, read) => this.#infer(request, read));
     this.#door = {
       fetch: this.fetch,
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
@@ -175,7 +180,7 @@ export class VllmModel implements AsyncDisposable {
    * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
    */
   stream(prompt: string, options: GenerateOptions = {}): GenerationStream {
-    return new GenerationStream(this.#send(prepareRequest(prompt, options, true)));
+    return new GenerationStream(this.#send(prepareRequest(prompt, options, true), readTextEntry));
   }
 
   /**
@@ -243,6 +248,7 @@ export class VllmModel implements AsyncDisposable {
   async #dispose(drain: boolean): Promise<void> {
     if (!drain) this.#server.cancelAll(new RequestCancelledError("the model was disposed of"));
     await this.#server.drained();
+    this.#channel.close();
     try {
       await this.#served.release();
     } finally {
@@ -250,14 +256,19 @@ export class VllmModel implements AsyncDisposable {
     }
   }
 
-  #infer(request: Omit<InferenceRequest, "model">): ResponseStream {
+  /** Sends a request; with `read` its pieces come through the channel. */
+  #infer(request: Omit<InferenceRequest, "model">, read?: ReadEntry): ResponseStream {
     if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
     const token = `${this.#tokenPrefix}${this.#nextToken++}`;
+    const channel = read === undefined ? undefined : this.#channel.parameters;
     return this.#server.infer({
       ...request,
       model: this.name,
-      parameters: { ...request.parameters, [cancelToken]: token },
+      parameters: { ...request.parameters, ...channel, [cancelToken]: token },
       onCancel: () => this.#cancelSoon(token),
+      ...(read === undefined || channel === undefined
+        ? {}
+        : { deliver: (handler) => this.#channel.add(token, handler, read) }),
     });
   }
 
@@ -269,24 +280,31 @@ export class VllmModel implements AsyncDisposable {
     if (this.#cancelled.push(token) > 1) return;
     queueMicrotask(() => {
       const tokens = this.#cancelled.splice(0);
-      // A model that is going, or gone, has nothing left to cancel.
-      this.#control({ op: "cancel", tokens }).catch(() => {});
+      // A model that is gone has nothing left to cancel.
+      this.#ask({ op: "cancel", tokens }).catch(() => {});
     });
   }
 
-  #send(prepared: PreparedRequest): ResponseStream {
-    return this.#infer({
-      id: prepared.id,
-      inputs: prepared.inputs,
-      outputs: prepared.outputs,
-      signal: prepared.signal,
-      deadline: prepared.deadline,
-      merge: mergeResponses,
-    });
+  #send(prepared: PreparedRequest, read?: ReadEntry): ResponseStream {
+    return this.#infer(
+      {
+        id: prepared.id,
+        inputs: prepared.inputs,
+        outputs: prepared.outputs,
+        signal: prepared.signal,
+        deadline: prepared.deadline,
+        merge: mergeResponses,
+      },
+      read,
+    );
   }
 
   async #control(request: Record<string, unknown>): Promise<unknown> {
     if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
+    return this.#ask(request);
+  }
+
+  async #ask(request: Record<string, unknown>): Promise<unknown> {
     const stream = this.#server.infer({
       model: this.name,
       inputs: [

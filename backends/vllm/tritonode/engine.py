@@ -11,7 +11,7 @@ from typing import Any
 
 from . import no_network
 from .engine_settings import EngineSettings
-from .inproc_client import InProcessAsyncClient
+from .inproc_client import InProcessAsyncClient, make_client
 from .vllm_api import AsyncEngineArgs, AsyncLLM, EngineCoreClient, SamplingParams, UsageContext, is_cpu
 
 
@@ -122,7 +122,7 @@ def _in_process_core() -> Iterator[None]:
     original = EngineCoreClient.make_async_mp_client
 
     def make(vllm_config: Any, executor_class: Any, log_stats: bool, *_: Any, **__: Any) -> InProcessAsyncClient:
-        return InProcessAsyncClient(vllm_config, executor_class, log_stats)
+        return make_client(vllm_config, executor_class, log_stats)
 
     EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[assignment]
     try:

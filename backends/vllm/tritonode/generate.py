@@ -11,6 +11,7 @@ from typing import Any
 
 from .adapters import Adapter, AdapterRegistry
 from .errors import BackendError, CancelledError, InvalidRequestError, UnavailableError, UnsupportedError
+from .outlet import Outlet, run_request
 from .requests import RawRequest, decode_images, prepends_input
 from .responses import ResponseState, embedding_tensors
 from .sampling import parse_object, parse_sampling_parameters
@@ -52,20 +53,17 @@ class Generator:
             # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
             sampling.logprobs = 0
         async with self._adapter(parameters.lora_name, parameters.lora_path, state) as adapter:
-            outputs = self._llm.generate(
+            outlet = Outlet(sender, state, self._pb_utils, stream=raw.stream)
+            await run_request(
+                self._llm,
                 prompt,
                 sampling,
                 # The caller's id may not be unique; vLLM's must be.
                 f"{raw.request_id or 'request'}-{uuid.uuid4().hex[:12]}",
                 lora_request=adapter.request if adapter else None,
                 priority=parameters.priority,
+                on_output=outlet.take_in,
             )
-            async with contextlib.aclosing(outputs):
-                async for output in outputs:
-                    state.add(output)
-                    if raw.stream or output.finished:
-                        response = self._pb_utils.InferenceResponse(output_tensors=state.take(self._pb_utils))
-                        await sender.send(response, final=output.finished)
 
     async def _embed(self, raw: RawRequest, text: str, sender: Sender) -> None:
         request = parse_object(text, "embedding_request")

@@ -1,8 +1,14 @@
 """vLLM's engine core inside this process, behind the client interface that vLLM's `AsyncLLM` uses.
 
 vLLM offers an in-process core that is not asynchronous (`InprocClient`) and an asynchronous one in a process of its
-own (`AsyncMPClient`). This is both: `EngineCore` is built *and* stepped on one thread (torch keeps an OpenMP team per
-calling thread: built elsewhere, it runs a third slower), and an asyncio loop feeds it and collects its outputs.
+own (`AsyncMPClient`). This is both, in two ways (:func:`make_client` chooses):
+
+* :class:`LoopClient` steps the core on the asyncio loop itself. On a CPU nothing is won by doing it elsewhere: while
+  the core computes, all cores compute, and a second thread that wants the GIL costs both of them.
+* :class:`ThreadClient` steps it on a thread of its own: while a GPU computes, or other ranks do, the loop goes on.
+
+`EngineCore` is built *and* stepped on one thread (torch keeps an OpenMP team per calling thread: built elsewhere, it
+runs a third slower).
 """
 
 from __future__ import annotations
@@ -11,6 +17,8 @@ import asyncio
 import queue
 import threading
 import time
+import traceback
+from abc import abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,9 +35,12 @@ from .vllm_api import (
     Executor,
     FinishReason,
     VllmConfig,
+    is_cpu,
 )
 
 _STOP = object()
+# How long a core that has requests and could run none waits before it tries again (a grammar is being compiled).
+_IDLE_STEP_SECONDS = 0.001
 
 
 @dataclass
@@ -39,111 +50,45 @@ class _Resources:
     engine_dead: bool = False
 
 
+def make_client(vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> InProcessAsyncClient:
+    """The client that fits the device; on the asyncio loop that will use it. Blocks until the core is built."""
+    on_loop = is_cpu() and vllm_config.parallel_config.world_size == 1
+    return (LoopClient if on_loop else ThreadClient)(vllm_config, executor_class, log_stats)
+
+
 class InProcessAsyncClient(EngineCoreClient):
-    """An `EngineCoreClient` for `AsyncLLM` over an `EngineCore` on a thread of this process.
+    """An `EngineCoreClient` for `AsyncLLM` over an `EngineCore` of this process."""
 
-    Must be constructed on the asyncio loop that will use it. The constructor blocks until the core is built and
-    raises what building it raised.
-    """
-
-    def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None:
+    def __init__(self) -> None:
         self.resources = _Resources()
         self.engine_ranks_managed = [0]
         self._loop = asyncio.get_running_loop()
-        self._outputs: asyncio.Queue[EngineCoreOutputs | BaseException] = asyncio.Queue()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._core: EngineCore | None = None
         self._failure: BaseException | None = None
         # Called on the engine's thread when it has failed and everybody has been told.
         self.on_death: Callable[[], None] = lambda: None
-        built: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._run,
-            args=(vllm_config, executor_class, log_stats, built),
-            name="vllm-engine-core",
-            daemon=True,
-        )
-        self._thread.start()
-        built.result()
 
-    def _executor_failed(self) -> None:
-        """A worker process is gone (several ranks): an idle engine would not notice before its next step."""
+    @abstractmethod
+    def _submit(self, task: Callable[[EngineCore], None]) -> None:
+        """Run a task between two steps, on the engine's thread."""
 
-        def fail(core: EngineCore) -> None:
-            raise RuntimeError("a worker process of the engine ended")
+    @abstractmethod
+    def _publish(self, output: EngineCoreOutputs) -> None:
+        """Hand outputs to `get_output_async`."""
 
-        self._inbox.put(fail)
-
-    # --- the engine thread -------------------------------------------------------------------------------------
-
-    def _run(self, vllm_config: Any, executor_class: Any, log_stats: bool, built: Future[None]) -> None:
-        try:
-            core = EngineCore(vllm_config, executor_class, log_stats, executor_fail_callback=self._executor_failed)
-        except BaseException as failure:
-            built.set_exception(failure)
-            return
-        self._core = core
-        built.set_result(None)
-        del built
-        try:
-            self._step_until_stopped(core)
-        except BaseException as failure:
-            self._die(failure)
-        finally:
-            core.shutdown()
-
-    def _step_until_stopped(self, core: EngineCore) -> None:
-        inbox = self._inbox
-        while True:
-            block = not (core.scheduler.has_requests() or core.batch_queue)
-            while block or not inbox.empty():
-                task = inbox.get()
-                if task is _STOP:
-                    return
-                task(core)
-                block = False
-            outputs, executed = core.step_fn()
-            core.post_step(model_executed=executed)
-            for output in (outputs or {}).values():
-                self._publish(output)
-            if not executed and core.scheduler.has_requests():
-                # Work that waits for something outside (a grammar being compiled): let that thread have the GIL.
-                time.sleep(0.001)
-
-    def _publish(self, output: EngineCoreOutputs | BaseException) -> None:
-        # Raises once the loop is closed: nobody listens then.
-        try:
-            self._loop.call_soon_threadsafe(self._outputs.put_nowait, output)
-        except RuntimeError:
-            pass
-
-    def _die(self, failure: BaseException) -> None:
-        import traceback
-
+    def _fail(self, failure: BaseException) -> EngineDeadError:
         traceback.print_exception(failure)
         self._failure = failure
         self.resources.engine_dead = True
         dead = EngineDeadError()
         dead.__cause__ = failure
-        self._publish(dead)
-        # What still waits in the inbox must not wait for ever.
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            reject = getattr(task, "reject", None)
-            if reject is not None:
-                reject(dead)
-        self.on_death()
+        return dead
 
     # --- the interface AsyncLLM uses ---------------------------------------------------------------------------
 
+    @abstractmethod
     async def get_output_async(self) -> EngineCoreOutputs:
         """The next step's outputs; raises EngineDeadError once the core has failed."""
-        output = await self._outputs.get()
-        if isinstance(output, BaseException):
-            # Every later call must fail too.
-            self._outputs.put_nowait(output)
-            raise output
-        return output
 
     def _ensure_alive(self) -> None:
         if self.resources.engine_dead:
@@ -158,19 +103,17 @@ class InProcessAsyncClient(EngineCoreClient):
                 core.add_request(*core.preprocess_add_request(request))
             except Exception:
                 # A request that cannot be prepared fails alone.
-                import traceback
-
                 traceback.print_exc()
                 failed = EngineCoreOutput(
                     request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR
                 )
                 self._publish(EngineCoreOutputs(outputs=[failed], finished_requests={request.request_id}))
 
-        self._inbox.put(add)
+        self._submit(add)
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         if request_ids and not self.resources.engine_dead:
-            self._inbox.put(lambda core: core.abort_requests(request_ids))
+            self._submit(lambda core: core.abort_requests(request_ids))
 
     async def call(self, function: Callable[[EngineCore], Any]) -> Any:
         """Run `function(core)` on the engine thread between two steps and return what it returns."""
@@ -201,7 +144,7 @@ class InProcessAsyncClient(EngineCoreClient):
                 self._loop.call_soon_threadsafe(settle, result, None)
 
         run.reject = lambda failure: self._loop.call_soon_threadsafe(settle, None, failure)  # type: ignore[attr-defined]
-        self._inbox.put(run)
+        self._submit(run)
         return await future
 
     def peek(self, function: Callable[[EngineCore], Any], default: Any) -> Any:
@@ -219,12 +162,157 @@ class InProcessAsyncClient(EngineCoreClient):
         running, waiting = core.scheduler.get_request_counts()
         return int(running), int(waiting)
 
+    @abstractmethod
     def shutdown(self, timeout: float | None = None) -> None:
         """Stop stepping and release the engine; waits for the running step (at most `timeout` seconds)."""
+
+
+class LoopClient(InProcessAsyncClient):
+    """Steps the core on the asyncio loop, whenever `AsyncLLM` asks for outputs: everything is between two steps."""
+
+    def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None:
+        super().__init__()
+        self._outputs: list[EngineCoreOutputs] = []
+        self._work = asyncio.Event()
+        self._core = EngineCore(vllm_config, executor_class, log_stats)
+
+    def _submit(self, task: Callable[[EngineCore], None]) -> None:
+        if self._core is None:
+            raise EngineDeadError() from self._failure
+        task(self._core)
+        self._work.set()
+
+    def _publish(self, output: EngineCoreOutputs) -> None:
+        self._outputs.append(output)
+        self._work.set()
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        while True:
+            # What is ready comes first: pieces to be sent, new requests, cancellations.
+            await asyncio.sleep(0)
+            self._ensure_alive()
+            if self._outputs:
+                return self._outputs.pop(0)
+            core = self._core
+            if core is None or not _has_work(core):
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                outputs, executed = core.step_fn()
+                core.post_step(model_executed=executed)
+            except Exception as failure:
+                dead = self._fail(failure)
+                # The requests are told first, by whoever gets this error.
+                self._loop.call_soon(self.on_death)
+                raise dead from failure
+            self._outputs.extend((outputs or {}).values())
+            if not executed and core.scheduler.has_requests():
+                await asyncio.sleep(_IDLE_STEP_SECONDS)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        core, self._core = self._core, None
+        if core is not None:
+            core.shutdown()
+
+
+class ThreadClient(InProcessAsyncClient):
+    """Builds and steps the core on a thread of its own."""
+
+    def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None:
+        super().__init__()
+        self._outputs: asyncio.Queue[EngineCoreOutputs | BaseException] = asyncio.Queue()
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        built: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(vllm_config, executor_class, log_stats, built),
+            name="vllm-engine-core",
+            daemon=True,
+        )
+        self._thread.start()
+        built.result()
+
+    def _executor_failed(self) -> None:
+        """A worker process is gone (several ranks): an idle engine would not notice before its next step."""
+
+        def fail(core: EngineCore) -> None:
+            raise RuntimeError("a worker process of the engine ended")
+
+        self._inbox.put(fail)
+
+    def _run(self, vllm_config: Any, executor_class: Any, log_stats: bool, built: Future[None]) -> None:
+        try:
+            core = EngineCore(vllm_config, executor_class, log_stats, executor_fail_callback=self._executor_failed)
+        except BaseException as failure:
+            built.set_exception(failure)
+            return
+        self._core = core
+        built.set_result(None)
+        del built
+        try:
+            self._step_until_stopped(core)
+        except BaseException as failure:
+            self._die(failure)
+        finally:
+            core.shutdown()
+
+    def _step_until_stopped(self, core: EngineCore) -> None:
+        inbox = self._inbox
+        while True:
+            block = not _has_work(core)
+            while block or not inbox.empty():
+                task = inbox.get()
+                if task is _STOP:
+                    return
+                task(core)
+                block = False
+            outputs, executed = core.step_fn()
+            core.post_step(model_executed=executed)
+            for output in (outputs or {}).values():
+                self._publish(output)
+            if not executed and core.scheduler.has_requests():
+                # Let the thread that is waited for have the GIL.
+                time.sleep(_IDLE_STEP_SECONDS)
+
+    def _submit(self, task: Callable[[EngineCore], None]) -> None:
+        self._inbox.put(task)
+
+    def _publish(self, output: EngineCoreOutputs | BaseException) -> None:
+        # Raises once the loop is closed: nobody listens then.
+        try:
+            self._loop.call_soon_threadsafe(self._outputs.put_nowait, output)
+        except RuntimeError:
+            pass
+
+    def _die(self, failure: BaseException) -> None:
+        dead = self._fail(failure)
+        self._publish(dead)
+        # What still waits in the inbox must not wait for ever.
+        while not self._inbox.empty():
+            task = self._inbox.get()
+            reject = getattr(task, "reject", None)
+            if reject is not None:
+                reject(dead)
+        self.on_death()
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        output = await self._outputs.get()
+        if isinstance(output, BaseException):
+            # Every later call must fail too.
+            self._outputs.put_nowait(output)
+            raise output
+        return output
+
+    def shutdown(self, timeout: float | None = None) -> None:
         if self._thread.is_alive():
             self._inbox.put(_STOP)
             if threading.current_thread() is not self._thread:
                 self._thread.join(timeout if timeout else 30)
+
+
+def _has_work(core: EngineCore) -> bool:
+    return bool(core.scheduler.has_requests() or core.batch_queue)
 
 
 def _forward(method: str) -> Any:

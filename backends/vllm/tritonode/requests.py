@@ -10,7 +10,12 @@ from typing import Any
 
 from .errors import InvalidRequestError
 
+CHANNEL = "tritonode_channel"
+"""Request parameter: the channel that the pieces of a stream go to (deltas.py)."""
+OPEN_CHANNEL = "tritonode_open_channel"
+"""Request parameter: this request is the channel of that name."""
 CANCEL_TOKEN = "tritonode_cancel_token"
+"""Request parameter: what a tritonode host calls the request, to cancel it by and to know its pieces by."""
 RETURN_SWITCHES = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -33,6 +38,9 @@ class RawRequest:
     returns: frozenset[str] = frozenset()
     embedding: str | None = None
     cancel_token: str | None = None
+    # See deltas.py.
+    channel: str | None = None
+    opens_channel: str | None = None
     control: str | None = None
     http: list[bytes] | None = None
 
@@ -55,7 +63,7 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         return None if values is None or len(values) == 0 else bool(values[0])
 
     images, http = tensor("image"), tensor("http_request")
-    own_parameters, cancel_token = _take_cancel_token(request.parameters())
+    own_parameters, host = _take_host_parameters(request.parameters())
     parameters = text("sampling_parameters")
     return RawRequest(
         request_id=request.request_id(),
@@ -66,19 +74,21 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         images=[] if images is None else [_decode(image, "image") for image in images],
         returns=frozenset(name for name in RETURN_SWITCHES if boolean(name)),
         embedding=text("embedding_request"),
-        cancel_token=cancel_token,
+        cancel_token=host.get(CANCEL_TOKEN),
+        channel=host.get(CHANNEL),
+        opens_channel=host.get(OPEN_CHANNEL),
         control=text("control_request"),
         http=None if http is None else [bytes(part) for part in http],
     )
 
 
-def _take_cancel_token(parameters: str) -> tuple[str, str | None]:
-    """Part the name that a tritonode host gives a request, to cancel it by, from the request's own parameters."""
-    if CANCEL_TOKEN not in parameters:
-        return parameters, None
+def _take_host_parameters(parameters: str) -> tuple[str, dict[str, str]]:
+    """Part what a tritonode host adds to a request's parameters from the request's own."""
+    if "tritonode_" not in parameters:
+        return parameters, {}
     values = json.loads(parameters)
-    token = values.pop(CANCEL_TOKEN, None)
-    return json.dumps(values), None if token is None else str(token)
+    host = {name: str(values.pop(name)) for name in (CANCEL_TOKEN, CHANNEL, OPEN_CHANNEL) if name in values}
+    return json.dumps(values), host
 
 
 def _decode(value: Any, name: str) -> str:

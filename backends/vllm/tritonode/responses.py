@@ -78,10 +78,32 @@ class ResponseState:
                 tensors.append(_uint32(pb_utils, "num_input_tokens", [self.num_input_tokens]))
             if "return_num_output_tokens" in returns:
                 tensors.append(_uint32(pb_utils, "num_output_tokens", [choice.tokens for choice in choices]))
-        for choice in choices:
+        self._forget_news()
+        return tensors
+
+    def take_entry(self, token: str, final: bool) -> list[Any]:
+        """The same as an entry of a channel (deltas.py), whatever of it was asked for: texts, finish reasons, numbers
+        of new tokens, the prompt's tokens; with logprobs the cumulative ones and their lists as JSON.
+        """
+        choices = self._choices
+        entry: list[Any] = [
+            token,
+            int(final),
+            [self.prepend + choice.text for choice in choices],
+            [choice.finish_reason for choice in choices],
+            [choice.tokens for choice in choices],
+            self.num_input_tokens,
+        ]
+        if self.returns & {"return_cumulative_logprob", "return_logprobs"}:
+            entry.append([choice.cumulative_logprob for choice in choices])
+            entry.append([_logprobs_json(choice.logprobs) for choice in choices])
+        self._forget_news()
+        return entry
+
+    def _forget_news(self) -> None:
+        for choice in self._choices:
             choice.text, choice.tokens, choice.logprobs = "", 0, None if choice.logprobs is None else []
         self.prepend = ""
-        return tensors
 
 
 def _strings(pb_utils: Any, name: str, values: Iterable[str]) -> Any:
@@ -107,9 +129,12 @@ def _logprobs_json(positions: list[Any] | None) -> str:
     )
 
 
-def text_response(pb_utils: Any, text: str) -> Any:
-    """A response whose `text_output` is one string: embeddings, control answers."""
-    return pb_utils.InferenceResponse(output_tensors=[_strings(pb_utils, "text_output", [text])])
+def text_response(pb_utils: Any, text: str | bytes) -> Any:
+    """A response whose `text_output` is one string: control answers, a channel's entries."""
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    return pb_utils.InferenceResponse(
+        output_tensors=[pb_utils.Tensor("text_output", np.asarray([data], dtype=np.object_))]
+    )
 
 
 def embedding_tensors(

@@ -11,9 +11,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError
+
+if TYPE_CHECKING:
+    from .deltas import DeltaChannel
 
 # Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
 _MAX_WAITING = 64
@@ -21,13 +24,18 @@ _MAX_WAITING = 64
 # (A tritonode host says it by itself, see `cancel` in control.py; this is for every other client.)
 _POLL_AT_ONCE = 16
 _POLL_PAUSE_SECONDS = 0.01
+# A request that stays open as long as its host is asked this seldom.
+_SLOW_POLL_SECONDS = 1.0
 
 
 class Sender:
-    """One request's way back to Triton. `send` and `fail` are for the asyncio loop."""
+    """One request's way back to Triton. For the asyncio loop, where it does not say otherwise."""
 
     def __init__(self, writer: ResponseWriter, triton_sender: Any) -> None:
         self.closed = False
+        # Where the pieces of a stream go, and under which name, if not to Triton one by one (deltas.py).
+        self.channel: DeltaChannel | None = None
+        self.token = ""
         self._triton_sender = triton_sender
         # Triton frees what it knows of the request with the FINAL response, and asking about it afterwards crashes
         # Triton (24.10, TRITONBACKEND_ResponseFactoryIsCancelled): the two must not meet.
@@ -35,18 +43,32 @@ class Sender:
         self._final_sent = False
         self._writer = writer
         self._waiting = 0
-        self._room: asyncio.Event | None = None
+        self._room: Callable[[], None] | None = None
 
-    async def send(self, response: Any, *, final: bool) -> None:
-        """Queue a response; waits while too many of this request wait already."""
+    def put(self, response: Any, *, final: bool) -> None:
+        """Queue a response; None ends the request without one."""
         if self.closed:
             return
         self.closed = final
-        while self._waiting >= _MAX_WAITING and not final:
-            self._room = asyncio.Event()
-            await self._room.wait()
         self._waiting += 1
         self._writer.put(self, response, final)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many responses wait to be sent that the producer should wait too."""
+        return self._waiting >= _MAX_WAITING
+
+    def when_room(self, listener: Callable[[], None]) -> None:
+        """Call `listener` once when the next response is out."""
+        self._room = listener
+
+    async def send(self, response: Any, *, final: bool) -> None:
+        """Queue a response; waits while too many of this request wait already."""
+        while self.is_full and not final and not self.closed:
+            room = asyncio.Event()
+            self.when_room(room.set)
+            await room.wait()
+        self.put(response, final=final)
 
     def write(self, response: Any, flags: int, *, final: bool) -> None:
         """Hand a response to Triton; blocks until it has it. For the writer's thread."""
@@ -55,7 +77,10 @@ class Sender:
             return
         with self._lock:
             self._final_sent = True
-            self._triton_sender.send(response, flags)
+            if response is None:
+                self._triton_sender.send(flags=flags)
+            else:
+                self._triton_sender.send(response, flags)
 
     def is_cancelled(self) -> bool:
         """Ask Triton whether the request was cancelled; blocks. For any thread but the loop's."""
@@ -66,8 +91,8 @@ class Sender:
         """Called on the loop when a queued response is out."""
         self._waiting -= 1
         if self._room is not None:
-            self._room.set()
-            self._room = None
+            listener, self._room = self._room, None
+            listener()
 
 
 class ResponseWriter:
@@ -124,31 +149,38 @@ class CancellationWatch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watched: dict[Sender, Callable[[], None]] = {}
+        self._slowly: dict[Sender, Callable[[], None]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="cancellation-watch", daemon=True)
         self._thread.start()
 
-    def add(self, sender: Sender, on_cancel: Callable[[], None]) -> None:
+    def add(self, sender: Sender, on_cancel: Callable[[], None], *, slowly: bool = False) -> None:
         """`on_cancel` is called once, on the loop."""
         with self._lock:
-            self._watched[sender] = on_cancel
+            (self._slowly if slowly else self._watched)[sender] = on_cancel
             self._wake.set()
 
     def remove(self, sender: Sender) -> None:
         with self._lock:
             self._watched.pop(sender, None)
+            self._slowly.pop(sender, None)
 
     def _run(self) -> None:
+        asked_slowly = 0.0
         while not self._stopped:
             with self._lock:
                 watched = list(self._watched.items())
+                slowly = list(self._slowly.items())
                 if not watched and not self._stopped:
                     self._wake.clear()
             if not watched:
-                self._wake.wait()
-                continue
+                self._wake.wait(_SLOW_POLL_SECONDS if slowly else None)
+            if time.monotonic() - asked_slowly >= _SLOW_POLL_SECONDS:
+                asked_slowly = time.monotonic()
+                for sender, on_cancel in slowly:
+                    self._ask(sender, on_cancel)
             for start in range(0, len(watched), _POLL_AT_ONCE):
                 for sender, on_cancel in watched[start : start + _POLL_AT_ONCE]:
                     self._ask(sender, on_cancel)

@@ -17,6 +17,7 @@ from .adapters import AdapterRegistry
 from .asgi import HttpDoor
 from .asgi_arguments import serve_arguments
 from .control import Control
+from .deltas import DeltaChannel
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
 from .environment import check_addresses
@@ -45,6 +46,8 @@ class Service:
         self._config = json.loads(args["model_config"])
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_token: dict[str, asyncio.Task[None]] = {}
+        self._channels: dict[str, DeltaChannel] = {}
+        self._channel_tasks: set[asyncio.Task[None]] = set()
         self._unhealthy = False
         self._closing = False
         started = time.monotonic()
@@ -221,34 +224,38 @@ class Service:
         sender.send(error_response(self._pb_utils, failure), self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _is_healthy(self) -> bool:
-        if not self._unhealthy:
-            try:
-                self._engine.call(self._engine.llm.check_health()).result(10)
-            except Exception:
-                self._logger.log_error(
-                    f"[vllm] the engine is not healthy, the model will be unloaded: {traceback.format_exc()}"
-                )
-                self._unhealthy = True
-                self._pb_utils.unload_model(self._name)
+        # What `AsyncLLM.check_health` looks at; asked from here, because the loop may be in the middle of a step.
+        if not self._unhealthy and self._engine.llm.errored:
+            self._logger.log_error(
+                f"[vllm] the engine is not healthy, the model will be unloaded: {self._engine.llm.dead_error}"
+            )
+            self._unhealthy = True
+            self._pb_utils.unload_model(self._name)
         return not self._unhealthy
 
     def _begin(self, raw: RawRequest, triton_sender: Any) -> None:
         sender = Sender(self._writer, triton_sender)
+        if raw.channel is not None and raw.cancel_token is not None:
+            sender.channel, sender.token = self._channels.get(raw.channel), raw.cancel_token
         task = self._engine.loop.create_task(self._answer(raw, sender))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks = self._tasks if raw.opens_channel is None else self._channel_tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         if raw.cancel_token is not None:
             token = raw.cancel_token
             self._by_token[token] = task
             task.add_done_callback(lambda _: self._by_token.pop(token, None))
-        self._watch.add(sender, lambda: _cancel(task))
+        # A tritonode host says by itself what it cancels; that a host is gone can be noticed a little later.
+        self._watch.add(sender, lambda: _cancel(task), slowly=raw.opens_channel is not None)
 
     async def _answer(self, raw: RawRequest, sender: Sender) -> None:
         """Serve one request; whatever happens, exactly one final response goes out."""
         try:
             if self._closing:
                 raise UnavailableError(f"the model '{self._name}' is being unloaded")
-            if raw.http is not None:
+            if raw.opens_channel is not None:
+                await self._serve_channel(raw.opens_channel, sender)
+            elif raw.http is not None:
                 await self._http.serve(raw.request_id, raw.http, sender)
             elif raw.control is not None:
                 await self._answer_control(raw.control, sender)
@@ -264,6 +271,15 @@ class Service:
             await sender.send(error_response(self._pb_utils, failure, message), final=True)
         finally:
             self._watch.remove(sender)
+
+    async def _serve_channel(self, name: str, sender: Sender) -> None:
+        """Keep a host's channel open until the host cancels it."""
+        channel = DeltaChannel(sender, self._pb_utils)
+        self._channels[name] = channel
+        try:
+            await channel.serve()
+        finally:
+            del self._channels[name]
 
     def _cancel(self, tokens: list[str]) -> int:
         """Cancel the requests of these tokens; those that have ended are passed over. Returns how many there were."""
@@ -303,10 +319,11 @@ class Service:
         if self._tasks:
             timeout = self._settings.own.get("unload_timeout", _UNLOAD_TIMEOUT_SECONDS)
             await asyncio.wait(self._tasks, timeout=timeout)
-        for task in list(self._tasks):
+        left = self._tasks | self._channel_tasks
+        for task in left:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
+        if left:
+            await asyncio.wait(left, timeout=5)
 
 
 def _message(failure: BackendError) -> str:

@@ -14,7 +14,13 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
 from vllm.lora.request import LoRARequest
-from vllm.outputs import CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
+from vllm.outputs import (
+    STREAM_FINISHED,
+    CompletionOutput,
+    EmbeddingRequestOutput,
+    PoolingRequestOutput,
+    RequestOutput,
+)
 from vllm.platforms import current_platform
 from vllm.pooling_params import PoolingParams
 from vllm.reasoning import ReasoningParserManager
@@ -43,6 +49,7 @@ OVERLOAD_ERRORS: tuple[type[Exception], ...] = (GracefulHTTPError,)
 __all__ = [
     "OVERLOAD_ERRORS",
     "REQUEST_ERRORS",
+    "STREAM_FINISHED",
     "VERSION",
     "AsyncEngineArgs",
     "AsyncLLM",

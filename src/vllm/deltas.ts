@@ -1,4 +1,7 @@
 import { randomBytes } from "node:crypto";
+import { constants, openSync, unlinkSync } from "node:fs";
+import { Socket } from "node:net";
+import { join } from "node:path";
 import type { InferenceRequest, InferenceResponse, ResponseStream } from "../server";
 import type { CallHandler } from "../server/channel";
 import type { Tensor } from "../server/tensors";
@@ -19,21 +22,28 @@ const openLimit = 10_000;
 
 const noParameters: InferenceResponse["parameters"] = Object.freeze({});
 
+type Infer = (request: Omit<InferenceRequest, "model">) => ResponseStream;
+
 /**
- * The pieces of all streams of a model, in one message for each step of the engine (backends/vllm/tritonode/deltas.py):
- * a request of Triton that stays open, whose responses carry what belongs to the others.
+ * The pieces of all streams of a model, through a FIFO that its child writes once for each step of the engine
+ * (backends/vllm/tritonode/deltas.py). A request of Triton that stays open stands for it.
  *
  * Where it is not open (its engine has just died), requests are answered one by one, as any client's are.
  */
 export class DeltaChannel {
   readonly #model: string;
-  readonly #infer: (request: Omit<InferenceRequest, "model">) => ResponseStream;
+  readonly #directory: string;
+  readonly #infer: Infer;
   readonly #receivers = new Map<string, Receiver>();
   #name: string | undefined;
-  #stream: ResponseStream | undefined;
+  #request: ResponseStream | undefined;
+  #pipe: Socket | undefined;
+  #rest = "";
 
-  constructor(model: string, infer: (request: Omit<InferenceRequest, "model">) => ResponseStream) {
+  /** @param directory the server's private one, where the FIFO is made */
+  constructor(model: string, directory: string, infer: Infer) {
     this.#model = model;
+    this.#directory = directory;
     this.#infer = infer;
   }
 
@@ -45,35 +55,48 @@ export class DeltaChannel {
 
   /** Resolves when the channel is open, or can't be. */
   async open(): Promise<void> {
-    if (this.#stream !== undefined) return;
-    const name = randomBytes(9).toString("base64url");
-    const stream = await new Promise<ResponseStream>((settle) => {
-      // A background request would not keep the process alive that waits for this.
-      const timer = setTimeout(() => this.close(), openLimit);
-      const resolve = (opened: ResponseStream) => {
-        clearTimeout(timer);
-        settle(opened);
-      };
-      const opened = this.#infer({
-        inputs: [{ name: "text_input", datatype: "BYTES", data: [""] }],
-        outputs: ["text_output"],
-        parameters: { tritonode_open_channel: name },
-        background: true,
-        onResponse: (response) => {
-          // The first one says that it is open.
-          if (this.#stream === opened && response !== undefined) this.#name = name;
-          resolve(opened);
-          this.#take(response);
-        },
-      });
-      this.#stream = opened;
-      opened.finished.catch(() => {}).finally(() => resolve(opened));
+    if (this.#request !== undefined) return;
+    const name = `channel-${randomBytes(9).toString("base64url")}`;
+    let opened = (): void => {};
+    const ready = new Promise<void>((resolve) => {
+      opened = resolve;
     });
-    stream.finished
+    const request = this.#infer({
+      inputs: [{ name: "text_input", datatype: "BYTES", data: [""] }],
+      outputs: ["text_output"],
+      parameters: { tritonode_open_channel: name },
+      background: true,
+      onResponse: (response) => {
+        if (response !== undefined && this.#request === request) this.#read(name);
+        opened();
+      },
+    });
+    this.#request = request;
+    request.finished
       .catch(() => {})
       .finally(() => {
-        if (this.#stream === stream) this.close();
+        if (this.#request === request) this.close();
+        opened();
       });
+    // Bounds the wait, and keeps the process alive for it, which a background request does not.
+    const timer = setTimeout(() => this.close(), openLimit);
+    await ready;
+    clearTimeout(timer);
+  }
+
+  #read(name: string): void {
+    const path = join(this.#directory, name);
+    const descriptor = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    unlinkSync(path);
+    const pipe = new Socket({ fd: descriptor, readable: true, writable: false });
+    // The streams keep the process alive, each while it runs (TritonServer.infer).
+    pipe.unref();
+    pipe.setEncoding("utf8");
+    pipe.on("data", (text: string) => this.#take(text));
+    // The child's end is its death, and told as such by others.
+    pipe.on("error", () => {});
+    this.#pipe = pipe;
+    this.#name = name;
   }
 
   /** Gives the pieces of a request to its handler; the returned function ends that. */
@@ -84,33 +107,33 @@ export class DeltaChannel {
 
   /** Ends the channel; streams that are not over get nothing more. */
   close(): void {
-    const stream = this.#stream;
-    this.#stream = undefined;
+    const request = this.#request;
+    this.#request = undefined;
     this.#name = undefined;
-    stream?.cancel();
+    this.#rest = "";
+    this.#pipe?.destroy();
+    this.#pipe = undefined;
+    request?.cancel();
   }
 
-  #take(response: InferenceResponse | undefined): void {
-    const text = response?.outputs["text_output"]?.data[0];
-    if (response === undefined || typeof text !== "string") return;
-    for (const entry of JSON.parse(text) as DeltaEntry[]) {
-      // One that was cancelled has left.
-      const receiver = this.#receivers.get(entry[0]);
-      if (receiver === undefined) continue;
-      const { handler, read } = receiver;
-      const final = entry[1] === 1;
-      handler.onResponse(
-        {
-          model: this.#model,
-          version: response.version,
-          id: handler.id,
-          parameters: noParameters,
-          outputs: read(entry),
-          final,
-        },
-        final,
-      );
+  #take(text: string): void {
+    const lines = (this.#rest + text).split("\n");
+    this.#rest = lines.pop() as string;
+    for (const line of lines) {
+      for (const entry of JSON.parse(line) as DeltaEntry[]) this.#deliver(entry);
     }
+  }
+
+  #deliver(entry: DeltaEntry): void {
+    // One that was cancelled has left.
+    const receiver = this.#receivers.get(entry[0]);
+    if (receiver === undefined) return;
+    const { handler, read } = receiver;
+    const final = entry[1] === 1;
+    handler.onResponse(
+      { model: this.#model, version: -1, id: handler.id, parameters: noParameters, outputs: read(entry), final },
+      final,
+    );
   }
 }
 

@@ -134,7 +134,7 @@ export class VllmModel implements AsyncDisposable {
     this.#server = server;
     this.#served = served;
     this.adapters = new Adapters((request) => this.#control(request));
-    this.#channel = new DeltaChannel(name, (request) => this.#infer(request));
+    this.#channel = new DeltaChannel(name, server.privateDirectory, (request) => this.#infer(request));
     this.fetch = createFetch((request, read) => this.#infer(request, read));
     this.#door = {
       fetch: this.fetch,

@@ -108,6 +108,8 @@ class HttpDoor:
 
     async def _send(self, sender: Sender, parts: list[bytes], *, final: bool) -> None:
         if sender.channel is not None:
+            if not final:
+                await sender.channel.room()
             # Latin-1 gives every byte a character of its own, so that JSON can carry a body of whatever bytes.
             sender.channel.add([sender.token, int(final), [part.decode("latin-1") for part in parts]])
             if final:

@@ -26,18 +26,13 @@ class Outlet:
         self._state.add(output)
         if not self._stream and not output.finished:
             return
-        sender = self._sender
-        if self._stream and sender.channel is not None and not sender.closed:
-            # A host reads its channel always; what its own reader leaves unread it joins by itself.
-            sender.channel.add(self._state.take_entry(sender.token, output.finished))
-            if output.finished:
-                sender.put(None, final=True)
-        elif output.finished or not sender.is_full:
+        way = self._sender.channel or self._sender
+        if output.finished or not way.is_full:
             self._send(final=output.finished)
         elif not self._behind:
             # The next response brings what has come until then.
             self._behind = True
-            sender.when_room(self._catch_up)
+            way.when_room(self._catch_up)
 
     def _catch_up(self) -> None:
         if self._behind:
@@ -45,9 +40,16 @@ class Outlet:
 
     def _send(self, *, final: bool) -> None:
         self._behind = False
-        if not self._sender.closed:
+        sender = self._sender
+        if sender.closed:
+            return
+        if self._stream and sender.channel is not None:
+            sender.channel.add(self._state.take_entry(sender.token, final))
+            if final:
+                sender.put(None, final=True)
+        else:
             tensors = self._state.take(self._pb_utils)
-            self._sender.put(self._pb_utils.InferenceResponse(output_tensors=tensors), final=final)
+            sender.put(self._pb_utils.InferenceResponse(output_tensors=tensors), final=final)
 
 
 async def run_request(

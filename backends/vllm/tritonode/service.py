@@ -23,6 +23,7 @@ from .engine_settings import EngineSettings, apply_defaults, read_settings
 from .environment import check_addresses
 from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
+from .heap import Heap
 from .host_watch import end_process
 from .ledger import Entry, Ledger
 from .metrics import MetricsFactory
@@ -72,7 +73,8 @@ class Service:
             self._engine.stop()
             raise
         self._loaded_in = time.monotonic() - started
-        self._engine.call(self._http.prepare_when_idle(lambda: self._engine.client.request_counts() == (0, 0)))
+        self._engine.call(self._http.prepare_when_idle(self._is_idle))
+        self._engine.call(Heap().give_back_when_idle(self._is_idle))
         cache = self._engine.kv_cache()
         self._report("ready", seconds=round(self._loaded_in, 3), kv_cache=cache)
         self._logger.log_info(
@@ -181,6 +183,9 @@ class Service:
             self._logger.log_error(f"[vllm] the engine of {self._name} is dead; the host starts another")
             end_process()
 
+    def _is_idle(self) -> bool:
+        return self._engine.client.request_counts() == (0, 0)
+
     def _info(self) -> dict[str, Any]:
         running, waiting = self._engine.client.request_counts()
         return {
@@ -274,10 +279,10 @@ class Service:
 
     async def _serve_channel(self, name: str, sender: Sender) -> None:
         """Keep a host's channel open until the host cancels it."""
-        channel = DeltaChannel(sender, self._pb_utils)
+        channel = DeltaChannel()
         self._channels[name] = channel
         try:
-            await channel.serve()
+            await channel.serve(name, sender, self._pb_utils)
         finally:
             del self._channels[name]
 

@@ -290,6 +290,7 @@ export class VllmModel implements AsyncDisposable {
       {
         id: prepared.id,
         inputs: prepared.inputs,
+        parameters: prepared.parameters,
         outputs: prepared.outputs,
         signal: prepared.signal,
         deadline: prepared.deadline,

@@ -31,6 +31,7 @@ const own = new Set(["lora", "signal", "deadline", "priority", "requestId", "ima
 /** A request read and checked, ready for Triton. */
 export interface PreparedRequest {
   readonly inputs: InputTensor[];
+  readonly parameters: Record<string, string>;
   readonly outputs: string[];
   readonly id: string | undefined;
   readonly signal: AbortSignal | undefined;
@@ -38,7 +39,8 @@ export interface PreparedRequest {
 }
 
 /**
- * The tensors of the vLLM backend's contract for one prompt.
+ * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
+ * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/requests.py), because each tensor has its price.
  *
  * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
  */
@@ -70,16 +72,12 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
   const withLogprobs = typeof options.logprobs === "number";
   const flags = ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"];
   if (withLogprobs) flags.push("return_logprobs", "return_cumulative_logprob");
-  const inputs: InputTensor[] = [
-    { name: "text_input", datatype: "BYTES", data: [prompt] },
-    { name: "stream", datatype: "BOOL", data: [stream] },
-    { name: "exclude_input_in_output", datatype: "BOOL", data: [true] },
-    { name: "sampling_parameters", datatype: "BYTES", data: [toJson(parameters)] },
-    ...flags.map((name): InputTensor => ({ name, datatype: "BOOL", data: [true] })),
-  ];
+  const inputs: InputTensor[] = [{ name: "text_input", datatype: "BYTES", data: [prompt] }];
   if (images !== undefined) inputs.push({ name: "image", datatype: "BYTES", data: encodeImages(images) });
+  const request = { stream, sampling_parameters: toJson(parameters), returns: flags };
   return {
     inputs,
+    parameters: { tritonode_request: JSON.stringify(request) },
     outputs: ["text_output", ...flags.map((flag) => flag.slice("return_".length))],
     id: requestId,
     signal,

@@ -12,10 +12,14 @@ from .errors import InvalidRequestError
 
 CHANNEL = "tritonode_channel"
 """Request parameter: the channel that the pieces of a stream go to (deltas.py)."""
+HOST_REQUEST = "tritonode_request"
+"""Request parameter: what a tritonode host has to say beside the prompt, as JSON: `stream`, `sampling_parameters`,
+`returns` (names of RETURN_SWITCHES). In place of the tensors of the contract, each of which has its price."""
 OPEN_CHANNEL = "tritonode_open_channel"
 """Request parameter: this request is the channel of that name."""
 CANCEL_TOKEN = "tritonode_cancel_token"
 """Request parameter: what a tritonode host calls the request, to cancel it by and to know its pieces by."""
+_HOST_PARAMETERS = (CANCEL_TOKEN, CHANNEL, OPEN_CHANNEL, HOST_REQUEST)
 RETURN_SWITCHES = (
     "return_finish_reason",
     "return_cumulative_logprob",
@@ -62,8 +66,11 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         values = tensor(name)
         return None if values is None or len(values) == 0 else bool(values[0])
 
-    images, http = tensor("image"), tensor("http_request")
     own_parameters, host = _take_host_parameters(request.parameters())
+    if HOST_REQUEST in host:
+        images = tensor("image")
+        return _read_host_request(request.request_id(), text("text_input") or "", images, host)
+    images, http = tensor("image"), tensor("http_request")
     parameters = text("sampling_parameters")
     return RawRequest(
         request_id=request.request_id(),
@@ -82,12 +89,27 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
     )
 
 
+def _read_host_request(request_id: str, text: str, images: Any, host: dict[str, str]) -> RawRequest:
+    asked = json.loads(host[HOST_REQUEST])
+    return RawRequest(
+        request_id=request_id,
+        text=text,
+        parameters=asked["sampling_parameters"],
+        stream=asked["stream"],
+        exclude_input=True,
+        images=[] if images is None else [_decode(image, "image") for image in images],
+        returns=frozenset(asked["returns"]),
+        cancel_token=host.get(CANCEL_TOKEN),
+        channel=host.get(CHANNEL),
+    )
+
+
 def _take_host_parameters(parameters: str) -> tuple[str, dict[str, str]]:
     """Part what a tritonode host adds to a request's parameters from the request's own."""
     if "tritonode_" not in parameters:
         return parameters, {}
     values = json.loads(parameters)
-    host = {name: str(values.pop(name)) for name in (CANCEL_TOKEN, CHANNEL, OPEN_CHANNEL) if name in values}
+    host = {name: str(values.pop(name)) for name in _HOST_PARAMETERS if name in values}
     return json.dumps(values), host
 
 

@@ -24,7 +24,7 @@ _MAX_WAITING = 64
 # (A tritonode host says it by itself, see `cancel` in control.py; this is for every other client.)
 _POLL_AT_ONCE = 16
 _POLL_PAUSE_SECONDS = 0.01
-# A request that stays open as long as its host is asked this seldom.
+# A tritonode host's requests are asked this seldom.
 _SLOW_POLL_SECONDS = 1.0
 
 
@@ -160,7 +160,9 @@ class CancellationWatch:
         """`on_cancel` is called once, on the loop."""
         with self._lock:
             (self._slowly if slowly else self._watched)[sender] = on_cancel
-            self._wake.set()
+            # The thread that waits for nothing wakes up; one that polls slowly sees the next slow one in time.
+            if not slowly or len(self._slowly) == 1:
+                self._wake.set()
 
     def remove(self, sender: Sender) -> None:
         with self._lock:
@@ -179,8 +181,7 @@ class CancellationWatch:
                 self._wake.wait(_SLOW_POLL_SECONDS if slowly else None)
             if time.monotonic() - asked_slowly >= _SLOW_POLL_SECONDS:
                 asked_slowly = time.monotonic()
-                for sender, on_cancel in slowly:
-                    self._ask(sender, on_cancel)
+                watched += slowly
             for start in range(0, len(watched), _POLL_AT_ONCE):
                 for sender, on_cancel in watched[start : start + _POLL_AT_ONCE]:
                     self._ask(sender, on_cancel)

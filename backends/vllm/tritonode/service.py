@@ -250,8 +250,8 @@ class Service:
             token = raw.cancel_token
             self._by_token[token] = task
             task.add_done_callback(lambda _: self._by_token.pop(token, None))
-        # A tritonode host says by itself what it cancels; that a host is gone can be noticed a little later.
-        self._watch.add(sender, lambda: _cancel(task), slowly=raw.opens_channel is not None)
+        # A tritonode host says by itself what it cancels; that a thread of it is gone can be noticed a little later.
+        self._watch.add(sender, lambda: _cancel(task), slowly=raw.cancel_token is not None)
 
     async def _answer(self, raw: RawRequest, sender: Sender) -> None:
         """Serve one request; whatever happens, exactly one final response goes out."""

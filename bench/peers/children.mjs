@@ -41,13 +41,13 @@ export async function startChild(command, args, { env, log, ready }) {
   const ended = new Promise((resolve) => child.once("exit", resolve).once("error", resolve));
   const gone = () => child.pid === undefined || child.exitCode !== null || child.signalCode !== null;
 
-  /** Asks it to end, and ends what is left of its tree after 8 seconds. */
+  /** Asks it to end, and ends what is left of its tree after 9 seconds. */
   async function stop() {
     if (child.pid === undefined) return;
     const members = tree(child.pid).map((pid) => ({ pid, began: startedAt(pid) }));
     const alive = () => members.filter(({ pid, began }) => began !== undefined && startedAt(pid) === began);
     child.kill("SIGTERM");
-    for (const until = performance.now() + 8000; alive().length > 0 && performance.now() < until; ) await delay(50);
+    for (const until = performance.now() + 9000; alive().length > 0 && performance.now() < until; ) await delay(50);
     for (const { pid } of alive()) {
       try {
         process.kill(pid, "SIGKILL");

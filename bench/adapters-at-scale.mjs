@@ -9,7 +9,7 @@ import { linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { VllmModel } from "tritonode";
+import { VllmModel } from "../dist/index.mjs";
 
 const { values } = parseArgs({
   options: {

@@ -2,6 +2,9 @@
 // abandoned to the garbage collector, while adapters are loaded, replaced and unloaded. Afterwards every request must be
 // accounted for in Triton's and vLLM's own counters, and memory, handles and shared memory be where they started.
 //
+// Memory is compared between moments of rest, when the child has given back what is free in its heap
+// (backends/vllm/tritonode/heap.py); the most it had in between is reported beside it.
+//
 // Writes a row for each sample to .cache/soak.csv and ends with exit code 1 if something leaks.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -23,6 +26,8 @@ function resident(pid) {
 function descriptors(pid) {
   return readdirSync(`/proc/${pid}/fd`).length;
 }
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** Least-squares slope of y over x. */
 function slope(points) {
@@ -83,8 +88,20 @@ main(async () => {
   const collect = async () => {
     for (let i = 0; i < 3; i++) {
       globalThis.gc();
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await pause(20);
     }
+  };
+  /** Waits until nothing runs any more, streams that were abandoned included, and the child has tidied up. */
+  const rest = async () => {
+    resting = true;
+    await collect();
+    for (let i = 0; i < 100; i++) {
+      const { running, waiting } = (await model.info()).requests;
+      if (running + waiting === 0) break;
+      await collect();
+    }
+    // A change of adapters that was under way ends in this time, too; then the child looks twice, a second apart.
+    await pause(3500);
   };
 
   const counts = { read: 0, aborted: 0, abandoned: 0, failed: 0, adapterSteps: 0 };
@@ -125,13 +142,14 @@ main(async () => {
   async function changeAdapters(isOver) {
     const names = Object.keys(adapters).filter((name) => !/^lora_[ab]$/.test(name));
     for (let i = 0; !isOver(); i++) {
+      while (resting && !isOver()) await pause(50);
       const name = names[i % names.length];
       await model.adapters.load("changing", adapters[name]);
       await model.generate("Hello", { lora: "changing", max_tokens: 2 });
       await model.adapters.replace("changing", adapters[names[(i + 1) % names.length]]);
       await model.adapters.unload("changing");
       counts.adapterSteps += 3;
-      await new Promise((resolve) => setTimeout(resolve, 250));
+      await pause(250);
     }
   }
 
@@ -139,20 +157,42 @@ main(async () => {
   const warm = Math.floor(total / 2);
   const samples = [];
   let over = false;
+  let resting = false;
+  let rested = 0;
+  let most = 0;
   let next = 0;
   let done = 0;
   const changing = changeAdapters(() => over);
   const handles = { host: descriptors(process.pid), child: descriptors(pid), shared: shared() };
+  const watch = setInterval(() => {
+    if (!resting) most = Math.max(most, resident(pid));
+  }, 200);
   const began = performance.now();
 
+  /** Writes down what there is at rest; times are of work alone, in seconds. */
   async function sample() {
-    await collect();
-    samples.push([done, resident(process.pid), resident(pid), descriptors(process.pid), descriptors(pid), shared()]);
-    const [, host, child] = samples.at(-1);
-    const seconds = (performance.now() - began) / 1000;
-    console.log(`${done} streams, ${seconds.toFixed(0)} s: Node ${host.toFixed(0)} MiB, child ${child.toFixed(0)} MiB`);
+    const worked = (performance.now() - began) / 1000 - rested;
+    await rest();
+    samples.push([
+      done,
+      resident(process.pid),
+      resident(pid),
+      descriptors(process.pid),
+      descriptors(pid),
+      shared(),
+      most,
+      worked,
+    ]);
+    const [host, child, busy] = [1, 2, 6].map((column) => samples.at(-1)[column].toFixed(0));
+    console.log(
+      `${done} streams, ${worked.toFixed(0)} s: Node ${host} MiB, child ${child} MiB, ${busy} MiB while it worked`,
+    );
+    most = 0;
+    rested = (performance.now() - began) / 1000 - worked;
+    resting = false;
   }
 
+  await sample();
   const step = Math.max(100, Math.floor(total / 20));
   while (next < total) {
     const until = Math.min(total, next + step);
@@ -166,15 +206,10 @@ main(async () => {
     await sample();
   }
   over = true;
+  clearInterval(watch);
   await changing;
-  await collect();
-  for (let i = 0; i < 100; i++) {
-    const { running, waiting } = (await model.info()).requests;
-    if (running + waiting === 0) break;
-    await collect();
-  }
+  await rest();
 
-  const seconds = (performance.now() - began) / 1000;
   const info = await model.info();
   const list = await model.adapters.list();
   const asked = sent;
@@ -190,7 +225,7 @@ main(async () => {
 
   const report = {
     streams: done,
-    seconds: Math.round(seconds),
+    seconds: Math.round(samples.at(-1).at(-1)),
     ...counts,
     errors: Object.fromEntries(errors),
     nodeMiBPerThousandStreams: Number(perThousand(1).toFixed(3)),
@@ -207,7 +242,10 @@ main(async () => {
   console.log(JSON.stringify(report, undefined, 2));
   writeFileSync(
     join(cache, "soak.csv"),
-    ["streams,node_mib,child_mib,node_fds,child_fds,regions", ...samples.map((row) => row.join(","))].join("\n"),
+    [
+      "streams,node_mib,child_mib,node_fds,child_fds,regions,child_most_mib,seconds",
+      ...samples.map((row) => row.join(",")),
+    ].join("\n"),
   );
   writeFileSync(join(cache, "soak.json"), JSON.stringify(report, undefined, 2));
 
@@ -236,8 +274,7 @@ main(async () => {
     if (end[side] > handles[side] + 4)
       problems.push(`${side}: ${handles[side]} descriptors before, ${end[side]} after`);
   }
-  // 2 KiB a stream is less than one leaked prompt with its state would be. The child does not keep to it yet
-  // (docs/reliability.md), and the soak says so.
+  // 2 KiB a stream is less than one leaked prompt with its state would be.
   for (const [name, column] of [
     ["Node", 1],
     ["the child", 2],

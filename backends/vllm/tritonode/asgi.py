@@ -25,7 +25,7 @@ from .sampling import parse_object
 from .senders import Sender
 
 # How long the engine has had nothing to do before the application is built ahead.
-_IDLE_SECONDS = 0.25
+_IDLE_SECONDS = 2.0
 
 
 class HttpDoor:

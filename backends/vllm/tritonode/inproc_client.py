@@ -41,6 +41,10 @@ from .vllm_api import (
 _STOP = object()
 # How long a core that has requests and could run none waits before it tries again (a grammar is being compiled).
 _IDLE_STEP_SECONDS = 0.001
+# Requests that come together arrive one by one. Once two have come, the step waits for more, as long as each pause
+# brings some: a prefill of sixteen takes little longer than one of two.
+_GATHER_SECONDS = 0.001
+_GATHER_TIMES = 10
 
 
 @dataclass
@@ -173,6 +177,7 @@ class LoopClient(InProcessAsyncClient):
     def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None:
         super().__init__()
         self._outputs: list[EngineCoreOutputs] = []
+        self._arrived = 0
         self._work = asyncio.Event()
         self._core = EngineCore(vllm_config, executor_class, log_stats)
 
@@ -198,6 +203,9 @@ class LoopClient(InProcessAsyncClient):
                 self._work.clear()
                 await self._work.wait()
                 continue
+            if self._arrived > 1:
+                await self._gather()
+            self._arrived = 0
             try:
                 outputs, executed = core.step_fn()
                 core.post_step(model_executed=executed)
@@ -209,6 +217,17 @@ class LoopClient(InProcessAsyncClient):
             self._outputs.extend((outputs or {}).values())
             if not executed and core.scheduler.has_requests():
                 await asyncio.sleep(_IDLE_STEP_SECONDS)
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        await super().add_request_async(request)
+        self._arrived += 1
+
+    async def _gather(self) -> None:
+        for _ in range(_GATHER_TIMES):
+            before = self._arrived
+            await asyncio.sleep(_GATHER_SECONDS)
+            if self._arrived == before:
+                return
 
     def shutdown(self, timeout: float | None = None) -> None:
         core, self._core = self._core, None

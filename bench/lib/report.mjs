@@ -55,8 +55,12 @@ function throughput(section) {
   );
 }
 
-function latency(section) {
-  const workloads = grouped(section.results);
+const latency = (section) => latencies(section.results);
+/** Time to the first token of one request to an idle engine. */
+const firstToken = (section) => latencies(section.firstToken);
+
+function latencies(results_) {
+  const workloads = grouped(results_);
   const rows = [];
   for (const [workload, of] of workloads) {
     for (const [name, results] of of) {
@@ -151,10 +155,9 @@ function start(section) {
 }
 
 const tables = {
-  tiny: [rest, throughput, latency],
+  tiny: [rest, throughput, latency, firstToken],
   smollm2: [throughput, latency],
   adapters: [throughput],
-  "first-token": [latency],
   guest: [guest],
   burst: [burst],
   start: [start],

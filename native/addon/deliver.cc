@@ -3,6 +3,8 @@
 #include <cstring>
 #include <string>
 
+#include "../core/bytes_tensor.h"
+
 namespace tritonode {
 namespace {
 
@@ -18,22 +20,12 @@ Napi::Value Copy(Napi::Env env, const uint8_t* bytes, size_t size) {
   return Napi::Uint8Array::New(env, size, buffer, 0);
 }
 
-// A BYTES tensor is a row of elements, each a 4-byte little-endian length and that many bytes. A truncated tail (a
-// backend's mistake) ends the row.
 Napi::Value BytesElements(Napi::Env env, const OutputTensor& tensor, bool raw) {
   Napi::Array elements = Napi::Array::New(env);
-  const uint8_t* at = tensor.data.get();
-  size_t left = tensor.byteSize;
-  for (uint32_t i = 0; left >= sizeof(uint32_t); ++i) {
-    uint32_t size = 0;
-    std::memcpy(&size, at, sizeof size);
-    at += sizeof size;
-    left -= sizeof size;
-    if (size > left) break;
-    elements.Set(i, raw ? Copy(env, at, size) : Text(env, reinterpret_cast<const char*>(at), size));
-    at += size;
-    left -= size;
-  }
+  uint32_t count = 0;
+  ForEachElement(tensor.data.get(), tensor.byteSize, [&](const uint8_t* bytes, size_t size) {
+    elements.Set(count++, raw ? Copy(env, bytes, size) : Text(env, reinterpret_cast<const char*>(bytes), size));
+  });
   return elements;
 }
 

@@ -123,7 +123,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     const TritonApi* api = nullptr;
     status = OpenTriton(options.library, options.dependencyDirectory, &api);
     if (status.ok()) {
-      if (!options.pythonBackend.empty()) status = GuardPythonBackend(options.pythonBackend);
+      if (!options.pythonBackend.empty()) status = GuardPythonBackend(options.pythonBackend, options.privateDirectory);
     }
     if (status.ok()) {
       ServerOptions server_options = options.server;

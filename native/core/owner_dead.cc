@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 
@@ -44,12 +45,28 @@ int TimedWait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec*
 int OpenPrivate(const char* name, int flags, mode_t mode) { return shm_open(name, flags, mode & (S_IRUSR | S_IWUSR)); }
 int ChangePrivateMode(int fd, mode_t mode) { return fchmod(fd, mode & S_IRWXU); }
 
+// The backend makes a folder in /tmp for packed Python environments and removes it when its last server ends. For a
+// process that ends before, a link in the private directory tells who removes that directory.
+std::string& TemporaryLinks() {
+  static auto& directory = *new std::string;
+  return directory;
+}
+char* MakeTemporary(char* pattern) {
+  char* made = mkdtemp(pattern);
+  const char* name = made == nullptr ? nullptr : std::strrchr(made, '/');
+  if (name != nullptr && !TemporaryLinks().empty()) {
+    // Without the link the folder stays behind, as it does without this function.
+    if (symlink(made, (TemporaryLinks() + name).c_str()) != 0) errno = 0;
+  }
+  return made;
+}
+
 struct Wrapper {
   const char* name;
   void* function;
 };
 
-const std::array<Wrapper, 11> kWrappers = {{
+const std::array<Wrapper, 12> kWrappers = {{
     {"pthread_mutex_lock", reinterpret_cast<void*>(&Lock)},
     {"pthread_mutex_trylock", reinterpret_cast<void*>(&TryLock)},
     {"pthread_mutex_timedlock", reinterpret_cast<void*>(&TimedLock)},
@@ -61,6 +78,7 @@ const std::array<Wrapper, 11> kWrappers = {{
     {"sem_timedwait", reinterpret_cast<void*>(&WaitForChildUntil)},
     {"shm_open", reinterpret_cast<void*>(&OpenPrivate)},
     {"fchmod", reinterpret_cast<void*>(&ChangePrivateMode)},
+    {"mkdtemp", reinterpret_cast<void*>(&MakeTemporary)},
 }};
 
 #if defined(__x86_64__)
@@ -123,7 +141,8 @@ bool RedirectAll(const link_map* map, const Tables& tables, const ElfW(Rela) * f
 
 }  // namespace
 
-Status GuardPythonBackend(const std::string& path) {
+Status GuardPythonBackend(const std::string& path, const std::string& privateDirectory) {
+  TemporaryLinks() = privateDirectory;
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* message = dlerror();

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <string_view>
 #include <utility>
 
 namespace tritonode {
@@ -16,18 +17,23 @@ namespace {
 // $1: the private directory, $2: the prefix of our shared memory.
 // Two rounds of killing, because a child may have forked while the first one ran. A stub that leads its own process
 // group (the wrapper uses setsid where there is one) takes its group with it, which reaches children that have written
-// over their own environment (setproctitle does).
-constexpr const char* kScript = R"(
-if read -r word && [ "$word" = end ]; then exit 0; fi
+// over their own environment (setproctitle does). Triton removes its folders of python_env_* itself where the
+// host lives on, and throws where they are gone.
+constexpr const char* kScript = R"sh(
+read -r word
+if [ "$word" = end ]; then exit 0; fi
 for round in 1 2; do
   for file in $(grep -lsF -- "TRITONODE_PRIVATE_DIR=$1" /proc/[0-9]*/environ); do
     pid=${file#/proc/}; pid=${pid%/environ}
     kill -9 -- "-$pid" 2>/dev/null; kill -9 "$pid" 2>/dev/null
   done
 done
+if [ "$word" != clean ]; then
+  for link in "$1"/python_env_*; do [ -L "$link" ] && rm -rf -- "$(readlink -- "$link")"; done
+fi
 rm -f -- "/dev/shm/$2"*
 rm -rf -- "$1"
-)";
+)sh";
 
 }  // namespace
 
@@ -78,22 +84,21 @@ Status Watchdog::Start(const std::string& privateDirectory, const std::string& s
 
 void Watchdog::Release(bool cleanUp) {
   if (pipe_ < 0) return;
-  if (!cleanUp) {
-    constexpr char kEnd[] = "end\n";
-    // A watchdog that was killed leaves a pipe without a reader. Node ignores SIGPIPE; a host that does not gets
-    // EPIPE all the same because the signal is blocked here for this thread.
-    sigset_t pipeSignal;
-    sigset_t before;
-    sigemptyset(&pipeSignal);
-    sigaddset(&pipeSignal, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, &pipeSignal, &before);
-    if (write(pipe_, kEnd, sizeof kEnd - 1) < 0 && errno == EPIPE) {
-      const timespec now{};
-      while (sigtimedwait(&pipeSignal, nullptr, &now) == -1 && errno == EINTR) {
-      }
+  // Without a word the host is dead.
+  const std::string_view word = cleanUp ? "clean\n" : "end\n";
+  // A watchdog that was killed leaves a pipe without a reader. Node ignores SIGPIPE; a host that does not gets EPIPE all
+  // the same because the signal is blocked here for this thread.
+  sigset_t pipeSignal;
+  sigset_t before;
+  sigemptyset(&pipeSignal);
+  sigaddset(&pipeSignal, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipeSignal, &before);
+  if (write(pipe_, word.data(), word.size()) < 0 && errno == EPIPE) {
+    const timespec now{};
+    while (sigtimedwait(&pipeSignal, nullptr, &now) == -1 && errno == EINTR) {
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   close(std::exchange(pipe_, -1));
   // Reaped here: libuv waits only for the children it started.
   const pid_t pid = std::exchange(pid_, 0);

@@ -1,5 +1,5 @@
-import { lstatSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
 import { prefix } from "./workspace";
 
 /**
@@ -19,7 +19,10 @@ export function sweep(temporaryDirectory: string, shmDirectory = "/dev/shm"): st
       const pid = Number(pattern.exec(name)?.[1] ?? 0);
       const path = join(directory, name);
       if (pid === 0 || alive(pid) || !isMine(path)) continue;
-      if (directory === temporaryDirectory) killChildrenOf(path);
+      if (directory === temporaryDirectory) {
+        killChildrenOf(path);
+        removeLinked(path);
+      }
       rmSync(path, { recursive: true, force: true });
       removed.push(path);
     }
@@ -62,6 +65,19 @@ function killChildrenOf(directory: string): void {
       if (environment.includes(`TRITONODE_PRIVATE_DIR=${directory}`)) process.kill(pid, "SIGKILL");
     } catch {
       // Gone, or another user's.
+    }
+  }
+}
+
+/** Removes what Triton made elsewhere for this directory (native/core/owner_dead.h); alive, it does so itself. */
+function removeLinked(directory: string): void {
+  for (const name of list(directory)) {
+    if (!name.startsWith("python_env_")) continue;
+    try {
+      const made = readlinkSync(join(directory, name));
+      if (basename(made) === name && isMine(made)) rmSync(made, { recursive: true, force: true });
+    } catch {
+      // No link.
     }
   }
 }

@@ -482,9 +482,9 @@ void OwnerDead() {
   pthread_mutex_consistent(mutex);
   pthread_mutex_unlock(mutex);
 
-  CHECK(GuardPythonBackend("/nowhere.so").code() == "LIBRARY");
-  CHECK(GuardPythonBackend(path).ok());
-  CHECK(GuardPythonBackend(path).ok());
+  CHECK(GuardPythonBackend("/nowhere.so", "").code() == "LIBRARY");
+  CHECK(GuardPythonBackend(path, "").ok());
+  CHECK(GuardPythonBackend(path, "").ok());
   die_with_it();
   CHECK(lock(mutex) == 0);
   CHECK(pthread_mutex_unlock(mutex) == 0 && lock(mutex) == 0);

@@ -77,10 +77,12 @@ const someOptions = fc.oneof(anything, fc.dictionary(optionNames, anything, { ma
 describe("arguments", () => {
   test("a prompt and its options", () => {
     check(fc.tuple(fc.oneof(text, anything), someOptions, fc.boolean()), ([prompt, options, stream]) => {
-      const { inputs, outputs } = prepareRequest(prompt as string, options as GenerateOptions, stream);
+      const { inputs, outputs, parameters } = prepareRequest(prompt as string, options as GenerateOptions, stream);
       expect(outputs).toContain("text_output");
-      const parameters = inputs.find(({ name }) => name === "sampling_parameters")?.data[0];
-      expect(typeof JSON.parse(parameters as string)).toBe("object");
+      expect(inputs[0]?.data).toEqual([prompt]);
+      const request = JSON.parse(parameters["tritonode_request"] as string) as Record<string, unknown>;
+      expect(request["stream"]).toBe(stream);
+      expect(typeof JSON.parse(request["sampling_parameters"] as string)).toBe("object");
     });
   });
 
@@ -106,9 +108,9 @@ describe("arguments", () => {
     );
     check(fc.oneof(tensor, anything), (value) => {
       const native = toNativeTensor(value as never);
-      expect(native.shape.reduce((product, dimension) => product * dimension, 1)).toBe(
-        (native.data as ArrayLike<unknown>).length,
-      );
+      // -0 is a dimension too, and Object.is tells it from 0.
+      const product = native.shape.reduce((total, dimension) => total * dimension, 1) + 0;
+      expect(product).toBe((native.data as ArrayLike<unknown>).length);
     });
   });
 

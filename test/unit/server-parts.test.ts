@@ -298,6 +298,12 @@ describe("the sweep", () => {
     for (const path of [...mine, left[0] as string, left[2] as string]) mkdirSync(path);
     symlinkSync(target, left[1] as string);
 
+    // What Triton made elsewhere for the dead one; a link of another name leads nowhere that is ours.
+    const [elsewhere, notOurs] = [join(temporary(), "python_env_a1B2c3"), temporary()];
+    mkdirSync(elsewhere);
+    symlinkSync(elsewhere, join(left[0] as string, "python_env_a1B2c3"));
+    symlinkSync(notOurs, join(left[0] as string, "python_env_d4E5f6"));
+
     // A child that outlived its host, and a stranger with a pid that is listed by accident.
     mkdirSync(join(left[0] as string, "children"));
     const orphan = spawn("sleep", ["60"], { env: { TRITONODE_PRIVATE_DIR: left[0], PATH: process.env.PATH } });
@@ -310,6 +316,7 @@ describe("the sweep", () => {
     for (const path of mine) expect(existsSync(path)).toBe(true);
     for (const path of left) expect(existsSync(path)).toBe(false);
     expect(existsSync(join(target, "kept"))).toBe(true);
+    expect([existsSync(elsewhere), existsSync(notOurs)]).toEqual([false, true]);
     await ended;
     expect(orphan.signalCode).toBe("SIGKILL");
     expect(stranger.exitCode ?? stranger.signalCode).toBeNull();

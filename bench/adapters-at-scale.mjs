@@ -10,6 +10,7 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { VllmModel } from "../dist/index.mjs";
+import { bars } from "./lib/chart.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -155,26 +156,11 @@ console.log(lines.join("\n"));
 
 /** A chart of the table: bars of tokens/s. */
 function chart() {
-  const [width, height, left, bottom] = [640, 320, 60, 40];
-  const most = Math.max(...table.map((row) => row.tokensPerSecond)) * 1.1;
-  const step = (width - left) / table.length;
-  const bars = table.map((row, at) => {
-    const tall = ((height - bottom - 20) * row.tokensPerSecond) / most;
-    const x = left + at * step + step * 0.2;
-    const y = height - bottom - tall;
-    return (
-      `<rect x="${x.toFixed(1)}" y="${y.toFixed(1)}" width="${(step * 0.6).toFixed(1)}" height="${tall.toFixed(1)}" fill="#4878a8"/>` +
-      `<text x="${(x + step * 0.3).toFixed(1)}" y="${(y - 5).toFixed(1)}" text-anchor="middle">${row.tokensPerSecond.toFixed(0)}</text>` +
-      `<text x="${(x + step * 0.3).toFixed(1)}" y="${height - bottom + 18}" text-anchor="middle">${row.adapters}</text>`
-    );
+  return bars({
+    title: "tokens/s over the number of adapters",
+    groups: table.map(({ adapters }) => `${adapters} ${adapters === 1 ? "adapter" : "adapters"}`),
+    series: [{ name: "tritonode", values: table.map(({ tokensPerSecond }) => tokensPerSecond) }],
   });
-  return (
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="13">` +
-    `<rect width="${width}" height="${height}" fill="white"/>${bars.join("")}` +
-    `<line x1="${left}" y1="${height - bottom}" x2="${width}" y2="${height - bottom}" stroke="black"/>` +
-    `<text x="${(width + left) / 2}" y="${height - 5}" text-anchor="middle">adapters</text>` +
-    `<text x="15" y="${height / 2}" text-anchor="middle" transform="rotate(-90 15 ${height / 2})">tokens/s</text></svg>\n`
-  );
 }
 
 if (values.out !== undefined) {

@@ -41,6 +41,7 @@ export function bars({ title, groups, series }) {
   const height = top + plot + 52 + Math.floor((series.length - 1) / 3) * 18;
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">` +
+    `<title>${escaped(title)}</title>` +
     `<rect width="${width}" height="${height}" fill="white"/><text x="${left}" y="18" font-size="14">${escaped(title)}</text>` +
     `${parts.join("")}<line x1="${left}" y1="${top + plot}" x2="${width - left}" y2="${top + plot}" stroke="black"/></svg>\n`
   );

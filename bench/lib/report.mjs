@@ -174,7 +174,8 @@ export function report(record, folder) {
     if (section === undefined) continue;
     lines.push("", `## ${name} (${section.date}, ${section.rounds} rounds)`);
     for (const make of makers) {
-      if (make !== rest || section.rest !== undefined) lines.push("", ...make(section));
+      if ((make === rest && !section.rest) || (make === firstToken && !section.firstToken)) continue;
+      lines.push("", ...make(section));
     }
     if (!makers.includes(throughput)) continue;
     const workloads = grouped(section.results);

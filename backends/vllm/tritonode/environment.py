@@ -33,9 +33,9 @@ _DEFAULTS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # How many times an idle OpenMP thread looks for work before it sleeps. For ever (vLLM's own choice with bound
-    # threads) starves a busy host; 2,000 wakes a sleeping thread for every layer: a fifth slower with one stream.
-    "GOMP_SPINCOUNT": "20000",
+    # How many times an idle OpenMP thread looks for work before it sleeps. More is quicker on an idle host and starves
+    # a busy one: docs/benchmarks.md has the figures.
+    "GOMP_SPINCOUNT": "2000",
     # oneDNN keeps the last 1,024 matrix products that it has prepared, 0.3 MiB each. Each number of tokens in a step is
     # another one, for each shape of weights: 300 MiB, in no time. Preparing one anew takes 0.2 to 0.5 ms.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",

@@ -134,9 +134,10 @@ async function answer() {
         texts[column] += text;
         tokens += usage?.completionTokens ?? 0;
         columns?.draw(texts);
-        if (most === 0) {
-          most = (await model.info()).requests.running;
-          sockets = internetSockets();
+        // The first of them may have begun before the others came.
+        if (most < names.length) {
+          most = Math.max(most, (await model.info()).requests.running);
+          sockets = Math.max(sockets, internetSockets());
         }
       }
     }),

@@ -76,7 +76,8 @@ main(async () => {
   );
   const model = await VllmModel.load({ modelRepository: repository });
   // Every request that this process sends, control requests included.
-  let sent = 0;
+  // The first is the channel that the load has opened (src/vllm/deltas.ts).
+  let sent = 1;
   const infer = model.server.infer.bind(model.server);
   model.server.infer = (request) => {
     sent++;

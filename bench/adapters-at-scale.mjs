@@ -11,6 +11,8 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { VllmModel } from "../dist/index.mjs";
 import { bars } from "./lib/chart.mjs";
+import { median } from "./lib/measure.mjs";
+import { table as markdown } from "./lib/table.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -52,8 +54,6 @@ function plan(count, seed) {
     return { time, adapter };
   });
 }
-
-const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
 
 const folder = mkdtempSync(join(tmpdir(), "tritonode-scale-"));
 const source = join(values.workspace, "weights/loras/alpaca");
@@ -143,15 +143,18 @@ const table = sizes.map((count) => {
   };
 });
 const ten = table.find((row) => row.adapters === 10).tokensPerSecond;
-const lines = [
-  "| adapters | tokens/s | against 10 adapters | median time to first token | hits | loads from disk | evictions |",
-  "| --- | --- | --- | --- | --- | --- | --- |",
-  ...table.map(
-    (row) =>
-      `| ${row.adapters} | ${row.tokensPerSecond.toFixed(0)} | ${((100 * row.tokensPerSecond) / ten).toFixed(0)}% | ` +
-      `${row.firstTokenMs.toFixed(0)} ms | ${row.hits} | ${row.loads} | ${row.evictions} |`,
-  ),
-];
+const lines = markdown(
+  ["adapters", "tokens/s", "against 10 adapters", "median time to first token", "hits", "loads from disk", "evictions"],
+  table.map((row) => [
+    row.adapters,
+    row.tokensPerSecond.toFixed(0),
+    `${((100 * row.tokensPerSecond) / ten).toFixed(0)}%`,
+    `${row.firstTokenMs.toFixed(0)} ms`,
+    row.hits,
+    row.loads,
+    row.evictions,
+  ]),
+);
 console.log(lines.join("\n"));
 
 /** A chart of the table: bars of tokens/s. */

@@ -11,7 +11,7 @@ let peer;
 const commands = {
   async start({ config }) {
     peer = await peerModule.start(config);
-    return { pids: peer.pids };
+    return {};
   },
   async run({ requests }) {
     globalThis.gc?.();

@@ -224,8 +224,10 @@ def main() -> None:
     report = {
         "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "bandwidth_gb_s": speed,
         "openmp": {n: os.environ.get(n, "") for n in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}, "load": os.getloadavg(),
-        "level": _level(), "order": names, "engines": {e.name: {"mode": e.mode, "start_s": e.start} for e in engines},
-        "rows": results,
+        "level": _level(), "rows": results,
+        "engines": {
+            e.name: {"mode": e.mode, "start_s": e.start} for e in sorted(engines, key=lambda e: names.index(e.name))
+        },
     }  # fmt: skip
     print(table(report))
     if options.json:
@@ -245,7 +247,7 @@ def _level() -> str:
 
 def table(report: dict[str, Any]) -> str:
     """Return the results as a markdown table; the percentages are how fast, against the first engine (100% = equal)."""
-    names = report["order"]
+    names = list(report["engines"])
     lines = [
         "| workload | "
         + " | ".join(f"{n}, ms" if n == names[0] else f"{n}, ms (% of {names[0]})" for n in names)

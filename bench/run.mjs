@@ -10,7 +10,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { build, cache, main, output, root, run, runtime, say } from "../scripts/steps.mjs";
+import { build, dependencies, main, models, root, runtime, say } from "../scripts/steps.mjs";
 import { PeerProcess, peers } from "./lib/peer.mjs";
 import { cpuSeconds, memoryMiB, tree } from "./lib/processes.mjs";
 import { report } from "./lib/report.mjs";
@@ -86,25 +86,23 @@ async function atRest(running, seconds = 10) {
   await pause(2000);
   const before = running.map((peer) => cpuSeconds(tree(peer.pid)));
   await pause(seconds * 1000);
-  return running.map((peer, index) => ({
-    peer: peer.name,
-    cores: (cpuSeconds(tree(peer.pid)) - before[index]) / seconds,
-    processes: tree(peer.pid).length,
-    memoryMiB: memoryMiB(tree(peer.pid)),
-  }));
+  return running.map((peer, index) => {
+    const pids = tree(peer.pid);
+    return {
+      peer: peer.name,
+      cores: (cpuSeconds(pids) - before[index]) / seconds,
+      processes: pids.length,
+      memoryMiB: memoryMiB(pids),
+    };
+  });
 }
 
 main(async () => {
+  await dependencies();
+  await dependencies("bench");
   await build();
-  const { python, triton, directory } = await runtime(["test", "demo"]);
-  if (!existsSync(join(root, "bench/node_modules"))) {
-    say("npm ci: the peers' packages");
-    await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], { cwd: join(root, "bench") });
-  }
-  const fixtures = join(cache, "fixtures");
-  await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
-  const workspace = join(cache, "workspace");
-  await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
+  const { python, triton, vllmVersion } = await runtime(["test", "demo"]);
+  const { fixtures, workspace } = await models(python);
 
   const common = { enforce_eager: true, max_model_len: 512, max_num_seqs: 256 };
   const tiny = {
@@ -180,16 +178,12 @@ main(async () => {
       const results = [];
       for (let round = 0; round <= Math.min(2, rounds); round++) {
         for (const name of names) {
-          const peer = new PeerProcess(name, python);
-          try {
-            await peer.start(adapters);
+          const seconds = await withPeers([name], adapters, async ([peer]) => {
             await peer.run(batch(1, 2, round, ["alpaca"]));
-            const seconds = (performance.now() - peer.began) / 1000;
-            if (round > 0) results.push({ workload: "start", round, peer: name, seconds });
-            console.log(`  ${name}: ${seconds.toFixed(1)} s`);
-          } finally {
-            await peer.stop();
-          }
+            return (performance.now() - peer.began) / 1000;
+          });
+          if (round > 0) results.push({ workload: "start", round, peer: name, seconds });
+          console.log(`  ${name}: ${seconds.toFixed(1)} s`);
         }
       }
       return { results };
@@ -205,7 +199,7 @@ main(async () => {
     memoryGiB: Math.round(totalmem() / 2 ** 30),
     node: process.version,
     triton: triton.version,
-    runtime: JSON.parse(readFileSync(join(directory, "manifest.json"), "utf8")).versions,
+    vllm: vllmVersion,
   };
   const names = values.only.split(",");
   for (const name of names) {

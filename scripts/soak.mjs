@@ -9,6 +9,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { residentMiB } from "../bench/lib/processes.mjs";
 import { build, cache, main, prepared, root, start } from "./steps.mjs";
 
 const { values } = parseArgs({
@@ -17,11 +18,6 @@ const { values } = parseArgs({
 const total = Number(values.streams);
 const atOnce = Number(values.at);
 const third = ["read", "aborted", "abandoned"];
-
-function resident(pid) {
-  const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0) / 1024;
-}
 
 function descriptors(pid) {
   return readdirSync(`/proc/${pid}/fd`).length;
@@ -166,7 +162,7 @@ main(async () => {
   const changing = changeAdapters(() => over);
   const handles = { host: descriptors(process.pid), child: descriptors(pid), shared: shared() };
   const watch = setInterval(() => {
-    if (!resting) most = Math.max(most, resident(pid));
+    if (!resting) most = Math.max(most, residentMiB(pid));
   }, 200);
   const began = performance.now();
 
@@ -176,8 +172,8 @@ main(async () => {
     await rest();
     samples.push([
       done,
-      resident(process.pid),
-      resident(pid),
+      residentMiB(process.pid),
+      residentMiB(pid),
       descriptors(process.pid),
       descriptors(pid),
       shared(),

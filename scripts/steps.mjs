@@ -103,13 +103,15 @@ function fresh(target, sources) {
   return existsSync(path) && statSync(path).mtimeMs >= newest(sources);
 }
 
-export async function dependencies() {
-  if (fresh("node_modules/.package-lock.json", ["package-lock.json"])) return;
-  say("npm ci: the packages that build and test this one");
+/** Installs the packages that a folder's lock names: by default those that build and test this package. */
+export async function dependencies(folder = ".") {
+  if (fresh(join(folder, "node_modules/.package-lock.json"), [join(folder, "package-lock.json")])) return;
+  say(folder === "." ? "npm ci: the packages that build and test this one" : `npm ci: the packages of ${folder}`);
   // Not `npm` by name: where only node is on the path, npm's own program is what npm runs this script with.
   const npm = process.env.npm_execpath;
   const args = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-  await (npm === undefined ? run("npm", args) : run(process.execPath, [npm, ...args]));
+  const options = { cwd: join(root, folder) };
+  await (npm === undefined ? run("npm", args, options) : run(process.execPath, [npm, ...args], options));
 }
 
 export async function build() {
@@ -128,6 +130,15 @@ export async function build() {
 /** Fails unless `npm test` has laid out the models and adapters of the tests. */
 export function prepared() {
   if (!existsSync(join(cache, "paths.json"))) throw new Error("run this first: npm test -- test/unit");
+}
+
+/** Lays out the tiny models and adapters and the tutorial's workspace; resolves with their folders. */
+export async function models(python) {
+  const fixtures = join(cache, "fixtures");
+  await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
+  const workspace = join(cache, "workspace");
+  await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
+  return { fixtures, workspace };
 }
 
 /** Makes the runtime that TRITONODE_RUNTIME_DIR names, or the usual one; resolves with its description. */

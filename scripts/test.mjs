@@ -2,7 +2,7 @@
 // Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { build, cache, dependencies, main, output, root, run, runtime, say, start } from "./steps.mjs";
+import { build, cache, dependencies, main, models, root, runtime, say, start } from "./steps.mjs";
 
 main(async () => {
   const only = process.argv.slice(2);
@@ -13,10 +13,7 @@ main(async () => {
   process.env.TRITONODE_RUNTIME_DIR = directory;
 
   say("models and adapters for the tests");
-  const fixtures = join(cache, "fixtures");
-  await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
-  const workspace = join(cache, "workspace");
-  await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
+  const { fixtures, workspace } = await models(python);
   writeFileSync(join(cache, "paths.json"), JSON.stringify({ fixtures, workspace, python }));
 
   let passed = 0;

@@ -99,7 +99,7 @@ def main() -> None:
             answer: dict[str, Any]
             try:
                 if command["cmd"] == "start":
-                    engine, answer = Engine(command["config"]), {"pids": []}
+                    engine, answer = Engine(command["config"]), {}
                 elif command["cmd"] == "run":
                     assert engine is not None
                     answer = engine.run(command["requests"])

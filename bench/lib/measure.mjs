@@ -1,6 +1,6 @@
 // What one batch of concurrent streams looks like from the caller's side, for any peer.
-import { readFileSync } from "node:fs";
 import { monitorEventLoopDelay } from "node:perf_hooks";
+import { residentMiB } from "./processes.mjs";
 
 /** The value below which `share` (0 to 1) of a list lies; NaN for an empty list. */
 export function percentile(list, share) {
@@ -9,11 +9,6 @@ export function percentile(list, share) {
 }
 
 export const median = (list) => percentile(list, 0.5);
-
-/** Resident memory of this process in MiB, from the kernel. */
-function resident() {
-  return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) / 1024;
-}
 
 /**
  * Sends all requests at once and reads every stream to its end.
@@ -29,9 +24,9 @@ export async function runBatch(generate, requests) {
   let failed = 0;
   let error;
   let pieces = 0;
-  let memory = resident();
+  let memory = residentMiB();
   const sampler = setInterval(() => {
-    memory = Math.max(memory, resident());
+    memory = Math.max(memory, residentMiB());
   }, 250);
   // Seldom enough not to be a load of its own: at 1 ms it took 4% of a core.
   const resolution = 10;

@@ -8,7 +8,7 @@ import { root } from "../../scripts/steps.mjs";
 
 /** What can be compared; `module` is a file of bench/peers. */
 export const peers = {
-  raw: { title: "raw vLLM (`LLMEngine`)", processes: "Python" },
+  raw: { title: "raw vLLM (`LLMEngine`)" },
   tritonode: { title: "tritonode", module: "tritonode" },
   "http-own": { title: "tritonserver, HTTP, this backend", module: "tritonserver-http", architecture: "tritonode" },
   "grpc-own": { title: "tritonserver, gRPC, this backend", module: "tritonserver-grpc", architecture: "tritonode" },

@@ -24,17 +24,28 @@ export function tree(root) {
   return found;
 }
 
+/** The fields of proc_pid_stat(5) from the third on, `state` being the first; nothing where it has ended. */
+export function stat(pid) {
+  // The name in parentheses before them may hold spaces.
+  return read(`/proc/${pid}/stat`)
+    .replace(/^.*\) /s, "")
+    .split(" ");
+}
+
 /** CPU time so far of the processes, in seconds. */
 export function cpuSeconds(pids) {
   let ticks = 0;
   for (const pid of pids) {
-    // The name in parentheses may hold spaces; utime and stime are fields 14 and 15 of proc_pid_stat(5).
-    const fields = read(`/proc/${pid}/stat`)
-      .replace(/^.*\) /s, "")
-      .split(" ");
+    // utime and stime: fields 14 and 15
+    const fields = stat(pid);
     ticks += Number(fields[11] ?? 0) + Number(fields[12] ?? 0);
   }
   return ticks / TICKS_PER_SECOND;
+}
+
+/** Resident memory of a process in MiB, pages that it shares included. */
+export function residentMiB(pid = "self") {
+  return Number(/^VmRSS:\s+(\d+)/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0) / 1024;
 }
 
 /** Proportional resident memory of the processes in MiB: pages that several share count once. */

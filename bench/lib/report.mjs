@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { bars } from "./chart.mjs";
 import { median } from "./measure.mjs";
 import { peers } from "./peer.mjs";
+import { table } from "./table.mjs";
 
 const plain = (name) => peers[name].title.replaceAll("`", "");
 const percent = (ratio) => `${(100 * ratio).toFixed(ratio < 0.1 ? 1 : 0)}%`;
@@ -29,18 +30,13 @@ function ratio(of, peer, other, figure) {
 
 const medianOf = (results, figure) => median((results ?? []).map(figure));
 
-function table(head, rows) {
-  return [
-    `| ${head.join(" | ")} |`,
-    `|${" --- |".repeat(head.length)}`,
-    ...rows.map((row) => `| ${row.join(" | ")} |`),
-  ];
-}
+/** The peers that a section has results of, in the order of the tables. */
+const present = (section) => Object.keys(peers).filter((name) => section.results.some(({ peer }) => peer === name));
 
 /** Throughput of each peer in tokens/s, and what tritonode reaches of it. */
 function throughput(section) {
   const workloads = grouped(section.results);
-  const names = Object.keys(peers).filter((name) => section.results.some(({ peer }) => peer === name));
+  const names = present(section);
   const cell = (of, name) => {
     const speed = medianOf(of.get(name), rate).toFixed(0);
     if (name === "raw" || !of.has("raw")) return speed;
@@ -59,24 +55,21 @@ const latency = (section) => latencies(section.results);
 /** Time to the first token of one request to an idle engine. */
 const firstToken = (section) => latencies(section.firstToken);
 
-function latencies(results_) {
-  const workloads = grouped(results_);
+function latencies(all) {
   const rows = [];
-  for (const [workload, of] of workloads) {
+  for (const [workload, of] of grouped(all)) {
     for (const [name, results] of of) {
       const gap = (share) => medianOf(results, ({ gapMs }) => gapMs[share]);
       rows.push([
         workload,
         peers[name].title,
-        `${medianOf(results, ({ firstMs }) => firstMs.p50).toFixed(2)}`,
-        `${gap("p50").toFixed(2)}`,
-        `${gap("p99").toFixed(2)}`,
+        medianOf(results, ({ firstMs }) => firstMs.p50).toFixed(2),
+        gap("p50").toFixed(2),
+        gap("p99").toFixed(2),
         (gap("p99") / gap("p50")).toFixed(2),
-        name === "raw"
-          ? ""
-          : `${medianOf(results, ({ cpuSeconds, tokens }) => (1e6 * cpuSeconds) / tokens).toFixed(1)}`,
-        name === "raw" ? "" : `${medianOf(results, ({ loopDelayMs }) => loopDelayMs.p99).toFixed(1)}`,
-        `${medianOf(results, ({ memoryMiB }) => memoryMiB).toFixed(0)}`,
+        name === "raw" ? "" : medianOf(results, ({ cpuSeconds, tokens }) => (1e6 * cpuSeconds) / tokens).toFixed(1),
+        name === "raw" ? "" : medianOf(results, ({ loopDelayMs }) => loopDelayMs.p99).toFixed(1),
+        medianOf(results, ({ memoryMiB }) => memoryMiB).toFixed(0),
       ]);
     }
   }
@@ -179,7 +172,7 @@ export function report(record, folder) {
     }
     if (!makers.includes(throughput)) continue;
     const workloads = grouped(section.results);
-    const names = Object.keys(peers).filter((peer) => section.results.some((result) => result.peer === peer));
+    const names = present(section);
     const svg = bars({
       title: `${name}: tokens/s`,
       groups: [...workloads.keys()],

@@ -1,9 +1,9 @@
 // Starting and ending the servers that peers measure against.
 import { spawn } from "node:child_process";
-import { openSync, readFileSync } from "node:fs";
+import { openSync } from "node:fs";
 import { createServer } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
-import { tree } from "../lib/processes.mjs";
+import { stat, tree } from "../lib/processes.mjs";
 
 /** A TCP port of 127.0.0.1 that is free now. */
 export async function freePort() {
@@ -16,14 +16,8 @@ export async function freePort() {
 
 /** When a process started, in ticks since boot; undefined where it has ended. With it a pid means one process alone. */
 function startedAt(pid) {
-  try {
-    const [state, ...rest] = readFileSync(`/proc/${pid}/stat`, "utf8")
-      .replace(/^.*\) /s, "")
-      .split(" ");
-    return state === "Z" ? undefined : rest[18];
-  } catch {
-    return undefined;
-  }
+  const fields = stat(pid);
+  return fields[0] === "Z" ? undefined : fields[19];
 }
 
 /**
@@ -33,7 +27,7 @@ function startedAt(pid) {
  * @param {string[]} args
  * @param {{ env: Record<string, string | undefined>, log: string, ready: () => Promise<boolean> }} options `ready` is
  *   asked again and again; what it throws counts as false
- * @returns {Promise<{ pid: number, stop(): Promise<void> }>} rejects when the server ends instead, or after 5 minutes
+ * @returns {Promise<{ stop(): Promise<void> }>} rejects when the server ends instead, or after 5 minutes
  */
 export async function startChild(command, args, { env, log, ready }) {
   const output = openSync(log, "a");
@@ -57,7 +51,7 @@ export async function startChild(command, args, { env, log, ready }) {
   }
 
   for (const until = performance.now() + 300_000; ; await delay(50)) {
-    if (await ready().catch(() => false)) return { pid: child.pid, stop };
+    if (await ready().catch(() => false)) return { stop };
     if (gone() || performance.now() > until) {
       await stop();
       throw new Error(`${command} ${gone() ? "ended" : "is not ready after 5 minutes"}; its log is ${log}`);

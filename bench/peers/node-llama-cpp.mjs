@@ -9,8 +9,6 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 
-export const title = "node-llama-cpp";
-
 const here = fileURLToPath(new URL(".", import.meta.url));
 const cache = join(here, "../../.cache/gguf");
 const execute = promisify(execFile);
@@ -37,8 +35,8 @@ async function convert(python, what, folder, weights, options) {
   return path;
 }
 
-/** Writes all GGUF files that a start with this config reads. Call it before a start whose time counts. */
-export async function prepare({ python, model, loras, engine }) {
+/** Writes all GGUF files that a start with this config reads. */
+async function prepare({ python, model, loras, engine }) {
   const type = TYPES[engine.dtype];
   if (type === undefined) throw new Error(`engine.dtype ${engine.dtype} has no type in GGUF; say one of vLLM's`);
   const adapters = {};
@@ -92,7 +90,6 @@ export async function start(config) {
   for (const [name, path] of Object.entries(adapters)) pools.set(name, await open(path));
 
   return {
-    pids: [],
     async generate({ prompt, tokens, lora }, onDelta) {
       const pool = pools.get(lora);
       if (pool === undefined) throw new Error(`there is no adapter ${lora}`);

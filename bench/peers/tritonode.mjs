@@ -1,8 +1,6 @@
 // This package, as a caller uses it.
 import { VllmModel } from "../../dist/index.mjs";
 
-export const title = "tritonode";
-
 export async function start({ model, loras, engine, environment }) {
   const vllm = await VllmModel.load({
     engine: { model, ...engine },
@@ -10,7 +8,6 @@ export async function start({ model, loras, engine, environment }) {
     ...(environment === undefined ? {} : { environment }),
   });
   return {
-    pids: [],
     async generate({ prompt, tokens, lora }, onDelta) {
       let whole = "";
       const options = { lora, max_tokens: tokens, min_tokens: tokens, temperature: 0, ignore_eos: true };

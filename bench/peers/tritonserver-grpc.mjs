@@ -5,8 +5,6 @@ import { loadSync } from "@grpc/proto-loader";
 import { freePort } from "./children.mjs";
 import { MODEL, samplingParameters, startTriton } from "./tritonserver.mjs";
 
-export const title = "tritonserver, gRPC";
-
 const { inference } = loadPackageDefinition(
   loadSync(fileURLToPath(new URL("inference.proto", import.meta.url)), { keepCase: true }),
 );
@@ -69,7 +67,6 @@ export async function start(config) {
   }
 
   return {
-    pids: [server.pid],
     generate,
     async stop() {
       client.close();

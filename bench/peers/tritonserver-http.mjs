@@ -3,8 +3,6 @@ import { Agent, get, request } from "node:http";
 import { freePort } from "./children.mjs";
 import { MODEL, samplingParameters, startTriton } from "./tritonserver.mjs";
 
-export const title = "tritonserver, HTTP";
-
 export async function start(config) {
   const port = await freePort();
   const url = `http://127.0.0.1:${port}/v2/models/${MODEL}`;
@@ -49,7 +47,6 @@ export async function start(config) {
   }
 
   return {
-    pids: [server.pid],
     generate,
     async stop() {
       agent.destroy();

@@ -1,7 +1,8 @@
 // The stock tritonserver of the runtime's wheel, set up as docs/stock-tritonserver.md says.
-import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findRuntime } from "../../dist/index.mjs";
 import { startChild } from "./children.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -57,13 +58,9 @@ function writeBackends(folder, triton, architecture) {
  * @param {number} port of that door
  * @param {() => Promise<boolean>} ready whether the model is served
  */
-export function startTriton(config, door, port, ready) {
+export async function startTriton(config, door, port, ready) {
   const { python, scratch, architecture, log } = config;
-  const runtime = join(dirname(python), "../..");
-  const manifest = JSON.parse(readFileSync(join(runtime, "manifest.json"), "utf8"));
-  const triton = Object.fromEntries(
-    Object.entries(manifest.triton).map(([name, path]) => [name, name === "version" ? path : join(runtime, path)]),
-  );
+  const { triton, libpythonDirectory } = await findRuntime({ directory: join(dirname(python), "../..") });
   const repository = join(scratch, "model_repository");
   const backends = join(scratch, "backends");
   writeRepository(repository, config);
@@ -78,8 +75,7 @@ export function startTriton(config, door, port, ready) {
   ];
   const env = {
     ...process.env,
-    PATH: [dirname(python), process.env.PATH].join(delimiter),
-    LD_LIBRARY_PATH: [manifest.python.libpythonDirectory, triton.dependencyDirectory].join(delimiter),
+    LD_LIBRARY_PATH: [libpythonDirectory, triton.dependencyDirectory].join(delimiter),
     TRITONODE_PUNICA_LIBRARY: join(root, "build/Release/libtritonode_punica.so"),
   };
   return startChild(triton.server, args, { env, log, ready });

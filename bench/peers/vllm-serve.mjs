@@ -1,9 +1,6 @@
 // vLLM's own server, driven by the official OpenAI client.
-import { dirname } from "node:path";
 import OpenAI from "openai";
 import { freePort, startChild } from "./children.mjs";
-
-export const title = "vllm serve, package openai";
 
 const MODEL = "base";
 
@@ -30,7 +27,6 @@ export async function start({ python, model, loras, engine, log }) {
   ];
   const env = {
     ...process.env,
-    PATH: `${dirname(python)}:${process.env.PATH}`,
     // A measurement reports to nobody; all else is vLLM's default.
     VLLM_NO_USAGE_STATS: "1",
   };
@@ -42,7 +38,6 @@ export async function start({ python, model, loras, engine, log }) {
   const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: "unused" });
 
   return {
-    pids: [server.pid],
     async generate({ prompt, tokens, lora }, onDelta) {
       const stream = await openai.completions.create({
         model: lora ?? MODEL,

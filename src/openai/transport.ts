@@ -1,7 +1,7 @@
 import type { InferenceRequest, ResponseStream } from "../server";
 import type { InferenceResponse } from "../server/channel";
 import type { Tensor } from "../server/tensors";
-import type { DeltaEntry, ReadEntry } from "../vllm/deltas";
+import { type DeltaEntry, type ReadEntry, tensor } from "../vllm/deltas";
 
 /** Sends a request to the model's backend. Throws what keeps it from being sent. */
 export type Send = (request: Omit<InferenceRequest, "model">, read: ReadEntry) => ResponseStream;
@@ -58,7 +58,7 @@ function encode(value: object): Uint8Array {
 /** Pieces that came through the channel: a character for each byte (backends/vllm/tritonode/asgi.py). */
 function readHttpEntry(entry: DeltaEntry): Record<string, Tensor> {
   const data = (entry[2] as string[]).map((part) => Buffer.from(part, "latin1"));
-  return { [output]: { name: output, datatype: "BYTES", shape: [data.length], data } };
+  return { [output]: tensor(output, "BYTES", data) };
 }
 
 /** The pieces that a response brings. */

@@ -28,7 +28,8 @@ export interface ChildEvent {
   readonly arguments: readonly string[];
 }
 
-const none: Readonly<Record<string, never>> = Object.freeze({});
+/** The parameters of a response that has none. */
+export const noParameters: Readonly<Record<string, never>> = Object.freeze({});
 
 /** This environment's end of the addon's event queue: takes each batch apart and hands the pieces to who waits for them. */
 export class Channel {
@@ -144,7 +145,7 @@ export class Channel {
         model: events[at + 6] as string,
         version: events[at + 7] as number,
         id: handler.id,
-        parameters: (events[at + 9] as Record<string, string | number | boolean> | undefined) ?? none,
+        parameters: (events[at + 9] as Record<string, string | number | boolean> | undefined) ?? noParameters,
         outputs,
         final,
       },

@@ -314,8 +314,13 @@ export class TritonServer {
     };
   }
 
+  /** Every request of this object that Triton has, as they are now. */
+  get #open(): Running[] {
+    return [...this.#running.values(), ...this.#background.values()];
+  }
+
   #modelDied(model: string, error: EngineDiedError): void {
-    for (const running of [...this.#running.values(), ...this.#background.values()]) {
+    for (const running of this.#open) {
       if (running.model === model) running.state.fail(error);
     }
     this.#channel.abandonCalls(model);
@@ -331,8 +336,7 @@ export class TritonServer {
   async #stop(): Promise<void> {
     this.#models.close();
     const reason = new RequestCancelledError("the server was stopped");
-    this.cancelAll(reason);
-    for (const { state } of [...this.#background.values()]) state.fail(reason);
+    for (const { state } of this.#open) state.fail(reason);
     try {
       const last = await this.#channel.addon.release();
       if (last) this.#workspace.remove();

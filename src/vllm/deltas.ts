@@ -2,8 +2,8 @@ import { randomBytes } from "node:crypto";
 import { constants, openSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
-import type { InferenceRequest, InferenceResponse, ResponseStream } from "../server";
-import type { CallHandler } from "../server/channel";
+import type { InferenceRequest, ResponseStream } from "../server";
+import { type CallHandler, noParameters } from "../server/channel";
 import type { Tensor } from "../server/tensors";
 
 /** One entry of the channel: the request's token, 1 on its last entry, and what the request's kind makes of the rest. */
@@ -19,8 +19,6 @@ interface Receiver {
 
 /** Milliseconds that a model may take to open the channel; without it requests are answered one by one. */
 const openLimit = 10_000;
-
-const noParameters: InferenceResponse["parameters"] = Object.freeze({});
 
 type Infer = (request: Omit<InferenceRequest, "model">) => ResponseStream;
 
@@ -137,7 +135,8 @@ export class DeltaChannel {
   }
 }
 
-function tensor(name: string, datatype: Tensor["datatype"], data: Tensor["data"]): Tensor {
+/** An output of one dimension. */
+export function tensor(name: string, datatype: Tensor["datatype"], data: Tensor["data"]): Tensor {
   return { name, datatype, shape: [data.length], data };
 }
 

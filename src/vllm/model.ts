@@ -286,18 +286,7 @@ export class VllmModel implements AsyncDisposable {
   }
 
   #send(prepared: PreparedRequest, read?: ReadEntry): ResponseStream {
-    return this.#infer(
-      {
-        id: prepared.id,
-        inputs: prepared.inputs,
-        parameters: prepared.parameters,
-        outputs: prepared.outputs,
-        signal: prepared.signal,
-        deadline: prepared.deadline,
-        merge: mergeResponses,
-      },
-      read,
-    );
+    return this.#infer({ ...prepared, merge: mergeResponses }, read);
   }
 
   async #control(request: Record<string, unknown>): Promise<unknown> {

@@ -1,33 +1,20 @@
 // `npm run fuzz:native [-- RUNS]`: the readers of bytes in C++ under libFuzzer, AddressSanitizer and UBSan.
-import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
+import { main, root, run } from "../../scripts/steps.mjs";
 
-const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const runs = process.argv[2] ?? "1000000";
 const directory = join(root, "build-fuzz");
 const corpus = join(directory, "corpus");
-mkdirSync(corpus, { recursive: true });
-
-function run(command, args) {
-  const result = spawnSync(command, args, { cwd: root, stdio: "inherit" });
-  if (result.error?.code === "ENOENT") throw new Error(`${command} is not installed: set CLANG to a clang++ that is`);
-  if (result.status !== 0) process.exit(result.status ?? 1);
-}
-
 const program = join(directory, "fuzz_bytes");
-run(process.env.CLANG ?? "clang++", [
-  "-std=c++20",
-  "-g",
-  "-O1",
-  "-Wall",
-  "-Wextra",
-  "-Werror",
-  "-fsanitize=fuzzer,address,undefined",
-  "-fno-sanitize-recover=all",
-  "test/native/fuzz_bytes.cc",
-  "-o",
-  program,
-]);
-run(program, [`-runs=${runs}`, "-max_len=4096", "-print_final_stats=1", corpus]);
+const compiler = process.env.CLANG ?? "clang++";
+const flags = "-std=c++20 -g -O1 -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all";
+
+main(async () => {
+  mkdirSync(corpus, { recursive: true });
+  await run(compiler, [...flags.split(" "), "test/native/fuzz_bytes.cc", "-o", program]).catch((error) => {
+    if (error.code !== "ENOENT") throw error;
+    throw new Error(`${compiler} is not installed: set CLANG to a clang++ that is`);
+  });
+  await run(program, [`-runs=${runs}`, "-max_len=4096", "-print_final_stats=1", corpus]);
+});

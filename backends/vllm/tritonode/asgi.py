@@ -107,13 +107,12 @@ class HttpDoor:
             call.read(count)
 
     async def _send(self, sender: Sender, parts: list[bytes], *, final: bool) -> None:
-        if sender.channel is not None:
+        channel = sender.channel
+        if channel is not None:
             if not final:
-                await sender.channel.room()
+                await channel.room()
             # Latin-1 gives every byte a character of its own, so that JSON can carry a body of whatever bytes.
-            sender.channel.add([sender.token, int(final), [part.decode("latin-1") for part in parts]])
-            if final:
-                sender.put(None, final=True)
+            sender.put_entry(channel, [[part.decode("latin-1") for part in parts]], final=final)
             return
         tensor = self._pb_utils.Tensor("http_response", np.array(parts, dtype=object))
         await sender.send(self._pb_utils.InferenceResponse(output_tensors=[tensor]), final=final)

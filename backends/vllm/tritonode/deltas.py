@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import InvalidRequestError
+from .errors import InvalidRequestError, well_formed
 from .responses import text_response
 from .senders import Sender
 
@@ -116,5 +116,5 @@ def _encode(entries: list[list[Any]]) -> bytes:
 
 def _well_formed(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return well_formed(value)
     return [_well_formed(each) for each in value] if isinstance(value, list) else value

@@ -42,6 +42,11 @@ class SettingsError(BackendError):
     code = "INVALID_ARG"
 
 
+def well_formed(text: str) -> str:
+    """A text with "?" for each lone surrogate, as JSON can carry them: neither UTF-8 nor Triton takes one."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the nearest known name, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

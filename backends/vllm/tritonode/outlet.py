@@ -44,9 +44,7 @@ class Outlet:
         if sender.closed:
             return
         if self._stream and sender.channel is not None:
-            sender.channel.add(self._state.take_entry(sender.token, final))
-            if final:
-                sender.put(None, final=True)
+            sender.put_entry(sender.channel, self._state.take_entry(), final=final)
         else:
             tensors = self._state.take(self._pb_utils)
             sender.put(self._pb_utils.InferenceResponse(output_tensors=tensors), final=final)

@@ -66,11 +66,14 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         values = tensor(name)
         return None if values is None or len(values) == 0 else bool(values[0])
 
+    def images() -> list[str]:
+        values = tensor("image")
+        return [] if values is None else [_decode(image, "image") for image in values]
+
     own_parameters, host = _take_host_parameters(request.parameters())
     if HOST_REQUEST in host:
-        images = tensor("image")
-        return _read_host_request(request.request_id(), text("text_input") or "", images, host)
-    images, http = tensor("image"), tensor("http_request")
+        return _read_host_request(request.request_id(), text("text_input") or "", images(), host)
+    http = tensor("http_request")
     parameters = text("sampling_parameters")
     return RawRequest(
         request_id=request.request_id(),
@@ -78,7 +81,7 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
         parameters=own_parameters if parameters is None else parameters,
         stream=boolean("stream") or False,
         exclude_input=boolean("exclude_input_in_output"),
-        images=[] if images is None else [_decode(image, "image") for image in images],
+        images=images(),
         returns=frozenset(name for name in RETURN_SWITCHES if boolean(name)),
         embedding=text("embedding_request"),
         cancel_token=host.get(CANCEL_TOKEN),
@@ -89,7 +92,7 @@ def read_request(request: Any, pb_utils: Any) -> RawRequest:
     )
 
 
-def _read_host_request(request_id: str, text: str, images: Any, host: dict[str, str]) -> RawRequest:
+def _read_host_request(request_id: str, text: str, images: list[str], host: dict[str, str]) -> RawRequest:
     asked = json.loads(host[HOST_REQUEST])
     return RawRequest(
         request_id=request_id,
@@ -97,7 +100,7 @@ def _read_host_request(request_id: str, text: str, images: Any, host: dict[str, 
         parameters=asked["sampling_parameters"],
         stream=asked["stream"],
         exclude_input=True,
-        images=[] if images is None else [_decode(image, "image") for image in images],
+        images=images,
         returns=frozenset(asked["returns"]),
         cancel_token=host.get(CANCEL_TOKEN),
         channel=host.get(CHANNEL),

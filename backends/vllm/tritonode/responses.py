@@ -81,14 +81,12 @@ class ResponseState:
         self._forget_news()
         return tensors
 
-    def take_entry(self, token: str, final: bool) -> list[Any]:
-        """The same as an entry of a channel (deltas.py), whatever of it was asked for: texts, finish reasons, numbers
+    def take_entry(self) -> list[Any]:
+        """The same for an entry of a channel (deltas.py), whatever of it was asked for: texts, finish reasons, numbers
         of new tokens, the prompt's tokens; with logprobs the cumulative ones and their lists as JSON.
         """
         choices = self._choices
         entry: list[Any] = [
-            token,
-            int(final),
             [self.prepend + choice.text for choice in choices],
             [choice.finish_reason for choice in choices],
             [choice.tokens for choice in choices],
@@ -129,12 +127,9 @@ def _logprobs_json(positions: list[Any] | None) -> str:
     )
 
 
-def text_response(pb_utils: Any, text: str | bytes) -> Any:
-    """A response whose `text_output` is one string: control answers, a channel's entries."""
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return pb_utils.InferenceResponse(
-        output_tensors=[pb_utils.Tensor("text_output", np.asarray([data], dtype=np.object_))]
-    )
+def text_response(pb_utils: Any, text: str) -> Any:
+    """A response whose `text_output` is one string: control answers, the opening of a channel."""
+    return pb_utils.InferenceResponse(output_tensors=[_strings(pb_utils, "text_output", [text])])
 
 
 def embedding_tensors(

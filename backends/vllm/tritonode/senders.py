@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import BackendError
+from .errors import BackendError, well_formed
 
 if TYPE_CHECKING:
     from .deltas import DeltaChannel
@@ -52,6 +52,14 @@ class Sender:
         self.closed = final
         self._waiting += 1
         self._writer.put(self, response, final)
+
+    def put_entry(self, channel: DeltaChannel, entry: list[Any], *, final: bool) -> None:
+        """Send a piece through the channel; the request itself ends without a response."""
+        if self.closed:
+            return
+        channel.add([self.token, int(final), *entry])
+        if final:
+            self.put(None, final=True)
 
     @property
     def is_full(self) -> bool:
@@ -208,6 +216,5 @@ def error_response(pb_utils: Any, failure: BaseException, message: str | None = 
     """An error response under the Triton code that the failure carries."""
     code = failure.code if isinstance(failure, BackendError) else "INTERNAL"
     # A lone surrogate, as JSON can carry it, would keep Triton from taking the message: no answer at all.
-    text = (message or str(failure)).encode("utf-8", "replace").decode("utf-8")
-    error = pb_utils.TritonError(text, getattr(pb_utils.TritonError, code))
+    error = pb_utils.TritonError(well_formed(message or str(failure)), getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(error=error)

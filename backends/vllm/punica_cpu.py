@@ -96,8 +96,7 @@ class PunicaWrapper(PunicaWrapperBase):
         handle = self._library.tritonode_punica_engine_add_layer(self._engine, described, len(described), inputs)
         if handle < 0:
             raise MemoryError("tritonode_punica_engine_add_layer")
-        for name, filled in (("set_lora", 1), ("reset_lora", 0)):
-            setattr(layer, name, self._watched(getattr(layer, name), handle, filled))
+        self._watch_slots(layer, handle)
         for slot in range(self._slot_count):
             self._library.tritonode_punica_engine_slot_changed(self._engine, handle, slot, 1)
         if self._direct and handle < FLAGGED_LAYERS:
@@ -107,16 +106,32 @@ class PunicaWrapper(PunicaWrapperBase):
             if forward is not None:
                 layer.forward = forward
 
-    def _watched(self, method: Any, handle: int, filled: int) -> Any:
+    def _watch_slots(self, layer: Any, handle: int) -> None:
+        """Tell the kernels of each change of a slot's weights, and spare the zeroing of slots that are zero.
+
+        An adapter that moves into a slot resets every layer of it that it does not touch; of the two vocabulary-sized
+        ones, which few adapters touch, that costs as much as all that is copied.
+        """
         library, engine = self._library, self._engine
+        set_lora, reset_lora = layer.set_lora, layer.reset_lora
+        holds = [True] * self._slot_count  # nobody has looked yet
 
-        @functools.wraps(method)
-        def changed(index: int, *args: Any, **kwargs: Any) -> Any:
-            result = method(index, *args, **kwargs)
-            library.tritonode_punica_engine_slot_changed(engine, handle, index, filled)
-            return result
+        @functools.wraps(reset_lora)
+        def watched_reset(index: int) -> None:
+            if holds[index]:
+                reset_lora(index)
+                holds[index] = False
+            library.tritonode_punica_engine_slot_changed(engine, handle, index, 0)
 
-        return changed
+        @functools.wraps(set_lora)
+        def watched_set(index: int, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return set_lora(index, *args, **kwargs)
+            finally:
+                holds[index] = True
+                library.tritonode_punica_engine_slot_changed(engine, handle, index, 1)
+
+        layer.set_lora, layer.reset_lora = watched_set, watched_reset
 
     # -- rows of a step -------------------------------------------------------------------------------------------
 

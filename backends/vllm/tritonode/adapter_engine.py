@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .adapter_weights import AdapterReader
 from .errors import UnsupportedError
 from .inproc_client import InProcessAsyncClient
 from .vllm_api import LoRARequest, lora_cache, lora_manager
@@ -21,8 +22,11 @@ class AdapterEngine:
         # Adapters read from disk since the start; what of them is not in host memory now was evicted.
         self.loads = 0
 
-    async def count_loads(self) -> None:
-        """Count each reading of an adapter's weights from now on, vLLM's own in the middle of a step included."""
+    async def watch_loads(self) -> None:
+        """Count each reading of an adapter's weights from now on, those in the middle of a step included; and speed it.
+
+        Where several processes run the model, each reads its part as vLLM does.
+        """
 
         def wrap(core: Any) -> None:
             manager = lora_manager(core)
@@ -35,6 +39,7 @@ class AdapterEngine:
                 return load(request)
 
             manager._load_adapter = counted
+            manager._lora_model_cls = AdapterReader().model_class()
 
         await self._client.call(wrap)
 

@@ -145,7 +145,7 @@ class Service:
         slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
         self._adapter_engine = AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity)
         registry.attach(self._adapter_engine)
-        self._engine.call(self._adapter_engine.count_loads()).result()
+        self._engine.call(self._adapter_engine.watch_loads()).result()
         adapters = [registry.get(name) for name in registry.names[:host_capacity]]
         for position, adapter in enumerate(adapters):
             self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))

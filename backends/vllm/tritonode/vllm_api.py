@@ -13,7 +13,10 @@ from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import parse_fine_tuned_lora_name as tensor_module
 from vllm.outputs import (
     STREAM_FINISHED,
     CompletionOutput,
@@ -27,6 +30,7 @@ from vllm.reasoning import ReasoningParserManager
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils import torch_utils
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -65,6 +69,8 @@ __all__ = [
     "FinishReason",
     "FlexibleArgumentParser",
     "IterationStats",
+    "LoRALayerWeights",
+    "LoRAModel",
     "LoRARequest",
     "PoolingParams",
     "PoolingRequestOutput",
@@ -85,8 +91,10 @@ __all__ = [
     "lora_cache",
     "lora_manager",
     "make_arg_parser",
+    "pins_memory",
     "sampling_param_types",
     "structured_output_types",
+    "tensor_module",
     "validate_parsed_serve_args",
 ]
 
@@ -151,3 +159,8 @@ def lora_cache(core: EngineCore) -> Any:
 def is_cpu() -> bool:
     """Whether the installed vLLM computes on the CPU."""
     return bool(current_platform.is_cpu())
+
+
+def pins_memory() -> bool:
+    """Whether vLLM keeps adapters in page-locked host memory (where there is a GPU to copy them to)."""
+    return bool(torch_utils.PIN_MEMORY)

@@ -26,7 +26,8 @@ const { values } = parseArgs({
 });
 const [requests, rounds, rate, tokens] = [values.requests, values.rounds, values.rate, values.tokens].map(Number);
 const sizes = [1, 10, 100, 1000];
-const slots = 16;
+// As many as a batch has rows: with fewer, rows wait for a slot, not for the engine.
+const slots = 32;
 const hostCapacity = 64;
 
 /** Mulberry32: the same requests in every run and on every machine. */
@@ -55,6 +56,7 @@ function plan(count, seed) {
   });
 }
 
+if (values.out !== undefined) mkdirSync(values.out, { recursive: true });
 const folder = mkdtempSync(join(tmpdir(), "tritonode-scale-"));
 const source = join(values.workspace, "weights/loras/alpaca");
 const loras = {};

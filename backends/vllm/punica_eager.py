@@ -1,8 +1,8 @@
 """What a CPU engine that is not compiled need not pay.
 
 vLLM's CPU platform counts on ``torch.compile`` to fuse the small operators of a layer, and turns it off for engines
-with LoRA. Compiling costs the better part of a minute at each start, so here the uncompiled engine gets cheaper
-instead, through vLLM's own extension points:
+with LoRA; ``enforce_eager`` turns it off too. Compiling costs the better part of a minute at each start, so here the
+uncompiled engine gets cheaper instead, through vLLM's own extension points:
 
 * an RMS norm is one call of ``libtritonode_punica``, registered with vLLM's IR (``register_impl`` and
   ``kernel_config.ir_op_priority``), instead of a dozen operators of torch. (vLLM has a C++ kernel too, but it wakes the
@@ -11,11 +11,14 @@ instead, through vLLM's own extension points:
   prompt in bfloat16 takes about as long as the projection before it;
 * the rotary embedding of a few rows likewise: vLLM's kernel wakes the thread team for it;
 * attention is called directly (``opaque_attention_op``), not as an operator that only a compiler needs;
-* a LoRA layer whose base is a plain unquantised matrix goes from its input to its output in one Python frame.
+* a layer that is a plain unquantised matrix, with LoRA or without, goes from its input to its output in one Python
+  frame.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,34 +33,36 @@ FEW_ROWS = 32
 """Up to here one thread turns a layer's heads sooner than several would start."""
 
 
-def uncompiled_lora(vllm_config: VllmConfig | None) -> bool:
-    """Tell whether a configuration is of an engine with LoRA that runs without torch.compile."""
+def uncompiled(vllm_config: VllmConfig | None) -> bool:
+    """Tell whether a configuration is of an engine that runs without torch.compile."""
     from vllm.config import CompilationMode
 
-    return (
-        vllm_config is not None
-        and vllm_config.lora_config is not None
-        and vllm_config.compilation_config.mode == CompilationMode.NONE
-    )
+    return vllm_config is not None and vllm_config.compilation_config.mode == CompilationMode.NONE
 
 
-def extend_platform(platform_class: Any) -> None:
-    """Add to the CPU platform what this module describes, for engines that :func:`uncompiled_lora` is true of."""
+def extend_platform(platform_class: Any, direct: Callable[[], bool]) -> None:
+    """Add to the CPU platform what this module describes, for engines that :func:`uncompiled` is true of.
+
+    Args:
+        platform_class: vLLM's CPU platform.
+        direct: whether the engine that is being built is one of them.
+    """
     from vllm.config import get_current_vllm_config_or_none
 
     _register_norms()
     _register_activation()
     _register_rotary()
+    _shorten_linears(direct)
     opaque_attention = platform_class.opaque_attention_op
 
     def opaque_attention_op(cls: type) -> bool:
-        return opaque_attention() and not uncompiled_lora(get_current_vllm_config_or_none())
+        return opaque_attention() and not uncompiled(get_current_vllm_config_or_none())
 
     platform_class.opaque_attention_op = classmethod(opaque_attention_op)
 
 
 def settle(vllm_config: VllmConfig) -> None:
-    """Choose the operators of an engine that :func:`uncompiled_lora` is true of.
+    """Choose the operators of an engine that :func:`uncompiled` is true of.
 
     vLLM resolves its own choice while the engine still counts as compiled: then custom operators are off and norms are
     left to a compiler that never comes.
@@ -168,6 +173,74 @@ def _matrix_of(linear: Any) -> Any:
     return cells[0] if len(cells) == 1 and type(cells[0]) is CPUDNNLGEMMHandler else None
 
 
+@dataclass(frozen=True)
+class _Plain:
+    """How a linear layer that is nothing but a matrix (and a bias) computes."""
+
+    linear: Callable[..., torch.Tensor]
+    matrix: Any  # oneDNN's, or None
+    weight: torch.Tensor
+    own_bias: torch.Tensor | None
+    returned_bias: torch.Tensor | None
+    return_bias: bool
+
+
+def _plain(base: Any) -> _Plain | None:
+    """Return None for a layer that does more than multiply: quantised, of several ranks, or of a kind unknown here."""
+    from vllm.model_executor.layers.linear import (
+        ColumnParallelLinear,
+        MergedColumnParallelLinear,
+        QKVParallelLinear,
+        RowParallelLinear,
+        UnquantizedLinearMethod,
+    )
+
+    bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
+    # Exact types: a subclass may have a forward of its own.
+    if type(base) not in bases or base.tp_size != 1:
+        return None
+    linear = getattr(base, "cpu_linear", None)
+    if type(base.quant_method) is not UnquantizedLinearMethod or linear is None:
+        return None
+    if type(base) is RowParallelLinear and not base.input_is_parallel:
+        return None
+    own_bias, returned_bias = (None, base.bias) if base.skip_bias_add else (base.bias, None)
+    return _Plain(linear, _matrix_of(linear), base.weight, own_bias, returned_bias, base.return_bias)
+
+
+def _shorten_linears(direct: Callable[[], bool]) -> None:
+    """Give each plain layer of an engine that is `direct` a short forward, once its weights are where they stay."""
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+    method: Any = UnquantizedLinearMethod
+    process = method.process_weights_after_loading
+
+    @functools.wraps(process)
+    def process_and_shorten(self: Any, layer: torch.nn.Module) -> None:
+        process(self, layer)
+        plain = _plain(layer) if direct() else None
+        if plain is not None and plain.matrix is not None:
+            layer.forward = _base_forward(layer, plain)
+
+    method.process_weights_after_loading = process_and_shorten
+
+
+def _base_forward(base: Any, plain: _Plain) -> Callable[..., Any]:
+    linear, own_bias, returned_bias, return_bias = plain.linear, plain.own_bias, plain.returned_bias, plain.return_bias
+    columns, handle, multiply = plain.matrix.n, plain.matrix.handler_tensor, torch.ops._C.onednn_mm.default
+    slow = type(base).forward
+
+    def forward(input_: torch.Tensor) -> Any:
+        if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
+            return slow(base, input_)
+        # As vllm._custom_ops.onednn_mm does, for a matrix.
+        output = input_.new_empty((input_.size(0), columns))
+        multiply(output, input_, own_bias, handle)
+        return (output, returned_bias) if return_bias else output
+
+    return forward
+
+
 def direct_forward(
     layer: Any, add_lora: Callable[..., Any], rows: int, flags: bytearray, flag: int
 ) -> Callable[..., Any] | None:
@@ -187,13 +260,6 @@ def direct_forward(
         QKVParallelLinearWithLoRA,
     )
     from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
-    from vllm.model_executor.layers.linear import (
-        ColumnParallelLinear,
-        MergedColumnParallelLinear,
-        QKVParallelLinear,
-        RowParallelLinear,
-        UnquantizedLinearMethod,
-    )
 
     known = (
         ColumnParallelLinearWithLoRA,
@@ -202,24 +268,14 @@ def direct_forward(
         MergedQKVParallelLinearWithLoRA,
         RowParallelLinearWithLoRA,
     )
-    bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
     base: Any = getattr(layer, "base_layer", None)
-    # Exact types: a subclass may have a forward of its own.
-    if type(layer) not in known or type(base) not in bases or layer.tp_size != 1:
+    plain = _plain(base) if type(layer) in known else None
+    if plain is None:
         return None
-    linear = getattr(base, "cpu_linear", None)
-    if type(base.quant_method) is not UnquantizedLinearMethod or linear is None:
-        return None
-    if type(base) is RowParallelLinear and not base.input_is_parallel:
-        return None
-    weight, bias, weights = base.weight, base.bias, layer.lora_a_stacked[0]
-    own_bias = None if base.skip_bias_add else bias
-    returned_bias = bias if base.skip_bias_add else None
-    return_bias = base.return_bias
-    slow = layer.forward
+    linear, weight, weights, slow = plain.linear, plain.weight, layer.lora_a_stacked[0], layer.forward
+    own_bias, returned_bias, return_bias = plain.own_bias, plain.returned_bias, plain.return_bias
 
-    matrix = _matrix_of(linear)
-    if matrix is None:
+    if plain.matrix is None:
 
         def forward(input_: torch.Tensor) -> Any:
             if input_.dim() != 2 or base.cpu_linear is not linear:
@@ -231,13 +287,12 @@ def direct_forward(
 
         return forward
 
-    columns, handle, multiply = matrix.n, matrix.handler_tensor, torch.ops._C.onednn_mm.default
+    columns, handle, multiply = plain.matrix.n, plain.matrix.handler_tensor, torch.ops._C.onednn_mm.default
 
     def forward_onednn(input_: torch.Tensor) -> Any:
         # Weights that were loaded anew have another matrix; ours is kept alive by `linear`.
         if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
             return slow(input_)
-        # As vllm._custom_ops.onednn_mm does, for a matrix.
         output = input_.new_empty((input_.size(0), columns))
         multiply(output, input_, own_bias, handle)
         if flags[flag]:

@@ -1,4 +1,4 @@
-"""Make vLLM's CPU platform answer with our LoRA operators, and say how LoRA engines run."""
+"""Make vLLM's CPU platform answer with our LoRA operators, and say how uncompiled engines run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def kernels_available() -> bool:
     try:
         punica_library.register_torch_operator()
     except punica_library.PunicaLibraryError as error:
-        logger.warning("LoRA runs on plain torch operators, which are right but slower. %s", error)
+        logger.warning("LoRA and small operators run on plain torch, which is right but slower. %s", error)
         return False
-    logger.info("LoRA runs on libtritonode_punica (%s)", punica_library.level())
+    logger.info("LoRA and small operators run on libtritonode_punica (%s)", punica_library.level())
     return True
 
 
@@ -84,17 +84,16 @@ def install(compile_model: bool | None = None) -> None:
 
         wanted = vllm_config.compilation_config.mode
         check_and_update_config(vllm_config)
-        if vllm_config.lora_config is None or not kernels_available():
-            _settings["direct"] = False
+        if not kernels_available():
             return
         stopped = wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE
-        if stopped and _settings["compile"]:
+        if stopped and vllm_config.lora_config is not None and _settings["compile"]:
             # What check_and_update_config itself had chosen just before it met the LoRA configuration.
             vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
-        _settings["direct"] = punica_eager.uncompiled_lora(vllm_config)
+        _settings["direct"] = punica_eager.uncompiled(vllm_config)
         if _settings["direct"]:
             punica_eager.settle(vllm_config)
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():
-        punica_eager.extend_platform(platform_class)
+        punica_eager.extend_platform(platform_class, direct_layers)

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <fts.h>
 #include <link.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -61,12 +62,21 @@ char* MakeTemporary(char* pattern) {
   return made;
 }
 
+// Whatever cleans /tmp may have taken that folder from under a host that has run for days. The backend walks through it
+// when its last server ends, and throws out of a destructor if it is not there; an empty one will do.
+FTS* WalkTree(char* const* paths, int options, int (*compare)(const FTSENT**, const FTSENT**)) {
+  for (char* const* path = paths; *path != nullptr; ++path) {
+    if (access(*path, F_OK) != 0 && errno == ENOENT) mkdir(*path, S_IRWXU);
+  }
+  return fts_open(paths, options, compare);
+}
+
 struct Wrapper {
   const char* name;
   void* function;
 };
 
-const std::array<Wrapper, 12> kWrappers = {{
+const std::array<Wrapper, 13> kWrappers = {{
     {"pthread_mutex_lock", reinterpret_cast<void*>(&Lock)},
     {"pthread_mutex_trylock", reinterpret_cast<void*>(&TryLock)},
     {"pthread_mutex_timedlock", reinterpret_cast<void*>(&TimedLock)},
@@ -79,6 +89,7 @@ const std::array<Wrapper, 12> kWrappers = {{
     {"shm_open", reinterpret_cast<void*>(&OpenPrivate)},
     {"fchmod", reinterpret_cast<void*>(&ChangePrivateMode)},
     {"mkdtemp", reinterpret_cast<void*>(&MakeTemporary)},
+    {"fts_open", reinterpret_cast<void*>(&WalkTree)},
 }};
 
 #if defined(__x86_64__)

@@ -18,8 +18,8 @@ namespace tritonode {
 
 // Opens libtriton_python.so (it stays open; Triton then gets the same copy) and points its lock functions at the
 // wrappers, its waits for children at those of dead_child.h, and has it make its shared memory for this user alone. For
-// each folder that it makes in /tmp (python_env_*) a link of the same name is put into `privateDirectory`. LIBRARY if it
-// can't be opened. libtritonserver must be open.
+// each folder that it makes in /tmp (python_env_*) a link of the same name is put into `privateDirectory`; that somebody
+// removes such a folder meanwhile does no harm. LIBRARY if it can't be opened. libtritonserver must be open.
 Status GuardPythonBackend(const std::string& path, const std::string& privateDirectory);
 
 }  // namespace tritonode

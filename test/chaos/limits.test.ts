@@ -1,10 +1,10 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, rmdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readlinkSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { VllmModelOptions } from "../../src";
 import { findRuntime } from "../../src/runtime";
-import { Host, type HostOptions, type Report } from "../support/host";
+import { expectNothingLeft, Host, type HostOptions, type Report } from "../support/host";
 import { temporaryFolder, tinyEngine } from "../support/models";
 
 // A host that runs out of something says so, and nothing hangs. Mounts are made in a mount namespace of the host's own.
@@ -116,4 +116,20 @@ describe("a stub that can't start: an error within 10 s", () => {
     expect(error).toMatchObject({ code: "ERR_STUB_START" });
     expect(error.took).toBeLessThan(10_000);
   });
+});
+
+test("/tmp is cleaned under a host that serves: it goes on, and ends in good order", async () => {
+  const steps = [{ do: "load" }, { do: "sleep", milliseconds: 1500 }, { do: "generate" }, { do: "dispose" }];
+  const host = new Host(load, steps);
+  const loaded = await host.report("load");
+  const directory = loaded.directory as string;
+  const made = readdirSync(directory)
+    .filter((name) => name.startsWith("python_env_"))
+    .map((name) => readlinkSync(join(directory, name)));
+  expect(made).not.toEqual([]);
+  for (const folder of made) rmSync(folder, { recursive: true });
+  expect(await host.ended, host.stderr).toEqual({ code: 0, signal: null });
+  expect(host.reports.filter(({ error }) => error !== undefined)).toEqual([]);
+  expect(made.filter((folder) => existsSync(folder))).toEqual([]);
+  await expectNothingLeft(loaded, 2_000);
 });

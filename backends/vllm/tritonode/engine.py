@@ -12,6 +12,7 @@ from typing import Any
 from . import no_network
 from .engine_settings import EngineSettings
 from .inproc_client import InProcessAsyncClient, make_client
+from .tokenizing import tokenize_short_prompts_here
 from .vllm_api import AsyncEngineArgs, AsyncLLM, EngineCoreClient, SamplingParams, UsageContext, is_cpu
 
 
@@ -70,6 +71,7 @@ class Engine:
                 # vLLM's own loggers write a line and a Prometheus sample per step to nobody.
                 disable_log_stats=True,
             )
+        tokenize_short_prompts_here(self._llm.renderer)
 
     async def warm_up(self, lora_requests: list[Any]) -> None:
         """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""

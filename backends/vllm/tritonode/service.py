@@ -65,7 +65,7 @@ class Service:
         self._ledger = Ledger(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
         adapters = self._check_adapters()
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
-        _install_cpu_kernels(self._settings, self._logger)
+        _install_cpu_kernels(self._settings)
         self._engine.start()
         try:
             self._finish_start(adapters)
@@ -349,11 +349,13 @@ def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
 
 
-def _install_cpu_kernels(settings: EngineSettings, logger: Any) -> None:
-    """Put the project's LoRA kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
-    if settings.enable_lora and is_cpu():
-        import punica_cpu
+def _install_cpu_kernels(settings: EngineSettings) -> None:
+    """Put the project's kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
+    several = settings.world_size > 1
+    if not is_cpu() or (several and not settings.enable_lora):
+        return
+    import punica_cpu
 
-        punica_cpu.install()
-        if settings.world_size > 1:
-            settings.engine_args.setdefault("worker_extension_cls", "tritonode.rank.RankExtension")
+    punica_cpu.install()
+    if several:
+        settings.engine_args.setdefault("worker_extension_cls", "tritonode.rank.RankExtension")

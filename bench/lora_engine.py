@@ -150,6 +150,9 @@ def roofline(config: dict[str, Any], kinds: list[tuple[str, int] | None], rows: 
     )
 
 
+ENGINES = ["off", "off-eager", "stock", "tritonode-off", "tritonode", "tritonode-compiled"]
+
+
 def bandwidth() -> float:
     """Return the machine's read bandwidth in GB/s, all threads: the sum of 512 MiB, best of five."""
     import torch
@@ -172,7 +175,7 @@ def main() -> None:
     parser.add_argument(
         "--engines",
         default="off-eager,off,stock,tritonode",
-        help="of off, off-eager, stock, tritonode, "
+        help="of off, off-eager, stock, tritonode-off (without LoRA), tritonode, "
         "tritonode-compiled; the first is what the others are measured against",
     )
     parser.add_argument("--only", default="", help="workloads whose name holds this")
@@ -185,12 +188,12 @@ def main() -> None:
 
     names = options.engines.split(",")
     engines: list[Bench] = []
-    # The stock engine is built before install(): the class is chosen when an engine is built.
-    for name in sorted(names, key=["off", "off-eager", "stock", "tritonode", "tritonode-compiled"].index):
-        lora = None if name.startswith("off") else options.adapters
+    # vLLM's own engines are built before install(): operators are chosen when an engine is built.
+    for name in sorted(names, key=ENGINES.index):
+        lora = None if "off" in name.split("-") else options.adapters
         if name.startswith("tritonode"):
             punica_cpu.install(name.endswith("compiled"))
-        engines.append(Bench(name, options.model, lora, enforce_eager=name.endswith("eager")))
+        engines.append(Bench(name, options.model, lora, enforce_eager=name in ("off-eager", "tritonode-off")))
         print(f"{name}: {engines[-1].mode}, {engines[-1].start:.1f} s to start", file=sys.stderr, flush=True)
 
     config = json.loads((Path(options.model) / "config.json").read_text())

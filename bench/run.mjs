@@ -83,7 +83,8 @@ async function interleaved(running, workloads, count = rounds) {
 
 /** CPU of each peer's whole tree while nothing is asked of it, in cores, and its memory. */
 async function atRest(running, seconds = 10) {
-  await pause(2000);
+  // A model that has been idle for two seconds builds its HTTP door once; that is no rest.
+  await pause(10_000);
   const before = running.map((peer) => cpuSeconds(tree(peer.pid)));
   await pause(seconds * 1000);
   return running.map((peer, index) => {

@@ -109,6 +109,14 @@ def test_what_it_does_not_know_is_read_by_vllm(adapters: dict[str, str], tmp_pat
         assert_same(read_with(model_class, mixed), read_with(LoRAModel, mixed))
 
 
+def test_a_header_too_large_to_keep_is_read_by_vllm(adapters: dict[str, str], tmp_path: Path) -> None:
+    large = Path(changed_copy(adapters["lora_a"], tmp_path / "large"))
+    save_file(load_file(large / WEIGHTS), large / WEIGHTS, {"notes": "x" * (5 << 20)})
+    model_class = AdapterReader().model_class()
+    for _ in range(2):
+        assert_same(read_with(model_class, str(large)), read_with(LoRAModel, str(large)))
+
+
 def test_a_file_cut_short_since_is_refused_by_vllm(adapters: dict[str, str], tmp_path: Path) -> None:
     short = changed_copy(adapters["lora_a"], tmp_path / "short")
     model_class = AdapterReader().model_class()

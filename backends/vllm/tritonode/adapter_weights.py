@@ -84,21 +84,25 @@ class AdapterReader:
         """The adapter's weights by module, its scaling folded into B; None where vLLM has to read it."""
         try:
             with open(os.path.join(folder, WEIGHTS_FILENAME), "rb", buffering=0) as file:
-                layout = self._layouts.get(_read_header(file))
+                header = _read_header(file)
+                layout = None if header is None else self._layouts.get(header)
                 if layout is None:
                     return None
                 data = torch.empty(layout.size, dtype=torch.uint8)
                 if file.readinto(data.numpy().data) != layout.size:
                     return None
-        except (OSError, ValueError):
+        except OSError:
             return None  # vLLM says what is wrong with it.
         return _weights(layout, data.view(layout.dtype).to(dtype or layout.dtype), peft_helper)
 
     def learn(self, folder: str, weights_mapper: Any, skip_prefixes: list[str] | None) -> None:
         """Keep what the header of an adapter means that vLLM has just read."""
-        with open(os.path.join(folder, WEIGHTS_FILENAME), "rb", buffering=0) as file:
-            header = _read_header(file)
-        if len(header) > _MAX_HEADER_BYTES:
+        try:
+            with open(os.path.join(folder, WEIGHTS_FILENAME), "rb", buffering=0) as file:
+                header = _read_header(file)
+        except OSError:
+            return  # gone since
+        if header is None:
             return
         self._layouts[header] = None if skip_prefixes else _layout(header, weights_mapper)
         self._layouts.move_to_end(header)
@@ -106,12 +110,12 @@ class AdapterReader:
             self._layouts.popitem(last=False)
 
 
-def _read_header(file: Any) -> bytes:
-    """The length and the JSON that a safetensors file starts with."""
+def _read_header(file: Any) -> bytes | None:
+    """The length and the JSON that a safetensors file starts with; None where it is no such file, or a large one."""
     prefix = file.read(8)
     (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (0,)
     if not 0 < length <= _MAX_HEADER_BYTES:
-        raise ValueError("no safetensors file, or one with an uncommonly large header")
+        return None
     return prefix + file.read(length)  # type: ignore[no-any-return]
 
 

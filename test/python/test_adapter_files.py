@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_fixtures import make_fixtures
 from tritonode.adapter_files import base_model_shapes, check_finite, inspect_adapter, read_safetensors_header
 from tritonode.errors import SettingsError
 
@@ -37,12 +36,6 @@ REASONS = {
     "not_lora": "is not LORA",
     "other_base": "made for a base weight",
 }
-
-
-@pytest.fixture(scope="module")
-def fixtures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    cache = Path(__file__).parents[2] / ".cache" / "fixtures"
-    return make_fixtures(cache if cache.is_dir() else tmp_path_factory.mktemp("fixtures"), 8)
 
 
 def complaints(path: str, base: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import tiny_llama
 import torch
-from make_fixtures import make_fixtures
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("vllm")
@@ -24,10 +23,8 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    cache = Path(__file__).parents[2] / ".cache" / "fixtures"
-    made = make_fixtures(cache if cache.is_dir() else tmp_path_factory.mktemp("fixtures"), 8)
-    adapters: dict[str, str] = made["adapters"]
+def adapters(fixtures: dict[str, Any]) -> dict[str, str]:
+    adapters: dict[str, str] = fixtures["adapters"]
     return adapters
 
 

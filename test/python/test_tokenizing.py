@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
-from make_fixtures import make_fixtures
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("vllm")
@@ -55,10 +53,8 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    cache = Path(__file__).parents[2] / ".cache" / "fixtures"
-    made = make_fixtures(cache if cache.is_dir() else tmp_path_factory.mktemp("fixtures"), 8)
-    recorder = Recorder(made["models"]["tiny"])
+def recorder(fixtures: dict[str, Any]) -> Any:
+    recorder = Recorder(fixtures["models"]["tiny"])
     yield recorder
     recorder.renderer.shutdown()
 

@@ -8,10 +8,11 @@ import { table } from "./table.mjs";
 
 const plain = (name) => peers[name].title.replaceAll("`", "");
 const percent = (ratio) => `${(100 * ratio).toFixed(ratio < 0.1 ? 1 : 0)}%`;
-const rate = (result) => result.tokens / result.seconds;
+/** Tokens a second of a batch. */
+export const rate = (result) => result.tokens / result.seconds;
 
 /** Results by workload, then peer. */
-function grouped(results) {
+export function grouped(results) {
   const workloads = new Map();
   for (const result of results) {
     if (!workloads.has(result.workload)) workloads.set(result.workload, new Map());
@@ -22,13 +23,13 @@ function grouped(results) {
 }
 
 /** Median over the rounds of a figure's ratio to the same round of another peer. */
-function ratio(of, peer, other, figure) {
+export function ratio(of, peer, other, figure) {
   const against = new Map((of.get(other) ?? []).map((result) => [result.round, figure(result)]));
   const ratios = (of.get(peer) ?? []).filter(({ round }) => against.has(round));
   return median(ratios.map((result) => figure(result) / against.get(result.round)));
 }
 
-const medianOf = (results, figure) => median((results ?? []).map(figure));
+export const medianOf = (results, figure) => median((results ?? []).map(figure));
 
 /** The peers that a section has results of, in the order of the tables. */
 const present = (section) => Object.keys(peers).filter((name) => section.results.some(({ peer }) => peer === name));

@@ -33,9 +33,9 @@ _DEFAULTS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # How many times an idle OpenMP thread looks for work before it sleeps. More is quicker on an idle host and starves
-    # a busy one: docs/benchmarks.md has the figures.
-    "GOMP_SPINCOUNT": "2000",
+    # How many times an idle OpenMP thread looks for work before it sleeps. This many are quickest on an idle host and
+    # starve a busy one, where pace.py makes it a hundred: docs/benchmarks.md has the figures.
+    "GOMP_SPINCOUNT": "20000",
     # oneDNN keeps the last 1,024 matrix products that it has prepared, 0.3 MiB each. Each number of tokens in a step is
     # another one, for each shape of weights: 300 MiB, in no time. Preparing one anew takes 0.2 to 0.5 ms.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
@@ -43,6 +43,12 @@ _DEFAULTS = {
     # A progress bar writes carriage returns into the log.
     "TQDM_DISABLE": "1",
 }
+
+# Settings of how threads wait: a user who has set one has chosen.
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+# For processes that pace.py is not at work in: a tenth slower on an idle host than the default.
+_UNPACED_SPINS = "2000"
+_users: set[str] = set()
 
 
 def prepare_vllm() -> None:
@@ -64,6 +70,8 @@ def prepare() -> None:
     The interpreter that Triton embeds starts in the C locale and ignores PYTHONUTF8; torch 2.13 then fails to import
     with an ASCII decode error.
     """
+    if not _users:  # a second call would find what the first has set
+        _users.update(os.environ)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     # urllib3 asks, when it is imported, whether IPv6 works: by binding a TCP socket to ::1.
@@ -74,6 +82,19 @@ def prepare() -> None:
             return
         except locale.Error:
             continue
+
+
+def waiting_is_ours(paced: bool) -> bool:
+    """Tell whether how long threads wait awake is left to this package, and settle it for processes that start later.
+
+    Args:
+        paced: whether this process's own threads are the engine's, so that :mod:`pace` can watch over them.
+    """
+    if any(name in _users for name in _WAITING):
+        return False
+    if not paced:
+        os.environ["GOMP_SPINCOUNT"] = _UNPACED_SPINS
+    return paced
 
 
 def report_crashes() -> None:

@@ -71,6 +71,8 @@ class InProcessAsyncClient(EngineCoreClient):
         self._failure: BaseException | None = None
         # Called on the engine's thread when it has failed and everybody has been told.
         self.on_death: Callable[[], None] = lambda: None
+        # Called on the loop before each step of a core that is stepped there.
+        self.before_step: Callable[[], None] = lambda: None
 
     @abstractmethod
     def _submit(self, task: Callable[[EngineCore], None]) -> None:
@@ -206,6 +208,7 @@ class LoopClient(InProcessAsyncClient):
             if self._arrived > 1:
                 await self._gather()
             self._arrived = 0
+            self.before_step()
             try:
                 outputs, executed = core.step_fn()
                 core.post_step(model_executed=executed)

@@ -1,28 +1,27 @@
 """How long the engine's OpenMP threads wait awake for each other, chosen by what else the machine has to do.
 
-A step is some hundred short parallel regions. Threads that wait for the next one awake are quickest on a machine that has
-nothing else to do. Where the host computes too, the thread that they wait for has no core, because they have it: the
-engine nearly stops. libgomp has a rule against that (GOMP_SPINCOUNT in its manual): in a process with more OpenMP threads
-than CPUs, a thread that waits looks a hundred times for work and then sleeps. So while others need the CPUs, a second
-team of threads is kept here, asleep, and makes the rule hold.
+A step is some hundred short parallel regions. Threads that wait for the next one awake are quickest on a machine that
+has nothing else to do. Where the host computes too, the thread that they wait for has no core, because they have it:
+the engine nearly stops. libgomp has a rule against that (GOMP_SPINCOUNT in its manual): in a process with more OpenMP
+threads than CPUs, a thread that waits looks a hundred times for work and then sleeps. So while others need the CPUs, a
+second team of threads is kept here, asleep, and makes the rule hold.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
 
 # Of a core. Others that take this much leave the team one thread that has to wait for its turn. The caller's own share
 # of a busy engine is a tenth of a core.
 _BUSY_CORES = 0.35
 _QUIET_CORES = 0.2
-# The kernel counts in ticks of 10 ms: 50 of them are enough to tell the two apart.
-_PAUSE_SECONDS = 0.5
-_IDLE_PAUSE_SECONDS = 1.0
+# The kernel counts in ticks of 10 ms: 25 of them are enough to tell the two apart.
+_LOOK_SECONDS = 0.25
+# What others did while the engine rested says nothing about now.
+_REST_SECONDS = 1.0
 
 
 class OtherLoad:
@@ -46,12 +45,12 @@ class OtherLoad:
                     ticks += user + nice + system + irq + softirq + steal
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
 
-    def cores(self) -> float:
-        """How many cores others used since the last call, on average."""
+    def cores(self) -> float | None:
+        """How many cores others used since the last call, on average; None if that was a second ago or longer."""
         now, last = self._now(), self._last
         self._last = now
         wall, busy, own = (after - before for after, before in zip(now, last, strict=True))
-        return max(0.0, busy - own) / wall if wall > 0 else 0.0
+        return max(0.0, busy - own) / wall if 0 < wall < _REST_SECONDS else None
 
 
 class Crowd:
@@ -74,7 +73,9 @@ class Crowd:
         """Start the team; nothing if it is there."""
         if self._leave is None and self._gomp is not None:
             self._leave = threading.Event()
-            threading.Thread(target=self._stay, args=(self._gomp, self._leave), name="openmp-crowd", daemon=True).start()
+            threading.Thread(
+                target=self._stay, args=(self._gomp, self._leave), name="openmp-crowd", daemon=True
+            ).start()
 
     def go(self) -> None:
         """End the team; nothing if there is none."""
@@ -89,7 +90,7 @@ class Crowd:
 
 
 class Pace:
-    """Keeps a crowd while others need the CPUs."""
+    """Keeps a crowd while others need the CPUs. Used on the thread that steps the engine."""
 
     def __init__(self, engine_threads: int) -> None:
         self._load = OtherLoad()
@@ -97,18 +98,26 @@ class Pace:
         self._engine_threads, self._cpus = engine_threads, cpus
         # Enough for one thread more than there are CPUs; a team's first thread is counted by nobody.
         self._crowd = Crowd(max(2, cpus - engine_threads + 2))
+        self._next = 0.0
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is a team to be paced."""
+        return self._crowd.available and self._engine_threads > 1
 
     @property
     def yielding(self) -> bool:
         return self._crowd.present
 
-    async def follow(self, is_idle: Callable[[], bool]) -> None:
-        """Look twice a second, once a second while nothing runs. Runs until it is cancelled."""
-        if not self._crowd.available or self._engine_threads < 2:
+    def look(self) -> None:
+        """Called before each step: look at the load, at most four times a second (0.1 ms)."""
+        now = time.monotonic()
+        if now < self._next:
             return
-        while True:
-            await asyncio.sleep(_IDLE_PAUSE_SECONDS if is_idle() else _PAUSE_SECONDS)
-            self.decide(self._load.cores())
+        self._next = now + _LOOK_SECONDS
+        others = self._load.cores()
+        if others is not None:
+            self.decide(others)
 
     def decide(self, others: float) -> None:
         """Come or go by how many cores others use."""

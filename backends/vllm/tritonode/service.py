@@ -20,7 +20,7 @@ from .control import Control
 from .deltas import DeltaChannel
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
-from .environment import check_addresses
+from .environment import check_addresses, waiting_is_ours
 from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
 from .heap import Heap
@@ -28,6 +28,7 @@ from .host_watch import end_process
 from .ledger import Entry, Ledger
 from .metrics import MetricsFactory
 from .multi_lora_watch import watch_multi_lora
+from .pace import Pace
 from .requests import RawRequest, read_request
 from .responses import text_response
 from .senders import CancellationWatch, ResponseWriter, Sender, error_response
@@ -59,6 +60,7 @@ class Service:
         frontend_args = self._settings.take(frontend)
         self._use_device(args)
         check_addresses(self._settings.world_size)
+        self._paced = waiting_is_ours(paced=is_cpu() and self._settings.world_size == 1)
         self._apply_defaults()
         self._serve_args = serve_arguments(self._settings.engine_args, frontend_args)
         self._metrics = self._make_metrics(args)
@@ -176,6 +178,15 @@ class Service:
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
         self._engine.client.on_death = self._engine_died
+        if self._paced:
+            self._engine.call(self._set_pace()).result()
+
+    async def _set_pace(self) -> None:
+        import torch
+
+        pace = Pace(torch.get_num_threads())
+        if pace.needed:
+            self._engine.client.before_step = pace.look
 
     def _engine_died(self) -> None:
         """Called on the engine's thread, which has failed: make way for the next child where there will be one."""

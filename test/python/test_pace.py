@@ -52,28 +52,35 @@ def burn(seconds: float) -> None:
 
 def test_others_are_counted_and_this_process_is_not() -> None:
     load = OtherLoad()
+    load.begin()
     burn(0.8)
-    own = load.cores()
+    load.count()
+    assert load.seconds >= 0.8
+    own = load.take()
     burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.3)
-        load.cores()
+        load.begin()
         time.sleep(0.8)
-        others = load.cores()
+        load.end()
     finally:
         burner.kill()
         burner.wait()
-    assert own is not None and others is not None
+    others = load.take()
     assert others > 0.5
     assert own < others - 0.3
 
 
-def test_a_rest_says_nothing_about_now() -> None:
+def test_what_is_not_counted_is_no_load() -> None:
     load = OtherLoad()
-    time.sleep(1.1)
-    assert load.cores() is None
-    time.sleep(0.1)
-    assert load.cores() is not None
+    load.begin()
+    load.end()
+    seconds = load.seconds
+    time.sleep(0.2)
+    load.count()
+    assert load.seconds == seconds < 0.1
+    load.take()
+    assert load.take() == 0
 
 
 def test_a_crowd_makes_waiting_threads_sleep_while_it_is_there() -> None:
@@ -131,12 +138,35 @@ def test_one_thread_waits_for_nobody() -> None:
     assert Pace(2).needed
 
 
-def test_it_looks_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace(2)
-    looks: list[float] = []
-    monkeypatch.setattr(pace, "decide", looks.append)
-    until = time.monotonic() + 0.9
+class Decisions(Pace):
+    """Writes down instead of acting."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.seen: list[float] = []
+
+    def decide(self, others: float) -> None:
+        self.seen.append(others)
+
+
+def run_steps(pace: Pace, seconds: float) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
-        pace.look()
+        pace.step()
         time.sleep(0.001)
-    assert 2 <= len(looks) <= 4
+
+
+def test_it_looks_four_times_a_second() -> None:
+    pace = Decisions()
+    run_steps(pace, 1.1)
+    assert 2 <= len(pace.seen) <= 4
+
+
+def test_rests_are_left_out_and_short_work_adds_up() -> None:
+    pace = Decisions()
+    for _ in range(4):
+        run_steps(pace, 0.1)
+        pace.rest()
+        pace.rest()
+        time.sleep(0.3)
+    assert len(pace.seen) == 1

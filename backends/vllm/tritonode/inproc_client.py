@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .guard import check_request
+from .pace import Pace
 from .vllm_api import (
     EngineCore,
     EngineCoreClient,
@@ -71,8 +72,8 @@ class InProcessAsyncClient(EngineCoreClient):
         self._failure: BaseException | None = None
         # Called on the engine's thread when it has failed and everybody has been told.
         self.on_death: Callable[[], None] = lambda: None
-        # Called on the loop before each step of a core that is stepped there.
-        self.before_step: Callable[[], None] = lambda: None
+        # For a core that is stepped on the loop.
+        self.pace: Pace | None = None
 
     @abstractmethod
     def _submit(self, task: Callable[[EngineCore], None]) -> None:
@@ -202,13 +203,16 @@ class LoopClient(InProcessAsyncClient):
                 return self._outputs.pop(0)
             core = self._core
             if core is None or not _has_work(core):
+                if self.pace is not None:
+                    self.pace.rest()
                 self._work.clear()
                 await self._work.wait()
                 continue
             if self._arrived > 1:
                 await self._gather()
             self._arrived = 0
-            self.before_step()
+            if self.pace is not None:
+                self.pace.step()
             try:
                 outputs, executed = core.step_fn()
                 core.post_step(model_executed=executed)

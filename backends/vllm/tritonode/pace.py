@@ -20,16 +20,44 @@ _BUSY_CORES = 0.35
 _QUIET_CORES = 0.2
 # The kernel counts in ticks of 10 ms: 25 of them are enough to tell the two apart.
 _LOOK_SECONDS = 0.25
-# What others did while the engine rested says nothing about now.
-_REST_SECONDS = 1.0
 
 
 class OtherLoad:
-    """CPU that other processes take, on the CPUs that this one may use."""
+    """CPU that other processes take on the CPUs that this one may use, counted from `begin` to `end` and on and on."""
 
     def __init__(self) -> None:
         self.cpus = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        self.seconds = 0.0
+        self._others = 0.0
+        self._last: tuple[float, float, float] | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._last is not None
+
+    def begin(self) -> None:
         self._last = self._now()
+
+    def end(self) -> None:
+        """Count up to now, and then no more."""
+        self.count()
+        self._last = None
+
+    def count(self) -> None:
+        """Count up to now."""
+        if self._last is None:
+            return
+        now, last = self._now(), self._last
+        wall, busy, own = (after - before for after, before in zip(now, last, strict=True))
+        self._last = now
+        self.seconds += wall
+        self._others += busy - own
+
+    def take(self) -> float:
+        """How many cores others used in the `seconds` that were counted, on average. Counting starts anew."""
+        cores = max(0.0, self._others) / self.seconds if self.seconds > 0 else 0.0
+        self.seconds = self._others = 0.0
+        return cores
 
     def _now(self) -> tuple[float, float, float]:
         """(time, busy time of the CPUs, this process's own), each in seconds."""
@@ -44,13 +72,6 @@ class OtherLoad:
                     user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
                     ticks += user + nice + system + irq + softirq + steal
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
-
-    def cores(self) -> float | None:
-        """How many cores others used since the last call, on average; None if that was a second ago or longer."""
-        now, last = self._now(), self._last
-        self._last = now
-        wall, busy, own = (after - before for after, before in zip(now, last, strict=True))
-        return max(0.0, busy - own) / wall if 0 < wall < _REST_SECONDS else None
 
 
 class Crowd:
@@ -99,6 +120,7 @@ class Pace:
         # Enough for one thread more than there are CPUs; a team's first thread is counted by nobody.
         self._crowd = Crowd(max(2, cpus - engine_threads + 2))
         self._next = 0.0
+        self._resting = True
 
     @property
     def needed(self) -> bool:
@@ -109,15 +131,32 @@ class Pace:
     def yielding(self) -> bool:
         return self._crowd.present
 
-    def look(self) -> None:
-        """Called before each step: look at the load, at most four times a second (0.1 ms)."""
-        now = time.monotonic()
-        if now < self._next:
+    def step(self) -> None:
+        """Called before each step of the engine; looks at the load four times a second, which takes 0.1 ms."""
+        if self._resting:
+            # Somebody waits for this step's token, the first one.
+            self._resting = False
             return
+        now = time.monotonic()
+        if not self._load.begun:
+            self._load.begin()
+        elif now < self._next:
+            return
+        else:
+            self._load.count()
+            self._judge()
         self._next = now + _LOOK_SECONDS
-        others = self._load.cores()
-        if others is not None:
-            self.decide(others)
+
+    def rest(self) -> None:
+        """Called when the engine has nothing to do: what others do then does not hold it up."""
+        if not self._resting:
+            self._resting = True
+            self._load.end()
+            self._judge()
+
+    def _judge(self) -> None:
+        if self._load.seconds >= _LOOK_SECONDS:
+            self.decide(self._load.take())
 
     def decide(self, others: float) -> None:
         """Come or go by how many cores others use."""

@@ -186,7 +186,7 @@ class Service:
 
         pace = Pace(torch.get_num_threads())
         if pace.needed:
-            self._engine.client.before_step = pace.look
+            self._engine.client.pace = pace
 
     def _engine_died(self) -> None:
         """Called on the engine's thread, which has failed: make way for the next child where there will be one."""

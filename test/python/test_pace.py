@@ -1,27 +1,31 @@
-"""The pace of OpenMP threads: what others use, and that a crowd makes threads that wait sleep."""
+"""The pace of OpenMP threads: what others use, a crowd that makes threads that wait sleep, and CPUs of their own."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401 - brings libgomp, which a crowd needs
+import torch  # noqa: F401 - brings libgomp
+from tritonode.openmp import Binding, Gomp
 from tritonode.pace import OtherLoad, Pace
 
 BACKEND = Path(__file__).parents[2] / "backends" / "vllm"
 
 # One thread of the team looks for work for ever (GOMP_SPINCOUNT) after each parallel region.
 SPINNER = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
-from tritonode.pace import Crowd
+from tritonode.openmp import Crowd, Gomp
 torch.set_num_threads(2)
-crowd = Crowd(len(__import__("os").sched_getaffinity(0)) + 1)
-assert crowd.available
+crowd = Crowd(Gomp(), len(os.sched_getaffinity(0)) + 1)
 
 def spun():
     torch.ones(1 << 22).add_(1)
@@ -33,11 +37,9 @@ def spun():
 
 print(spun())
 crowd.come()
-assert crowd.present
 time.sleep(0.2)
 print(spun())
 crowd.go()
-assert not crowd.present
 time.sleep(0.2)
 print(spun())
 """
@@ -98,6 +100,71 @@ def test_a_crowd_makes_waiting_threads_sleep_while_it_is_there() -> None:
     assert after > 3 * crowded
 
 
+# A team of two threads in a process of its own: who may run where, at each turn.
+TEAM = """
+import json, os, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import torch
+from tritonode.openmp import Gomp
+from tritonode.pace import Pace
+torch.set_num_threads(2)
+torch.ones(1 << 22).add_(1)
+gomp = Gomp()
+team = gomp.team(2)
+assert team[0] == threading.get_native_id() and team[1] != team[0]
+pace = Pace(gomp, 2)
+masks = lambda: [sorted(os.sched_getaffinity(thread)) for thread in team]
+bound = masks()
+stranger = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+stranger.start()
+of_stranger = lambda: sorted(os.sched_getaffinity(stranger.native_id))
+inherited = of_stranger()
+pace._binding.free_strangers()
+freed = of_stranger()
+pace.decide(1)
+released = masks()
+pace.decide(0)
+again = masks()
+torch.ones(1 << 22).add_(1)
+print(json.dumps({"bound": bound, "inherited": inherited, "freed": freed, "released": released, "again": again,
+    "same": gomp.team(2) == team}))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_each_thread_of_the_team_has_a_cpu_of_its_own_until_others_need_it() -> None:
+    output = subprocess.run(
+        [sys.executable, "-c", TEAM, str(BACKEND)], capture_output=True, text=True, timeout=120, check=True
+    )
+    seen = json.loads(output.stdout)
+    every = sorted(os.sched_getaffinity(0))
+    assert [len(cpus) for cpus in seen["bound"]] == [1, 1]
+    assert seen["bound"][0] != seen["bound"][1]
+    assert seen["inherited"] == seen["bound"][0]
+    assert seen["freed"] == every
+    assert seen["released"] == [every, every]
+    assert seen["again"] == seen["bound"]
+    assert seen["same"]
+
+
+def test_threads_that_have_ended_are_passed_over() -> None:
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+    assert thread.native_id is not None
+    binding = Binding([thread.native_id])
+    binding.bind()
+    binding.release()
+
+
+@pytest.fixture
+def gomp() -> Iterator[Gomp]:
+    """The library; the test's own thread may use all CPUs again afterwards."""
+    cpus = os.sched_getaffinity(0)
+    yield Gomp()
+    os.sched_setaffinity(0, cpus)
+
+
 @pytest.mark.parametrize(
     ("threads", "cpus", "others", "yielding"),
     [
@@ -107,23 +174,24 @@ def test_a_crowd_makes_waiting_threads_sleep_while_it_is_there() -> None:
         (4, 8, 1.0, False),
         (8, 8, 1.0, True),
         (4, 8, 5.0, True),
+        (4, 2, 0.0, True),
     ],
 )
 def test_it_yields_where_others_need_a_core_of_the_team(
-    threads: int, cpus: int, others: float, yielding: bool, monkeypatch: pytest.MonkeyPatch
+    threads: int, cpus: int, others: float, yielding: bool, monkeypatch: pytest.MonkeyPatch, gomp: Gomp
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
-    pace = Pace(threads)
+    pace = Pace(gomp, threads, bind=False)
     try:
         pace.decide(others)
         assert pace.yielding is yielding
     finally:
-        pace.decide(0)
+        pace.decide(-threads)
     assert not pace.yielding
 
 
-def test_between_the_two_limits_nothing_changes() -> None:
-    pace = Pace(len(OtherLoad().cpus))
+def test_between_the_two_limits_nothing_changes(gomp: Gomp) -> None:
+    pace = Pace(gomp, len(OtherLoad().cpus))
     pace.decide(0.3)
     assert not pace.yielding
     pace.decide(1)
@@ -133,16 +201,11 @@ def test_between_the_two_limits_nothing_changes() -> None:
     assert not pace.yielding
 
 
-def test_one_thread_waits_for_nobody() -> None:
-    assert not Pace(1).needed
-    assert Pace(2).needed
-
-
 class Decisions(Pace):
     """Writes down instead of acting."""
 
-    def __init__(self) -> None:
-        super().__init__(2)
+    def __init__(self, gomp: Gomp) -> None:
+        super().__init__(gomp, 2, bind=False)
         self.seen: list[float] = []
 
     def decide(self, others: float) -> None:
@@ -156,14 +219,14 @@ def run_steps(pace: Pace, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def test_it_looks_four_times_a_second() -> None:
-    pace = Decisions()
+def test_it_looks_four_times_a_second(gomp: Gomp) -> None:
+    pace = Decisions(gomp)
     run_steps(pace, 1.1)
     assert 2 <= len(pace.seen) <= 4
 
 
-def test_rests_are_left_out_and_short_work_adds_up() -> None:
-    pace = Decisions()
+def test_rests_are_left_out_and_short_work_adds_up(gomp: Gomp) -> None:
+    pace = Decisions(gomp)
     for _ in range(4):
         run_steps(pace, 0.1)
         pace.rest()

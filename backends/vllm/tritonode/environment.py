@@ -31,7 +31,8 @@ _DEFAULTS = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Adapters come from folders; nothing may resolve a name against a hub.
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    # Threads pinned to cores lose nearly all speed as soon as the host itself is busy on one of them.
+    # Threads bound to CPUs lose nearly all speed as soon as the host itself is busy on one of them: pace.py binds them
+    # while it is not.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # How many times an idle OpenMP thread looks for work before it sleeps. This many are quickest on an idle host and
     # starve a busy one, where pace.py makes it a hundred: docs/benchmarks.md has the figures.
@@ -44,8 +45,9 @@ _DEFAULTS = {
     "TQDM_DISABLE": "1",
 }
 
-# Settings of how threads wait: a user who has set one has chosen.
+# Settings of how threads wait, and of where they run: a user who has set one has chosen.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 # For processes that pace.py is not at work in: a tenth slower on an idle host than the default.
 _UNPACED_SPINS = "2000"
 _users: set[str] = set()
@@ -95,6 +97,11 @@ def waiting_is_ours(paced: bool) -> bool:
     if not paced:
         os.environ["GOMP_SPINCOUNT"] = _UNPACED_SPINS
     return paced
+
+
+def binding_is_ours() -> bool:
+    """Tell whether which CPUs threads run on is left to this package."""
+    return not any(name in _users for name in _BINDING)
 
 
 def report_crashes() -> None:

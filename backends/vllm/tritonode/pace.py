@@ -1,18 +1,18 @@
-"""How long the engine's OpenMP threads wait awake for each other, chosen by what else the machine has to do.
+"""How the engine's OpenMP threads wait for each other, chosen by what else the machine has to do.
 
-A step is some hundred short parallel regions. Threads that wait for the next one awake are quickest on a machine that
-has nothing else to do. Where the host computes too, the thread that they wait for has no core, because they have it:
-the engine nearly stops. libgomp has a rule against that (GOMP_SPINCOUNT in its manual): in a process with more OpenMP
-threads than CPUs, a thread that waits looks a hundred times for work and then sleeps. So while others need the CPUs, a
-second team of threads is kept here, asleep, and makes the rule hold.
+A step is some hundred short parallel regions. On a machine that has nothing else to do it is quickest if each thread
+has a CPU of its own and waits for the next region awake. (Without CPUs of their own two of them meet on one after a
+rest, each waiting for the other while it has the CPU: 15 ms instead of 3, until the kernel parts them.) Where the host
+computes too, the thread that all wait for has no CPU, because they have it or because it may not take another: the
+engine nearly stops. So while others need the CPUs, threads may use any of them and sleep instead of waiting awake.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import threading
 import time
+
+from .openmp import Binding, Crowd, Gomp
 
 # Of a core. Others that take this much leave the team one thread that has to wait for its turn. The caller's own share
 # of a busy engine is a tenth of a core.
@@ -74,62 +74,26 @@ class OtherLoad:
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
-class Crowd:
-    """A team of OpenMP threads that does nothing but be there."""
-
-    def __init__(self, threads: int) -> None:
-        self._gomp = _libgomp()
-        self._threads = threads
-        self._leave: threading.Event | None = None
-
-    @property
-    def available(self) -> bool:
-        return self._gomp is not None
-
-    @property
-    def present(self) -> bool:
-        return self._leave is not None
-
-    def come(self) -> None:
-        """Start the team; nothing if it is there."""
-        if self._leave is None and self._gomp is not None:
-            self._leave = threading.Event()
-            threading.Thread(
-                target=self._stay, args=(self._gomp, self._leave), name="openmp-crowd", daemon=True
-            ).start()
-
-    def go(self) -> None:
-        """End the team; nothing if there is none."""
-        if self._leave is not None:
-            self._leave.set()
-            self._leave = None
-
-    def _stay(self, gomp: ctypes.CDLL, leave: threading.Event) -> None:
-        # A team lives as long as the thread that started it. What it runs does not matter.
-        gomp.GOMP_parallel(ctypes.cast(gomp.omp_get_thread_num, ctypes.c_void_p), None, self._threads, 0)
-        leave.wait()
-
-
 class Pace:
-    """Keeps a crowd while others need the CPUs. Used on the thread that steps the engine."""
+    """Yields while others need the CPUs. Made and used on the thread that steps the engine, whose team it is.
 
-    def __init__(self, engine_threads: int) -> None:
+    Args:
+        gomp: the OpenMP library.
+        threads: how many the engine's team has.
+        bind: whether each may get a CPU of its own.
+    """
+
+    def __init__(self, gomp: Gomp, threads: int, bind: bool = True) -> None:
         self._load = OtherLoad()
-        cpus = len(self._load.cpus)
-        self._engine_threads, self._cpus = engine_threads, cpus
+        self._threads, self._cpus = threads, len(self._load.cpus)
         # Enough for one thread more than there are CPUs; a team's first thread is counted by nobody.
-        self._crowd = Crowd(max(2, cpus - engine_threads + 2))
+        self._crowd = Crowd(gomp, max(2, self._cpus - threads + 2))
+        self._binding = Binding(gomp.team(threads)) if bind and threads <= self._cpus else None
         self._next = 0.0
         self._resting = True
-
-    @property
-    def needed(self) -> bool:
-        """Whether there is a team to be paced."""
-        return self._crowd.available and self._engine_threads > 1
-
-    @property
-    def yielding(self) -> bool:
-        return self._crowd.present
+        self.yielding = False
+        if self._binding is not None:
+            self._binding.bind()
 
     def step(self) -> None:
         """Called before each step of the engine; looks at the load four times a second, which takes 0.1 ms."""
@@ -155,24 +119,22 @@ class Pace:
             self._judge()
 
     def _judge(self) -> None:
-        if self._load.seconds >= _LOOK_SECONDS:
-            self.decide(self._load.take())
+        if self._load.seconds < _LOOK_SECONDS:
+            return
+        self.decide(self._load.take())
+        if self._binding is not None:
+            self._binding.free_strangers()
 
     def decide(self, others: float) -> None:
-        """Come or go by how many cores others use."""
-        missing = self._engine_threads + others - self._cpus
-        if missing > _BUSY_CORES:
+        """Yield, or stop yielding, by how many cores others use."""
+        missing = self._threads + others - self._cpus
+        if missing > _BUSY_CORES and not self.yielding:
+            self.yielding = True
             self._crowd.come()
-        elif missing < _QUIET_CORES:
+            if self._binding is not None:
+                self._binding.release()
+        elif missing < _QUIET_CORES and self.yielding:
+            self.yielding = False
             self._crowd.go()
-
-
-def _libgomp() -> ctypes.CDLL | None:
-    """GNU's OpenMP library that torch brought with it; None where torch has another one."""
-    try:
-        gomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        gomp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        gomp.GOMP_parallel.restype = None
-    except (OSError, AttributeError):
-        return None
-    return gomp
+            if self._binding is not None:
+                self._binding.bind()

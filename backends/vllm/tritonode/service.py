@@ -20,7 +20,7 @@ from .control import Control
 from .deltas import DeltaChannel
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
-from .environment import check_addresses, waiting_is_ours
+from .environment import binding_is_ours, check_addresses, waiting_is_ours
 from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
 from .heap import Heap
@@ -28,6 +28,7 @@ from .host_watch import end_process
 from .ledger import Entry, Ledger
 from .metrics import MetricsFactory
 from .multi_lora_watch import watch_multi_lora
+from .openmp import Gomp
 from .pace import Pace
 from .requests import RawRequest, read_request
 from .responses import text_response
@@ -184,9 +185,15 @@ class Service:
     async def _set_pace(self) -> None:
         import torch
 
-        pace = Pace(torch.get_num_threads())
-        if pace.needed:
-            self._engine.client.pace = pace
+        threads = torch.get_num_threads()
+        if threads < 2:
+            return
+        try:
+            gomp = Gomp()
+        except OSError:
+            self._logger.log_info("[vllm] torch's OpenMP library is not GNU's: its threads wait as it lets them")
+            return
+        self._engine.client.pace = Pace(gomp, threads, bind=binding_is_ours())
 
     def _engine_died(self) -> None:
         """Called on the engine's thread, which has failed: make way for the next child where there will be one."""

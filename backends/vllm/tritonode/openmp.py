@@ -1,0 +1,121 @@
+"""GNU's OpenMP library, and what can be done to its threads from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+
+
+class Gomp:
+    """The libgomp that torch brought with it. Raises OSError where torch has another OpenMP library."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        # What a compiler turns `#pragma omp parallel` into.
+        self._library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self._library.GOMP_parallel.restype = None
+
+    def start_team(self, threads: int) -> None:
+        """Give the calling thread a team of this size. It lives as long as that thread."""
+        does_nothing = ctypes.cast(self._library.omp_get_thread_num, ctypes.c_void_p)
+        self._library.GOMP_parallel(does_nothing, None, threads, 0)
+
+    def team(self, threads: int) -> list[int]:
+        """The kernel's ids of the threads of the calling thread's team, the calling thread first."""
+        ids = [0] * threads
+
+        @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        def note(_: object) -> None:
+            ids[self._library.omp_get_thread_num()] = threading.get_native_id()
+
+        self._library.GOMP_parallel(ctypes.cast(note, ctypes.c_void_p), None, threads, 0)
+        return ids
+
+
+class Crowd:
+    """A second team of threads that sleeps.
+
+    In a process with more OpenMP threads than CPUs libgomp lets a thread that waits look a hundred times for work, and
+    then sleep, whatever GOMP_SPINCOUNT says (its manual, under that name). A crowd makes that rule hold.
+    """
+
+    def __init__(self, gomp: Gomp, threads: int) -> None:
+        self._gomp = gomp
+        self._threads = threads
+        self._leave: threading.Event | None = None
+
+    def come(self) -> None:
+        """Start the team; nothing if it is there."""
+        if self._leave is None:
+            self._leave = threading.Event()
+            threading.Thread(target=self._stay, args=(self._leave,), name="openmp-crowd", daemon=True).start()
+
+    def go(self) -> None:
+        """End the team; nothing if there is none."""
+        if self._leave is not None:
+            self._leave.set()
+            self._leave = None
+
+    def _stay(self, leave: threading.Event) -> None:
+        self._gomp.start_team(self._threads)
+        leave.wait()
+
+
+class Binding:
+    """A CPU for each thread of a team.
+
+    Args:
+        team: ids of at most as many threads as there are CPUs that this process may use.
+    """
+
+    def __init__(self, team: list[int]) -> None:
+        self._all = os.sched_getaffinity(0)
+        self._cpu_of = dict(zip(team, _spread(self._all), strict=False))
+        self._known = _threads_of_this_process()
+
+    def bind(self) -> None:
+        """Give each thread its CPU."""
+        for thread, cpu in self._cpu_of.items():
+            _allow(thread, {cpu})
+
+    def release(self) -> None:
+        """Let all threads use all CPUs."""
+        for thread in _threads_of_this_process():
+            _allow(thread, self._all)
+
+    def free_strangers(self) -> None:
+        """Let threads that are new since the last call use all CPUs: each got the CPUs of the thread that started it."""
+        threads = _threads_of_this_process()
+        for thread in threads - self._known:
+            _allow(thread, self._all)
+        self._known = threads
+
+
+def _threads_of_this_process() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+def _allow(thread: int, cpus: set[int]) -> None:
+    # The thread may have ended meanwhile; a control group may have taken CPUs away.
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(thread, cpus)
+
+
+def _spread(cpus: set[int]) -> list[int]:
+    """Sort CPUs so that two of one core come as late as possible."""
+    cores: dict[str, list[int]] = {}
+    for cpu in sorted(cpus):
+        cores.setdefault(_siblings(cpu), []).append(cpu)
+    rank = {cpu: position for threads in cores.values() for position, cpu in enumerate(threads)}
+    return sorted(cpus, key=lambda cpu: (rank[cpu], cpu))
+
+
+def _siblings(cpu: int) -> str:
+    """Which CPUs share this one's core, as the kernel writes it; the CPU itself where that is not said."""
+    try:
+        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return str(cpu)

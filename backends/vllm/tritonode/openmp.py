@@ -86,7 +86,7 @@ class Binding:
             _allow(thread, self._all)
 
     def free_strangers(self) -> None:
-        """Let threads that are new since the last call use all CPUs: each got the CPUs of the thread that started it."""
+        """Let threads that are new since the last call use all CPUs: each got those of the thread that started it."""
         threads = _threads_of_this_process()
         for thread in threads - self._known:
             _allow(thread, self._all)

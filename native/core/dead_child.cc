@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <ctime>
 #include <exception>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <string>
@@ -44,6 +45,7 @@ Waits& waits() {
 }
 
 thread_local pid_t forked = 0;
+thread_local Child lastWaitedFor;
 
 bool IsDead(pid_t child) {
   siginfo_t info{};
@@ -75,6 +77,7 @@ Child Count(sem_t* semaphore) {
   const auto found = w.children.find(semaphore);
   if (found == w.children.end()) return {};
   found->second.waits++;
+  lastWaitedFor = found->second;
   return found->second;
 }
 
@@ -120,6 +123,7 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
     if (found != w.children.end()) {
       found->second.isModel = true;
       child = found->second.pid;
+      lastWaitedFor = found->second;
     }
   }
   int result = sem_timedwait(semaphore, until);
@@ -131,6 +135,15 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
   // IsDead may have changed it.
   if (result != 0 && errno != EINTR) errno = ETIMEDOUT;
   return result;
+}
+
+unsigned SleepUnlessIdle(unsigned seconds) {
+  if (lastWaitedFor.pid > 0 && !lastWaitedFor.isModel) {
+    std::string name;
+    std::getline(std::ifstream("/proc/" + std::to_string(lastWaitedFor.pid) + "/comm"), name);
+    if (name == kIdleName) return 0;
+  }
+  return sleep(seconds);
 }
 
 }  // namespace tritonode

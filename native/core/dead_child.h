@@ -13,6 +13,10 @@
 // for a second, frees the memory that the two share and waits for its end. A stub that was only short of CPU goes on
 // writing there, and the next free crashes this process. Measured: one load in some hundred with three busy processes to
 // a core. So a wait with a deadline gives a child that lives ten seconds more.
+//
+// And a third one: before a stub that has completed a configuration is ended, the backend sleeps for a second to see
+// whether it is healthy (StubLauncher::UpdateHealth), and asks a healthy one to end by itself. A stub that says, by its
+// name, that nothing is left to be done in it needs neither; without the sleep it counts as not healthy and is killed.
 #pragma once
 
 #include <semaphore.h>
@@ -28,5 +32,9 @@ int InitSemaphore(sem_t* semaphore, int shared, unsigned value);
 int WaitForChild(sem_t* semaphore);
 // sem_timedwait(3); the deadline is later for a child that lives.
 int WaitForChildUntil(sem_t* semaphore, const timespec* until);
+// sleep(3), but returns at once where the child that this thread last waited for completes a configuration and has named
+// itself kIdleName (/proc/self/comm; backends/vllm/tritonode/progress.py).
+unsigned SleepUnlessIdle(unsigned seconds);
+inline constexpr const char* kIdleName = "tritonode-idle";
 
 }  // namespace tritonode

@@ -76,7 +76,7 @@ struct Wrapper {
   void* function;
 };
 
-const std::array<Wrapper, 13> kWrappers = {{
+const std::array<Wrapper, 14> kWrappers = {{
     {"pthread_mutex_lock", reinterpret_cast<void*>(&Lock)},
     {"pthread_mutex_trylock", reinterpret_cast<void*>(&TryLock)},
     {"pthread_mutex_timedlock", reinterpret_cast<void*>(&TimedLock)},
@@ -86,6 +86,7 @@ const std::array<Wrapper, 13> kWrappers = {{
     {"sem_init", reinterpret_cast<void*>(&InitSemaphore)},
     {"sem_wait", reinterpret_cast<void*>(&WaitForChild)},
     {"sem_timedwait", reinterpret_cast<void*>(&WaitForChildUntil)},
+    {"sleep", reinterpret_cast<void*>(&SleepUnlessIdle)},
     {"shm_open", reinterpret_cast<void*>(&OpenPrivate)},
     {"fchmod", reinterpret_cast<void*>(&ChangePrivateMode)},
     {"mkdtemp", reinterpret_cast<void*>(&MakeTemporary)},

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -527,6 +528,35 @@ void WaitingForChild() {
   sem_destroy(&semaphore);
 }
 
+// A child that completes a configuration and says it is idle is not given a second to show its health; any other one is.
+void SleepingForChild() {
+  const auto slept = [](const char* name, bool isModel) {
+    sem_t semaphore;
+    CHECK(InitSemaphore(&semaphore, 0, 2) == 0);
+    const pid_t pid = ForkChild();
+    if (pid == 0) {
+      prctl(PR_SET_NAME, name);
+      pause();
+      _exit(0);
+    }
+    CHECK(WaitForChild(&semaphore) == 0);
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    CHECK((isModel ? WaitForChildUntil(&semaphore, &now) : WaitForChild(&semaphore)) == 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const auto begin = std::chrono::steady_clock::now();
+    CHECK(SleepUnlessIdle(1) == 0);
+    const auto end = std::chrono::steady_clock::now();
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+    sem_destroy(&semaphore);
+    return end - begin >= std::chrono::seconds(1);
+  };
+  CHECK(!slept(kIdleName, false));
+  CHECK(slept(kIdleName, true));
+  CHECK(slept("another", false));
+}
+
 StartOptions HostOptions() {
   StartOptions options;
   options.library = StandIn();
@@ -614,6 +644,7 @@ const std::map<std::string, void (*)()> cases = {
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
     {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
     {"owner_dead", OwnerDead},  {"waiting_for_child", WaitingForChild},
+    {"sleeping_for_child", SleepingForChild},
      {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
 };
 

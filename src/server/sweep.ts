@@ -13,7 +13,7 @@ export function sweep(temporaryDirectory: string, shmDirectory = "/dev/shm"): st
   const removed: string[] = [];
   for (const [directory, pattern] of [
     [temporaryDirectory, new RegExp(`^${prefix}-(\\d+)-\\w+$`)],
-    [shmDirectory, new RegExp(`^${prefix}_(\\d+)_[0-9a-f]+_`)],
+    [shmDirectory, new RegExp(`^(?:sem\\.)?${prefix}_(\\d+)_[0-9a-f]+_`)],
   ] as const) {
     for (const name of list(directory)) {
       const pid = Number(pattern.exec(name)?.[1] ?? 0);

@@ -92,7 +92,7 @@ export class Workspace {
       if (name.endsWith(".so") || name.endsWith(".py")) copyFileSync(join(source, name), join(target, name));
     }
     const stub = join(target, "triton_python_backend_stub");
-    writeFileSync(stub, stubWrapper(runtime, this.directory, environment), { mode: 0o700 });
+    writeFileSync(stub, stubWrapper(runtime, this.directory, this.shmPrefix, environment), { mode: 0o700 });
     chmodSync(stub, 0o700);
   }
 
@@ -204,6 +204,7 @@ function exportLines(environment: Readonly<Record<string, string | undefined>>):
 function stubWrapper(
   runtime: Runtime,
   directory: string,
+  shmPrefix: string,
   environment: Readonly<Record<string, string | undefined>>,
 ): string {
   const lines = [
@@ -224,6 +225,7 @@ function stubWrapper(
     `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,
     `export TRITONODE_PRIVATE_DIR=${quote(directory)}`,
+    `export TRITONODE_SHM_PREFIX=${quote(shmPrefix)}`,
     // vLLM and torch leave files of theirs behind; here they go with the private directory.
     'export TMPDIR="$directory/tmp"',
   ];

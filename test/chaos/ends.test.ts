@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { expectNothingLeft, Host, isRunning } from "../support/host";
 import { tinyEngine } from "../support/models";
+import { fixtures } from "../support/paths";
 import { processTree } from "../support/sockets";
 import { until } from "../support/triton";
 
@@ -39,6 +40,28 @@ describe("a host that ends while it streams 64 requests", () => {
       await expectNothingLeft(loaded, 2_000);
     },
     120_000,
+  );
+
+  test.skipIf(!chaos)(
+    "SIGKILL with two ranks: nothing is left within 2 s",
+    async () => {
+      const before = new Set(readdirSync("/dev/shm"));
+      const engine = { ...load.engine, model: fixtures.models.tiny_tp, tensor_parallel_size: 2 };
+      const host = new Host({ engine }, [
+        { do: "load" },
+        { do: "stream", count: 16 },
+        { do: "signal", name: "SIGKILL" },
+      ]);
+      const loaded = await host.report("load");
+      expect(loaded.error).toBeUndefined();
+      const during = readdirSync("/dev/shm").filter((name) => !before.has(name));
+      expect(during.filter((name) => !name.includes(`tritonode_${host.process.pid}_`))).toEqual([]);
+      expect(during.some((name) => name.includes("ranks"))).toBe(true);
+      await host.ended;
+      await expectNothingLeft(loaded, 2_000);
+      expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
+    },
+    240_000,
   );
 
   test("killed while it loads: the loading child is gone within 2 s", async () => {

@@ -435,6 +435,10 @@ void WatchdogCleans() {
   CHECK(kept.Start(directory, prefix).ok());
   kept.Release(false);
   CHECK(fs::exists(directory));
+  // A folder of Triton's, and the link to it (owner_dead.h).
+  const std::string made = MakeDirectory();
+  fs::create_directory_symlink(made, directory + "/python_env_a1B2c3");
+  std::ofstream("/dev/shm/sem." + prefix + "semaphore") << "x";
 
   Watchdog watchdog;
   CHECK(watchdog.Start(directory, prefix).ok());
@@ -455,6 +459,7 @@ void WatchdogCleans() {
   int status = 0;
   CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
   CHECK(!fs::exists(directory) && !fs::exists("/dev/shm/" + prefix + "region"));
+  CHECK(!fs::exists(made) && !fs::exists("/dev/shm/sem." + prefix + "semaphore"));
 }
 
 // A process dies while it holds a robust mutex; the guarded library's next lock succeeds instead of failing.

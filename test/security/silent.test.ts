@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Host, type Report, type Step } from "../support/host";
@@ -135,9 +135,11 @@ describe.skipIf(process.env["TRITONODE_CHAOS"] === undefined)("several ranks (np
       ],
       { timeout: 280_000 },
     );
+    const before = new Set(readdirSync("/dev/shm"));
     const seen = sample(host.process.pid as number);
     await host.ended;
     const { internet } = await (await seen)();
+    expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
     const [base, a, b, again] = texts(host);
     expect(again).toBe(base);
     expect(new Set([base, a, b]).size).toBe(3);

@@ -1,13 +1,10 @@
-"""For the worker processes of an engine of several ranks: vLLM imports this module in each (`worker_extension_cls`).
-
-The LoRA kernels are installed in the process that computes; on several ranks that is not the one that serves.
-"""
+"""For the worker processes of an engine of several ranks: vLLM imports this module in each (`worker_extension_cls`)."""
 
 from __future__ import annotations
 
-import punica_cpu
+from . import rank_memory
 
-punica_cpu.install()
+rank_memory.use_names()
 
 
 class RankExtension:

@@ -11,7 +11,7 @@ import time
 import traceback
 from typing import Any
 
-from . import progress
+from . import progress, rank_memory
 from .adapter_engine import AdapterEngine
 from .adapters import AdapterRegistry
 from .asgi import HttpDoor
@@ -69,6 +69,8 @@ class Service:
         adapters = self._check_adapters()
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
+        if self._settings.world_size > 1:
+            rank_memory.choose_names()
         self._engine.start()
         try:
             self._finish_start(adapters)
@@ -330,6 +332,7 @@ class Service:
         if self._settings.world_size > 1:
             # Their processes have to be told.
             self._engine.stop()
+            rank_memory.remove_all()
         # The process is the model's own and has nothing left to say. Taking the interpreter, torch and the weights down
         # piece by piece costs seconds, in which memory is held and a reload would run beside it.
         sys.stdout.flush()
@@ -370,10 +373,12 @@ def _cancel(task: asyncio.Task[None]) -> None:
 def _install_cpu_kernels(settings: EngineSettings) -> None:
     """Put the project's kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
     several = settings.world_size > 1
-    if not is_cpu() or (several and not settings.enable_lora):
+    with_lora = is_cpu() and settings.enable_lora
+    if several:
+        module = "rank_lora" if with_lora else "rank"
+        settings.engine_args.setdefault("worker_extension_cls", f"tritonode.{module}.RankExtension")
+    if not is_cpu() or (several and not with_lora):
         return
     import punica_cpu
 
     punica_cpu.install()
-    if several:
-        settings.engine_args.setdefault("worker_extension_cls", "tritonode.rank.RankExtension")

@@ -292,10 +292,11 @@ describe("the sweep", () => {
       join(directory, `tritonode-${dead}-abcdef`),
       join(directory, `tritonode-${dead}-linked`),
       join(shm, `tritonode_${dead}_0a_x`),
+      join(shm, `sem.tritonode_${dead}_0a_x`),
     ];
     const target = temporary();
     writeFileSync(join(target, "kept"), "");
-    for (const path of [...mine, left[0] as string, left[2] as string]) mkdirSync(path);
+    for (const path of [...mine, left[0] as string, left[2] as string, left[3] as string]) mkdirSync(path);
     symlinkSync(target, left[1] as string);
 
     // What Triton made elsewhere for the dead one; a link of another name leads nowhere that is ours.

@@ -53,7 +53,9 @@ export async function interleaved(running, workloads, count) {
         const requests = batch(streams, round === 0 ? Math.min(8, tokens) : tokens, round, loras);
         const result = await peer.run(requests);
         if (round > 0) results.push({ workload: name, round, peer: peer.name, ...result });
-        await pause(50);
+        // An engine's OpenMP threads look for work for half a second after its last step (libgomp's default), and the
+        // next peer would have to do without that core.
+        await pause(1000);
       }
     }
     process.stdout.write(`  round ${round} of ${count}\n`);

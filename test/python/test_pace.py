@@ -114,6 +114,7 @@ team = gomp.team(2)
 assert team[0] == threading.get_native_id() and team[1] != team[0]
 pace = Pace(gomp, 2)
 masks = lambda: [sorted(os.sched_getaffinity(thread)) for thread in team]
+pace.step()
 bound = masks()
 stranger = threading.Thread(target=time.sleep, args=(60,), daemon=True)
 stranger.start()
@@ -126,8 +127,10 @@ released = masks()
 pace.decide(0)
 again = masks()
 torch.ones(1 << 22).add_(1)
+same = gomp.team(2) == team
+pace.rest()
 print(json.dumps({"bound": bound, "inherited": inherited, "freed": freed, "released": released, "again": again,
-    "same": gomp.team(2) == team}))
+    "same": same, "resting": masks()}))
 """
 
 
@@ -143,8 +146,9 @@ def test_each_thread_of_the_team_has_a_cpu_of_its_own_until_others_need_it() -> 
     assert seen["inherited"] == seen["bound"][0]
     assert seen["freed"] == every
     assert seen["released"] == [every, every]
-    assert seen["again"] == seen["bound"]
+    assert sorted(map(len, seen["again"])) == [1, 1] and seen["again"][0] != seen["again"][1]
     assert seen["same"]
+    assert seen["resting"] == [every, seen["again"][1]]
 
 
 def test_threads_that_have_ended_are_passed_over() -> None:

@@ -67,18 +67,27 @@ class Binding:
     """A CPU for each thread of a team.
 
     Args:
-        team: ids of at most as many threads as there are CPUs that this process may use.
+        team: ids of at most as many threads as there are CPUs that this process may use, the calling thread's first.
     """
 
     def __init__(self, team: list[int]) -> None:
+        self._team = team
         self._all = os.sched_getaffinity(0)
-        self._cpu_of = dict(zip(team, _spread(self._all), strict=False))
+        self._cpus = _spread(self._all)
         self._known = _threads_of_this_process()
+        self._current_cpu = ctypes.CDLL(None).sched_getcpu
 
     def bind(self) -> None:
-        """Give each thread its CPU."""
-        for thread, cpu in self._cpu_of.items():
+        """Give each thread a CPU; the first one, which is the caller, keeps the one it is on."""
+        here = self._current_cpu()
+        others = (cpu for cpu in self._cpus if cpu != here)
+        _allow(self._team[0], {here})
+        for thread, cpu in zip(self._team[1:], others, strict=False):
             _allow(thread, {cpu})
+
+    def loosen(self) -> None:
+        """Let the first thread use all CPUs, so that it wakes up where there is room."""
+        _allow(self._team[0], self._all)
 
     def release(self) -> None:
         """Let all threads use all CPUs."""

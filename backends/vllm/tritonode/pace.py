@@ -92,14 +92,14 @@ class Pace:
         self._next = 0.0
         self._resting = True
         self.yielding = False
-        if self._binding is not None:
-            self._binding.bind()
 
     def step(self) -> None:
         """Called before each step of the engine; looks at the load four times a second, which takes 0.1 ms."""
         if self._resting:
-            # Somebody waits for this step's token, the first one.
+            # Somebody waits for this step's token, the first one: the load is looked at later.
             self._resting = False
+            if self._binding is not None and not self.yielding:
+                self._binding.bind()
             return
         now = time.monotonic()
         if not self._load.begun:
@@ -117,6 +117,8 @@ class Pace:
             self._resting = True
             self._load.end()
             self._judge()
+            if self._binding is not None and not self.yielding:
+                self._binding.loosen()
 
     def _judge(self) -> None:
         if self._load.seconds < _LOOK_SECONDS:

@@ -216,6 +216,21 @@ class Decisions(Pace):
         self.seen.append(others)
 
 
+def test_without_a_descriptor_left_the_engine_goes_on(gomp: Gomp, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(gomp, 2)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    pace.step()
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.listdir", refuse)
+    for _ in range(3):
+        pace.step()
+    pace.rest()
+    assert not pace.yielding
+
+
 def run_steps(pace: Pace, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:

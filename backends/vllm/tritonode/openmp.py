@@ -80,6 +80,8 @@ class Binding:
     def bind(self) -> None:
         """Give each thread a CPU; the first one, which is the caller, keeps the one it is on."""
         here = self._current_cpu()
+        if here not in self._all:
+            return
         others = (cpu for cpu in self._cpus if cpu != here)
         _allow(self._team[0], {here})
         for thread, cpu in zip(self._team[1:], others, strict=False):

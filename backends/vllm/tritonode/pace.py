@@ -9,6 +9,7 @@ engine nearly stops. So while others need the CPUs, threads may use any of them 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -40,8 +41,10 @@ class OtherLoad:
 
     def end(self) -> None:
         """Count up to now, and then no more."""
-        self.count()
-        self._last = None
+        try:
+            self.count()
+        finally:
+            self._last = None
 
     def count(self) -> None:
         """Count up to now."""
@@ -95,6 +98,16 @@ class Pace:
 
     def step(self) -> None:
         """Called before each step of the engine; looks at the load four times a second, which takes 0.1 ms."""
+        # Without a descriptor or a thread left nothing is seen or changed, and the engine runs all the same.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._step()
+
+    def rest(self) -> None:
+        """Called when the engine has nothing to do: what others do then does not hold it up."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self._rest()
+
+    def _step(self) -> None:
         if self._resting:
             # Somebody waits for this step's token, the first one: the load is looked at later.
             self._resting = False
@@ -111,14 +124,14 @@ class Pace:
             self._judge()
         self._next = now + _LOOK_SECONDS
 
-    def rest(self) -> None:
-        """Called when the engine has nothing to do: what others do then does not hold it up."""
-        if not self._resting:
-            self._resting = True
-            self._load.end()
-            self._judge()
-            if self._binding is not None and not self.yielding:
-                self._binding.loosen()
+    def _rest(self) -> None:
+        if self._resting:
+            return
+        self._resting = True
+        if self._binding is not None and not self.yielding:
+            self._binding.loosen()
+        self._load.end()
+        self._judge()
 
     def _judge(self) -> None:
         if self._load.seconds < _LOOK_SECONDS:
@@ -132,11 +145,11 @@ class Pace:
         missing = self._threads + others - self._cpus
         if missing > _BUSY_CORES and not self.yielding:
             self.yielding = True
-            self._crowd.come()
             if self._binding is not None:
                 self._binding.release()
+            self._crowd.come()
         elif missing < _QUIET_CORES and self.yielding:
             self.yielding = False
             self._crowd.go()
-            if self._binding is not None:
+            if self._binding is not None and not self._resting:
                 self._binding.bind()

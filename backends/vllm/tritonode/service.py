@@ -70,7 +70,7 @@ class Service:
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
         if self._settings.world_size > 1:
-            rank_memory.choose_names()
+            _prepare_ranks(self._settings)
         self._engine.start()
         try:
             self._finish_start(adapters)
@@ -372,13 +372,15 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 def _install_cpu_kernels(settings: EngineSettings) -> None:
     """Put the project's kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
-    several = settings.world_size > 1
-    with_lora = is_cpu() and settings.enable_lora
-    if several:
-        module = "rank_lora" if with_lora else "rank"
-        settings.engine_args.setdefault("worker_extension_cls", f"tritonode.{module}.RankExtension")
-    if not is_cpu() or (several and not with_lora):
+    if not is_cpu() or (settings.world_size > 1 and not settings.enable_lora):
         return
     import punica_cpu
 
     punica_cpu.install()
+
+
+def _prepare_ranks(settings: EngineSettings) -> None:
+    """Name what several ranks share, and have each of them import what it needs of this package."""
+    rank_memory.choose_names()
+    module = "rank_lora" if is_cpu() and settings.enable_lora else "rank"
+    settings.engine_args.setdefault("worker_extension_cls", f"tritonode.{module}.RankExtension")

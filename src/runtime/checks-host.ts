@@ -9,7 +9,7 @@ import { onPath } from "./python";
 
 const NODE_MINIMUM = [20, 17] as const;
 /** nvidia-pytriton's wheel is manylinux_2_35. */
-const GLIBC_MINIMUM = [2, 35] as const;
+export const GLIBC_MINIMUM = [2, 35] as const;
 /** pidfd_open(2) came with Linux 5.3. */
 const KERNEL_MINIMUM = [5, 3] as const;
 /** Docker gives 64 MB; the stub's regions start at 1 MB and grow with the requests in flight. */

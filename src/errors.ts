@@ -43,6 +43,13 @@ export class AddonLoadError extends TritonodeError {
   }
 }
 
+/** The package's files are not beside its code: it was bundled, put into an archive, or copied in part. */
+export class PackageFilesError extends TritonodeError {
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super("ERR_PACKAGE_FILES", message, options);
+  }
+}
+
 /**
  * Triton answered with an error. `tritonCode` is its own name for it
  * (TRITONSERVER_Error_Code in tritonserver.h): UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED,

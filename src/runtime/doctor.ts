@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { RuntimeMissingError } from "../errors";
+import { packageRoot } from "../package-root";
 import { type Check, fail, ok } from "./check";
 import {
   checkBash,
@@ -72,7 +73,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
 }
 
 /** Loads the addon in a process of its own: one built for another Node may take the whole process down. */
-export async function checkAddon(signal?: AbortSignal, root = join(__dirname, "..", "..")): Promise<Check> {
+export async function checkAddon(signal?: AbortSignal, root = packageRoot()): Promise<Check> {
   const name = "addon";
   const program =
     "require('node-gyp-build')(process.argv[1]); console.log(require('node-gyp-build').resolve(process.argv[1]))";

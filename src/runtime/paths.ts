@@ -2,14 +2,14 @@ import { readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
+import { packageRoot } from "../package-root";
 import type { Device } from "./runtime";
 
 let version: string | undefined;
 
 /** This package's own version; a runtime belongs to exactly one. */
 export function packageVersion(): string {
-  // dist/runtime/ and src/runtime/ lie equally deep, so one path serves the build and the tests
-  version ??= String(JSON.parse(readFileSync(join(__dirname, "..", "..", "package.json"), "utf8")).version);
+  version ??= String(JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")).version);
   return version;
 }
 

@@ -1,6 +1,7 @@
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { AddonLoadError } from "../errors";
+import { packageRoot } from "../package-root";
 
 /** What `start` hands to the server; see `native/core/server_options.h` for the meaning of Triton's own options. */
 export interface NativeStartOptions {
@@ -89,10 +90,9 @@ let addon: Addon | undefined;
  */
 export function loadAddon(): Addon {
   if (addon !== undefined) return addon;
-  // Two levels up is the package from src/server as well as from dist/server.
-  const root = join(__dirname, "..", "..");
+  const root = packageRoot();
   try {
-    const load = createRequire(__filename)("node-gyp-build") as (directory: string) => Addon;
+    const load = createRequire(join(root, "package.json"))("node-gyp-build") as (directory: string) => Addon;
     addon = load(root);
   } catch (cause) {
     const libc = process.report === undefined ? "" : ` ${libcName()}`;

@@ -12,6 +12,7 @@ import { type ChatChunk, type ChatMessage, type ChatOptions, type ChatResult, ch
 import { type EmbedOptions, type EmbedResult, embed } from "../openai/embed";
 import { createFetch } from "../openai/fetch";
 import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "../openai/tokenize";
+import { packageRoot } from "../package-root";
 import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
@@ -27,8 +28,6 @@ import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./serve";
 import { GenerationStream } from "./stream";
 
-/** Two levels up is the package from src/vllm as well as from dist/vllm. */
-const backendDirectory = join(__dirname, "..", "..", "backends", "vllm");
 /** Request parameter that names a request for the `cancel` operation (tritonode/control.py). */
 const cancelToken = "tritonode_cancel_token";
 const defaultName = "vllm_model";
@@ -91,13 +90,15 @@ export class VllmModel implements AsyncDisposable {
    * Resolves when it has answered its first tokens, adapters included.
    *
    * @throws {@link InvalidArgumentError} for a bad option or folder, {@link RuntimeMissingError} where no runtime is
-   *   installed, {@link AddonLoadError}, {@link ModelLoadError} with the backend's reason, {@link MultiLoraMissingError},
-   *   {@link RequestCancelledError} when the signal aborts it.
+   *   installed, {@link AddonLoadError}, {@link PackageFilesError} where a bundler moved the code away from its files,
+   *   {@link ModelLoadError} with the backend's reason, {@link MultiLoraMissingError}, {@link RequestCancelledError} when
+   *   the signal aborts it.
    */
   static async load(options: VllmModelOptions): Promise<VllmModel> {
     checkOptions(options);
     const { signal, onProgress } = options;
     throwIfAborted(signal);
+    const backend = join(packageRoot(), "backends", "vllm");
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
     const runtime = await resolveRuntime(options);
@@ -116,7 +117,7 @@ export class VllmModel implements AsyncDisposable {
     const server = await TritonServer.start({
       runtime,
       logger,
-      backends: { vllm: backendDirectory },
+      backends: { vllm: backend },
     });
     try {
       throwIfAborted(signal);

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, fail, ok, warn } from "./check";
+import { gpuFlaw } from "./gpu";
 import { type Manifest, readManifest } from "./manifest";
 import { setupCommand } from "./paths";
 import { run } from "./process";
@@ -98,16 +99,8 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
 export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<Check> {
   const name = "GPU";
   if (runtime.device === "cpu") return ok(name, "not needed (device cpu)");
-  const container = "in Docker: --gpus all with NVIDIA's container toolkit";
-  if (!existsSync("/proc/driver/nvidia/version")) {
-    return fail(
-      name,
-      "no NVIDIA driver is loaded",
-      `install NVIDIA's driver; ${container}; or: ${setupCommand({ device: "cpu" })}`,
-    );
-  }
-  if (!existsSync("/dev/nvidiactl"))
-    return fail(name, "the driver is loaded, but /dev/nvidiactl is not here", container);
+  const flaw = gpuFlaw();
+  if (flaw !== undefined) return fail(name, flaw.detail, flaw.hint);
   const program =
     "import torch; n = torch.cuda.device_count(); print(', '.join(torch.cuda.get_device_name(i) for i in range(n))) if n else exit('no device')";
   const result = await run(runtime.python, ["-I", "-c", program], { signal, timeout: 120_000, cwd: "/" });
@@ -116,7 +109,7 @@ export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<
   return fail(
     name,
     `torch sees no GPU: ${reason}`,
-    `update the driver (torch needs CUDA 13: driver 580 or later); ${container}`,
+    `update the driver (torch needs CUDA 13: driver 580 or later); in Docker: --gpus all`,
   );
 }
 

@@ -60,13 +60,13 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   yield await guarded("disk space", () => checkDiskSpace(runtime.directory));
   yield ok("runtime", `${runtime.directory} (${runtime.device})`);
   const checks: [string, () => Check | Promise<Check>][] = [
+    ["GPU", () => checkGpu(runtime, signal)],
     ["versions", () => checkVersions(runtime)],
     ["Python", () => checkPython(runtime, signal)],
     ["libpython", () => checkLibpython(runtime)],
     ["Triton's stub", () => checkStub(runtime, signal)],
     ["numpy", () => checkNumpy(runtime)],
     ["torchvision", () => checkUnwanted(runtime)],
-    ["GPU", () => checkGpu(runtime, signal)],
     ["vLLM", () => checkImports(runtime, signal)],
   ];
   for (const [name, check] of checks) yield await guarded(name, check);

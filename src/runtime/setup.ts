@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { RuntimeMissingError, TritonodeError } from "../errors";
 import { openBundle } from "./bundle";
 import { SetupCancelledError, SetupError } from "./errors";
+import { gpuFlaw } from "./gpu";
 import { installInto } from "./install";
 import { acquireLock } from "./lock";
 import {
@@ -25,7 +26,7 @@ import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
 export interface SetupOptions {
-  /** Default: `cuda` where an NVIDIA driver is loaded, else `cpu`. */
+  /** Default: `cuda` where an NVIDIA driver and a GPU are in reach, else `cpu`. */
   device?: Device | undefined;
   /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
   directory?: string | undefined;
@@ -60,7 +61,7 @@ const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
  * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {
-  const device = options.device ?? (existsSync("/proc/driver/nvidia/version") ? "cuda" : "cpu");
+  const device = options.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
   checkDevice(device);
   const extras = checkExtras(options.extras ?? []);
   checkPlatform(options.triton);

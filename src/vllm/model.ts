@@ -13,7 +13,7 @@ import { type EmbedOptions, type EmbedResult, embed } from "../openai/embed";
 import { createFetch } from "../openai/fetch";
 import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "../openai/tokenize";
 import { packageRoot } from "../package-root";
-import { findRuntime } from "../runtime";
+import { findRuntime, requireGpu } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
 import { Adapters } from "./adapters";
@@ -102,6 +102,7 @@ export class VllmModel implements AsyncDisposable {
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
     const runtime = await resolveRuntime(options);
+    requireGpu(runtime);
     const began = performance.now();
     const report = (progress: Omit<LoadProgress, "elapsed">) =>
       onProgress?.({ ...progress, elapsed: performance.now() - began });

@@ -11,7 +11,7 @@ Installs the runtime: a Python environment with Triton and vLLM, in versions tes
 Done already? Then it says so at once. It may be interrupted and run again.
 
 Options:
-  --device cpu|cuda     what the engine computes on (default: cuda where an NVIDIA driver is loaded, else cpu)
+  --device cpu|cuda     what the engine computes on (default: cuda where an NVIDIA GPU is in reach, else cpu)
   --dir FOLDER          where to put it (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)
   --python PYTHON       the Python 3.11 or 3.12 to build on: a path, or a name on PATH
   --offline BUNDLE      take everything from a file that \`tritonode bundle\` made

@@ -13,6 +13,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   setup: async () => (await import("./commands/setup.js")).setupCommand,
   doctor: async () => (await import("./commands/doctor.js")).doctorCommand,
   bundle: async () => (await import("./commands/setup.js")).bundleCommand,
+  remove: async () => (await import("./commands/remove.js")).removeCommand,
   generate: async () => (await import("./commands/generate.js")).generateCommand,
   chat: async () => (await import("./commands/chat.js")).chatCommand,
 };

@@ -29,6 +29,7 @@ import { checkLeftovers } from "./leftovers";
 import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
 import { run } from "./process";
 import type { Runtime } from "./runtime";
+import { checkStored } from "./stored";
 
 export interface DoctorOptions extends FindRuntimeOptions {
   signal?: AbortSignal | undefined;
@@ -50,6 +51,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   yield checkMemory();
   yield checkOpenMp();
   yield await guarded("leftovers", async () => checkLeftovers());
+  yield await guarded("stored", async () => checkStored());
   const runtime = await find(options);
   if ("status" in runtime) {
     const directory = namedDirectory(options.directory) ?? defaultDirectory(options.device ?? "cpu");

@@ -5,5 +5,6 @@ export { PythonNotFoundError, SetupCancelledError, SetupError } from "./errors";
 export { type FindRuntimeOptions, findRuntime } from "./find";
 export { requireGpu } from "./gpu";
 export type { OnSetupProgress, SetupPhase, SetupProgress } from "./progress";
+export { diskUsage, type InstalledRuntime, installedRuntimes, type Removed, remove } from "./remove";
 export type { Device, Runtime, TritonFiles } from "./runtime";
 export { type SetupOptions, setup } from "./setup";

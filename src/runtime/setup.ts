@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:f
 import { join } from "node:path";
 import { RuntimeMissingError, TritonodeError } from "../errors";
 import { openBundle } from "./bundle";
+import { contentsOf, MARKER, SCRATCH } from "./contents";
 import { SetupCancelledError, SetupError } from "./errors";
 import { gpuFlaw } from "./gpu";
 import { installInto } from "./install";
@@ -46,12 +47,6 @@ export interface SetupOptions {
 
 /** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
 const SPACE: Readonly<Record<Device, number>> = { cpu: 4.5e9, cuda: 16e9 };
-
-/** Lies in a venv from its first moment: only what carries it, or stands beside a manifest, is ever deleted. */
-const MARKER = "tritonode-runtime";
-
-/** Folders of files that only the run that made them needs. */
-const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
 
 /**
  * Makes the runtime, or brings it up to date; returns at once when it is complete already. May be interrupted at any
@@ -194,21 +189,13 @@ async function complete(directory: string, device: Device, options: SetupOptions
 
 /** Refuses a folder with anything of the user's in it, before a single file is written there. */
 async function refuseForeign(directory: string): Promise<void> {
-  if (hasManifest(directory)) return;
-  const venv = join(directory, "venv");
-  const strange = (await readdir(directory)).filter(
-    (name) =>
-      !["venv", "setup.log"].includes(name) && !/^(lock|manifest\.json)(\.|$)/.test(name) && !SCRATCH.test(name),
-  );
-  const ours = !existsSync(venv) || existsSync(join(venv, MARKER));
-  if (strange.length > 0 || !ours) {
-    throw new SetupError(
-      `${directory} is not empty and is no runtime: it holds ${strange[0] ?? "a venv made by others"}`,
-      {
-        code: "ERR_SETUP_DIRECTORY",
-        hint: "choose an empty or a new folder with --dir",
-      },
-    );
+  const { state, foreign } = contentsOf(directory);
+  if (state === "complete") return;
+  if (foreign.length > 0) {
+    throw new SetupError(`${directory} is not empty and is no runtime: it holds ${foreign[0]}`, {
+      code: "ERR_SETUP_DIRECTORY",
+      hint: "choose an empty or a new folder with --dir",
+    });
   }
 }
 

@@ -1,0 +1,41 @@
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { hasManifest } from "./manifest";
+
+/** Lies in a venv from its first moment: only what carries it, or stands beside a manifest, is ever deleted. */
+export const MARKER = "tritonode-runtime";
+
+/** Folders of files that only the run that made them needs. */
+export const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
+
+/** What lies in a runtime's folder. */
+export interface Contents {
+  /** Names of what `setup` made. */
+  ours: string[];
+  /** Names of everything else. */
+  foreign: string[];
+  /** `complete`: with a manifest; `partial`: what an interrupted setup or removal left; `none`: no runtime. */
+  state: "complete" | "partial" | "none";
+}
+
+/** Tells what `setup` made in a folder from what it did not. A folder that is not there has nothing in it. */
+export function contentsOf(directory: string): Contents {
+  let names: string[];
+  try {
+    names = readdirSync(directory);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    names = [];
+  }
+  const complete = hasManifest(directory);
+  const venv = complete || existsSync(join(directory, "venv", MARKER));
+  const isOurs = (name: string) =>
+    name === "venv" ? venv : name === "setup.log" || /^(lock|manifest\.json)(\.|$)/.test(name) || SCRATCH.test(name);
+  const ours = names.filter(isOurs);
+  const foreign = names.filter((name) => !isOurs(name));
+  // A log alone says little beside files of others: then it may be theirs.
+  const partial = ours.some(
+    (name) => name === "venv" || SCRATCH.test(name) || (name === "setup.log" && foreign.length === 0),
+  );
+  return { ours, foreign, state: complete ? "complete" : partial ? "partial" : "none" };
+}

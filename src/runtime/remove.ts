@@ -1,0 +1,133 @@
+import { randomBytes } from "node:crypto";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { lstat, opendir, realpath, rename, rm, rmdir } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { contentsOf } from "./contents";
+import { SetupError } from "./errors";
+import { acquireLock, lockHolder } from "./lock";
+import { removeManifest } from "./manifest";
+import { dataDirectory } from "./paths";
+
+/** A runtime on this disk, of any version of tritonode. */
+export interface InstalledRuntime {
+  directory: string;
+  state: "complete" | "partial";
+}
+
+export interface Removed {
+  directory: string;
+  /** Names in the folder that setup did not make: they stay, and so does the folder. */
+  kept: string[];
+}
+
+/** The runtimes in the user's data folder, of every version; what stands elsewhere (--dir) only its owner knows. */
+export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env): InstalledRuntime[] {
+  const parent = join(dataDirectory(environment), "tritonode");
+  let names: string[];
+  try {
+    names = readdirSync(parent);
+  } catch {
+    return []; // nothing was ever set up there
+  }
+  return names.sort().flatMap((name) => {
+    const directory = join(parent, name);
+    try {
+      const { state } = contentsOf(directory);
+      return state === "none" ? [] : [{ directory, state }];
+    } catch {
+      return []; // a file, or another user's
+    }
+  });
+}
+
+/**
+ * Deletes the runtime in a folder: what `setup` made, and the folder where nothing else is in it. Out of use before its
+ * first file goes, so that a removal which is interrupted leaves nothing that looks whole.
+ *
+ * @throws {@link SetupError} `ERR_SETUP_DIRECTORY` where there is no runtime, `ERR_SETUP_LOCKED` where a setup works on
+ *   it, `ERR_RUNTIME_IN_USE` where a live process runs from it.
+ */
+export async function remove(directory: string): Promise<Removed> {
+  const target = resolve(directory);
+  if (contentsOf(target).state === "none") {
+    throw new SetupError(`there is no runtime in ${target}`, {
+      code: "ERR_SETUP_DIRECTORY",
+      hint: "only a folder that `tritonode setup` made is removed; `npx tritonode doctor` names those that are there",
+    });
+  }
+  const holder = await lockHolder(target);
+  if (holder !== undefined) throw locked(target, holder);
+  const waiting = new AbortController();
+  let other = 0;
+  const lock = await acquireLock(target, {
+    signal: waiting.signal,
+    onWait: (pid) => {
+      other = pid;
+      waiting.abort();
+    },
+  }).catch((error) => {
+    throw other === 0 ? error : locked(target, other);
+  });
+  try {
+    const users = usersOf(await realpath(target));
+    if (users.length > 0) {
+      throw new SetupError(`the runtime in ${target} is in use by process ${users.join(", ")}`, {
+        code: "ERR_RUNTIME_IN_USE",
+        hint: "dispose of its models, or end these processes, and run the same command again",
+      });
+    }
+    const { ours } = contentsOf(target);
+    await removeManifest(target);
+    for (const name of ours.filter((entry) => entry !== "lock" && entry !== "manifest.json")) {
+      // Under a name that setup clears away: the mark of a venv may be among the first files to go.
+      const scratch = join(target, `scratch-${randomBytes(3).toString("hex")}`);
+      await rename(join(target, name), scratch).catch(ignoreMissing);
+      await rm(scratch, { recursive: true, force: true, maxRetries: 3 });
+    }
+  } finally {
+    await lock.release();
+  }
+  const kept = contentsOf(target).foreign;
+  if (kept.length === 0) await rmdir(target).catch(() => {});
+  return { directory: target, kept };
+}
+
+/** Bytes on disk below a folder; links are not followed. */
+export async function diskUsage(directory: string): Promise<number> {
+  let bytes = 0;
+  for await (const entry of await opendir(directory)) {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) bytes += await diskUsage(path);
+    else bytes += (await lstat(path)).blocks * 512;
+  }
+  return bytes;
+}
+
+/** Processes of this user that run a program of the runtime or have its libraries open. */
+function usersOf(directory: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => {
+      try {
+        const program = readlinkSync(`/proc/${pid}/exe`);
+        return (
+          program.startsWith(`${directory}/`) || readFileSync(`/proc/${pid}/maps`, "utf8").includes(` ${directory}/`)
+        );
+      } catch {
+        return false; // ended, or another user's
+      }
+    })
+    .map(Number);
+}
+
+/** The temporary file of another process's lock comes and goes by itself. */
+function ignoreMissing(error: NodeJS.ErrnoException): void {
+  if (error.code !== "ENOENT") throw error;
+}
+
+function locked(directory: string, pid: number): SetupError {
+  return new SetupError(`process ${pid} is setting up ${directory}`, {
+    code: "ERR_SETUP_LOCKED",
+    hint: `wait until it is done, or end it: kill ${pid}`,
+  });
+}

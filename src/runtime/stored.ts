@@ -1,0 +1,49 @@
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { basename, isAbsolute, join } from "node:path";
+import { type Check, ok, warn } from "./check";
+import { dataDirectory, defaultDirectory, shellWord } from "./paths";
+import { type InstalledRuntime, installedRuntimes } from "./remove";
+
+/** What stays on the disk when the npm package is uninstalled. */
+export interface Stored {
+  runtimes: InstalledRuntime[];
+  /** Folders that the Python side and the installers keep outside a runtime; other programs may share them. */
+  caches: string[];
+}
+
+/** Looks in the usual places; runtimes set up with --dir stand elsewhere. */
+export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored {
+  const home = environment.HOME || homedir();
+  const configured = environment.XDG_CACHE_HOME;
+  const cache = configured && isAbsolute(configured) ? configured : join(home, ".cache");
+  const caches = [
+    environment.VLLM_CACHE_ROOT || join(cache, "vllm"),
+    // CUDA only: what its compilers keep
+    environment.TRITON_CACHE_DIR || join(home, ".triton"),
+    join(cache, "flashinfer"),
+    // the installers'
+    environment.PIP_CACHE_DIR || join(cache, "pip"),
+    environment.UV_CACHE_DIR || join(cache, "uv"),
+  ];
+  return { runtimes: installedRuntimes(environment), caches: caches.filter((path) => existsSync(path)) };
+}
+
+/** Names all of it; a warning where a runtime is of another version, or half made: gigabytes that nothing uses. */
+export function checkStored(stored: Stored = findStored(), environment: NodeJS.ProcessEnv = process.env): Check {
+  const name = "stored";
+  const { runtimes, caches } = stored;
+  const usable = [defaultDirectory("cpu", environment), defaultDirectory("cuda", environment)];
+  const unused = runtimes.filter(({ directory, state }) => state === "partial" || !usable.includes(directory));
+  const described = runtimes.map(
+    ({ directory, state }) => basename(directory) + (state === "partial" ? " (partial)" : ""),
+  );
+  const folder = join(dataDirectory(environment), "tritonode");
+  const detail = [
+    runtimes.length === 0 ? "no runtime in the usual place" : `runtimes in ${folder}: ${described.join(", ")}`,
+    caches.length === 0 ? "no caches" : `caches, shared with other programs: ${caches.join(", ")}`,
+  ].join("; ");
+  if (unused.length === 0) return ok(name, `${detail} (they stay when the package is uninstalled)`);
+  const commands = unused.map(({ directory }) => `npx tritonode remove --dir ${shellWord(directory)}`);
+  return warn(name, detail, `of no use to this version: ${commands.join("; ")}`);
+}

@@ -1,0 +1,52 @@
+// `npm run test:arm64`: the arm64 build under emulation (qemu-user) on an x64 machine. What that proves and what it does
+// not: docs/arm64.md.
+import { join } from "node:path";
+import { prebuildArm64 } from "../../scripts/prebuild-arm64.mjs";
+import { build, dependencies, main, root, run, say, start } from "../../scripts/steps.mjs";
+import { checkTools, layOut } from "./parts.mjs";
+
+// qemu-user has no set_robust_list(2): the kernel never marks a dead owner's mutex, and whoever waits for it waits on.
+const NOT_UNDER_EMULATION = "^owner_dead$";
+
+main(async () => {
+  checkTools();
+  await dependencies();
+  await build();
+  await prebuildArm64();
+  const { sysroot, node, python, runtime } = await layOut();
+  const emulator = ["qemu-aarch64", "-L", sysroot];
+  const failed = [];
+
+  async function check(what, command, args, env = {}) {
+    say(`${what} (arm64, emulated)`);
+    if ((await start(command, args, { env: { ...process.env, ...env } })) !== 0) failed.push(what);
+  }
+
+  say("the C++ core and its tests for arm64 (CMake, cross-built)");
+  const core = join(root, "build-arm64/core");
+  await run("cmake", [
+    ...["-S", "cmake", "-B", core],
+    ...["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_BUILD_TYPE=Release"],
+    ...["-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++", `-DCMAKE_CROSSCOMPILING_EMULATOR=${emulator.join(";")}`],
+  ]);
+  await run("cmake", ["--build", core, "--parallel", "2", "--target", "core_test"]);
+  const ctest = ["--test-dir", core, "--output-on-failure", "--exclude-regex", NOT_UNDER_EMULATION];
+  await check("C++ core", "ctest", [...ctest, "--timeout", "300"]);
+
+  // The addon that is shipped, not the one that this machine has built for itself.
+  await check("addon, with Triton", emulator[0], [...emulator.slice(1), node, "test/arm64/server.mjs"], {
+    PREBUILDS_ONLY: "1",
+    TRITONODE_ARM64_RUNTIME: JSON.stringify(runtime),
+  });
+
+  const library = join(root, "prebuilds/linux-arm64/libtritonode_punica.so");
+  const kernels = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"];
+  // The portable kernels are tested on x64: here it is NEON that counts, and emulation is slow.
+  await check("Punica kernels", python, [...kernels, "-k", "not portable", "test/python/test_punica_kernels.py"], {
+    TRITONODE_PUNICA_LIBRARY: library,
+    PYTHONDONTWRITEBYTECODE: "1",
+  });
+
+  if (failed.length > 0) throw new Error(`on arm64: ${failed.join(", ")}`);
+  say("all of it passes on arm64, emulated");
+});

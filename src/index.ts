@@ -1,3 +1,4 @@
+export { CallbackError } from "./common/callbacks";
 export * from "./errors";
 export * from "./openai";
 export {

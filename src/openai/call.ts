@@ -1,17 +1,7 @@
 import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../errors";
-import { describe } from "../vllm/describe";
 import { AdapterNotFoundError } from "../vllm/failure";
+import { type CheckedOptions, fieldsToJson } from "../vllm/options";
 import { HttpStatusError } from "./errors";
-
-/** What every convenience takes beside the fields of vLLM's own request. */
-export interface CallOptions {
-  /** The adapter to answer with; left out: the base model. */
-  lora?: string | undefined;
-  /** Aborting it cancels the request in vLLM. */
-  signal?: AbortSignal | undefined;
-  /** Milliseconds after which the request is cancelled and rejects with {@link DeadlineExceededError}. */
-  deadline?: number | undefined;
-}
 
 /** What the conveniences need of the model. */
 export interface Door {
@@ -20,37 +10,61 @@ export interface Door {
   adapterNames(): Promise<string[]>;
 }
 
-/** Posts a JSON request and gives its response once it is known to be a good one. */
-export async function post(door: Door, path: string, body: object, options: CallOptions): Promise<Response> {
+/** A request that was answered. Reading its body rejects with the same errors as the request. */
+export interface Answer {
+  readonly status: number;
+  json<T>(): Promise<T>;
+  body(): AsyncGenerator<Uint8Array, void, undefined>;
+}
+
+/**
+ * Posts a JSON request and gives its response once it is known to be a good one.
+ *
+ * @param cancel - ends the request as its caller's signal would
+ */
+export async function post(
+  door: Door,
+  path: string,
+  body: object,
+  options: CheckedOptions,
+  cancel?: AbortSignal,
+): Promise<Answer> {
   const { lora, signal, deadline } = options;
-  if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0)) {
-    throw new InvalidArgumentError(`deadline must be a number of milliseconds above 0, got ${describe(deadline)}`);
-  }
-  if (lora !== undefined && (typeof lora !== "string" || lora === "")) {
-    throw new InvalidArgumentError(`lora must be an adapter's name, got ${describe(lora)}`);
-  }
   const limit = deadline === undefined ? undefined : AbortSignal.timeout(deadline);
-  const signals = [signal, limit].filter((each) => each !== undefined);
+  const signals = [signal, limit, cancel].filter((each) => each !== undefined);
+  const fail = (error: unknown): Promise<never> => Promise.reject(fromFetchFailure(error, options, limit));
   const response = await door
     .fetch(path, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ ...(lora === undefined ? {} : { model: lora }), ...body }),
+      body: fieldsToJson({ ...(lora === undefined ? {} : { model: lora.name }), ...body }, "field"),
       ...(signals.length === 0 ? {} : { signal: AbortSignal.any(signals) }),
     })
-    .catch((error: unknown) => {
-      throw fromFetchFailure(error, options);
-    });
-  if (!response.ok) throw await fromStatus(door, response, lora);
-  return response;
+    .catch(fail);
+  if (!response.ok) throw await fromStatus(door, response, lora?.name);
+  return {
+    status: response.status,
+    json: <T>() => response.json().catch(fail) as Promise<T>,
+    async *body() {
+      try {
+        for await (const bytes of response.body ?? []) yield bytes as Uint8Array;
+      } catch (error) {
+        await fail(error);
+      }
+    },
+  };
 }
 
 /** A failure of `fetch` as the error of the request. */
-export function fromFetchFailure(error: unknown, { signal, deadline }: CallOptions): unknown {
+function fromFetchFailure(
+  error: unknown,
+  { signal, deadline }: CheckedOptions,
+  limit: AbortSignal | undefined,
+): unknown {
   if (signal?.aborted && error === signal.reason) {
     return new RequestCancelledError("the request was aborted by its signal", { cause: error });
   }
-  if (deadline !== undefined && error instanceof DOMException && error.name === "TimeoutError") {
+  if (deadline !== undefined && limit?.aborted && error === limit.reason) {
     return new DeadlineExceededError(deadline, { cause: error });
   }
   if (error instanceof TypeError && error.cause instanceof TritonodeError) return error.cause;

@@ -1,83 +1,37 @@
 import { InvalidArgumentError } from "../errors";
-import type { FinishReason, Usage } from "../vllm/results";
-import type { SamplingParameters } from "../vllm/sampling";
-import { type CallOptions, type Door, fromFetchFailure, post } from "./call";
+import { CancellableStream } from "../vllm/cancellable";
+import { type CheckedOptions, checkOptions } from "../vllm/options";
+import type { Usage } from "../vllm/results";
+import { type Door, post } from "./call";
+import type {
+  ChatAnswer,
+  ChatChunk,
+  ChatMessage,
+  ChatOptions,
+  ChatResult,
+  StructuredAnswer,
+  ToolCall,
+} from "./chat-types";
 import { HttpStatusError } from "./errors";
 import { parseStructured, type Structure, toJsonSchema } from "./schema";
 import { readEvents } from "./sse";
 
-/** A message of a conversation, in OpenAI's form; vLLM knows further fields. */
-export interface ChatMessage {
-  role: "system" | "developer" | "user" | "assistant" | "tool" | (string & {});
-  content?: string | readonly ({ type: string } & Record<string, unknown>)[] | null;
-  [field: string]: unknown;
-}
-
-/** A tool that the model called. */
-export interface ToolCall {
-  readonly id: string;
-  readonly name: string;
-  /** As the model wrote them: JSON text. */
-  readonly arguments: string;
-}
-
-/** vLLM's sampling parameters but for `logprobs`, which a chat takes as a boolean beside `top_logprobs`. */
-type ChatSampling = {
-  [Name in keyof SamplingParameters as string extends Name
-    ? never
-    : Exclude<Name, "logprobs">]: SamplingParameters[Name];
-};
-
-/**
- * Options of {@link VllmModel.chat}: ours, and the fields of vLLM's chat completion request under vLLM's names
- * (`max_tokens`, `temperature`, `tools`, `tool_choice`, `chat_template_kwargs`, ...).
- */
-export interface ChatOptions<T = never> extends CallOptions, ChatSampling {
-  /** Holds the answer to a schema; the result's `object` is the parsed answer. */
-  structured?: Structure<T> | undefined;
-  tools?: readonly object[] | undefined;
-  tool_choice?: "none" | "auto" | "required" | object | undefined;
-  [field: string]: unknown;
-}
-
-/** An answer. The first choice is spelled out; `response` is vLLM's whole answer. */
-export interface ChatResult<T = never> {
-  readonly text: string;
-  /** The answer as the schema of `structured` says. */
-  readonly object: T;
-  /** What a reasoning parser took out of the answer. */
-  readonly reasoning?: string;
-  readonly toolCalls: readonly ToolCall[];
-  readonly finishReason: FinishReason;
-  readonly usage: Usage;
-  /** The assistant's message: append it to the conversation to go on. */
-  readonly message: ChatMessage;
-  readonly response: Readonly<Record<string, unknown>>;
-}
-
-/** A piece of a streamed answer. */
-export interface ChatChunk {
-  /** Which of the `n` choices it belongs to. */
-  readonly index: number;
-  readonly text: string;
-  readonly reasoning?: string;
-  /** Pieces of tool calls, in OpenAI's form. */
-  readonly toolCalls?: readonly object[];
-  readonly finishReason: FinishReason | null;
-  /** Set on the last piece of the request, which has no text. */
-  readonly usage?: Usage;
-}
-
-interface RawUsage {
+export interface RawUsage {
   prompt_tokens: number;
   completion_tokens?: number | null;
   total_tokens: number;
 }
 
+interface RawToolCall {
+  index?: number;
+  id?: string;
+  function?: { name?: string; arguments?: string };
+}
+
 interface RawMessage {
   content?: string | null;
   reasoning?: string | null;
-  tool_calls?: { id: string; function: { name: string; arguments: string } }[] | null;
+  tool_calls?: RawToolCall[] | null;
 }
 
 interface RawResponse {
@@ -91,87 +45,147 @@ interface RawChunk {
   error?: { message: string; code: number };
 }
 
-const own = new Set(["lora", "signal", "deadline", "structured"]);
-
-function requestOf(messages: readonly ChatMessage[], options: ChatOptions<unknown>): object {
+function requestOf(messages: unknown, structured: Structure | undefined, { fields }: CheckedOptions): object {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new InvalidArgumentError("chat takes a list of messages", { hint: '[{ role: "user", content: "..." }]' });
   }
-  const fields = Object.fromEntries(
-    Object.entries(options).filter(([name, value]) => !own.has(name) && value !== undefined),
-  );
-  if (options.structured === undefined) return { messages, ...fields };
-  const schema = toJsonSchema(options.structured);
+  if (structured === undefined) return { messages, ...fields };
+  const schema = toJsonSchema(structured);
   return { messages, response_format: { type: "json_schema", json_schema: { name: "answer", schema } }, ...fields };
 }
 
 /** See {@link VllmModel.chat}. */
-export async function chat<T>(
+export async function chat<S extends Structure | undefined>(
   door: Door,
   messages: readonly ChatMessage[],
-  options: ChatOptions<T>,
-): Promise<ChatResult<T>> {
-  const request = requestOf(messages, options);
-  const response = await post(door, "chat/completions", request, options);
-  const answer = (await response.json().catch((error: unknown) => {
-    throw fromFetchFailure(error, options);
-  })) as RawResponse;
+  options: ChatOptions<S>,
+): Promise<ChatResult<StructuredAnswer<S>>> {
+  const checked = checkOptions(options, { ours: ["structured"] });
+  const request = requestOf(messages, options.structured, checked);
+  const { status, json } = await post(door, "chat/completions", request, checked);
+  const answer = await json<RawResponse>();
   const choice = answer.choices[0];
-  if (choice === undefined) throw new HttpStatusError(response.status, "vLLM answered without a choice", answer);
-  const { message, finish_reason: finishReason } = choice;
+  if (choice === undefined) throw new HttpStatusError(status, "vLLM answered without a choice", answer);
+  const usage = toUsage(answer.usage);
+  return {
+    ...(await toAnswer(choice.message, choice.finish_reason, usage, options.structured)),
+    response: answer as unknown as Record<string, unknown>,
+  };
+}
+
+async function toAnswer<S extends Structure | undefined>(
+  message: RawMessage,
+  finishReason: string,
+  usage: Usage,
+  structured: S | undefined,
+): Promise<ChatAnswer<StructuredAnswer<S>>> {
   const text = message.content ?? "";
-  const object =
-    options.structured === undefined ? undefined : await parseStructured(options.structured, text, finishReason);
+  const object = structured === undefined ? undefined : await parseStructured(structured, text, finishReason);
   const calls = message.tool_calls ?? [];
   return {
     text,
-    object: object as T,
+    object: object as StructuredAnswer<S>,
     ...(typeof message.reasoning === "string" ? { reasoning: message.reasoning } : {}),
-    toolCalls: calls.map((call) => ({ id: call.id, name: call.function.name, arguments: call.function.arguments })),
+    toolCalls: calls.map(toToolCall),
     finishReason,
-    usage: toUsage(answer.usage),
+    usage,
     message: {
       role: "assistant",
       content: message.content ?? null,
       ...(calls.length === 0 ? {} : { tool_calls: calls }),
     },
-    response: answer as unknown as Record<string, unknown>,
   };
 }
 
+function toToolCall({ id = "", function: called }: RawToolCall): ToolCall {
+  return { id, name: called?.name ?? "", arguments: called?.arguments ?? "" };
+}
+
+/** A streamed answer to a conversation. {@link CancellableStream.final} gives what {@link VllmModel.chat} would. */
+export class ChatStream<T = unknown> extends CancellableStream<ChatChunk, ChatAnswer<T>> {}
+
 /** See {@link VllmModel.chatStream}. */
-export async function* chatStream(
+export function chatStream<S extends Structure | undefined>(
   door: Door,
   messages: readonly ChatMessage[],
-  options: ChatOptions<unknown>,
-): AsyncGenerator<ChatChunk, void, undefined> {
-  const request = { ...requestOf(messages, options), stream: true, stream_options: { include_usage: true } };
-  const response = await post(door, "chat/completions", request, options);
-  try {
-    for await (const data of readEvents(response)) {
-      if (data === "[DONE]") return;
+  options: ChatOptions<S>,
+): ChatStream<StructuredAnswer<S>> {
+  const checked = checkOptions(options, { ours: ["structured"] });
+  const request = {
+    ...requestOf(messages, options.structured, checked),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  const cancelled = new AbortController();
+  const gathered = new GatheredAnswer();
+  let events: AsyncGenerator<string, void, undefined> | undefined;
+  return new ChatStream({
+    async pull() {
+      if (events === undefined) {
+        const answer = await post(door, "chat/completions", request, checked, cancelled.signal);
+        events = readEvents(answer.body());
+      }
+      const { done, value: data } = await events.next();
+      if (done || data === "[DONE]") return undefined;
       const chunk = JSON.parse(data) as RawChunk;
       if (chunk.error !== undefined) throw new HttpStatusError(chunk.error.code, chunk.error.message, chunk);
-      yield* chunksOf(chunk);
+      gathered.add(chunk);
+      return chunksOf(chunk);
+    },
+    cancel: () => cancelled.abort(),
+    final: () => toAnswer(gathered.message, gathered.finishReason, gathered.usage, options.structured),
+  });
+}
+
+/** The first choice of a streamed answer, as far as it has come. */
+class GatheredAnswer {
+  readonly message: RawMessage = {};
+  finishReason = "";
+  usage: Usage = { promptTokens: 0, completionTokens: 0, totalTokens: 0 };
+
+  add({ choices, usage }: RawChunk): void {
+    if (usage !== undefined && usage !== null) this.usage = toUsage(usage);
+    for (const { index, delta, finish_reason: finishReason } of choices ?? []) {
+      if (index !== 0) continue;
+      if (finishReason !== null) this.finishReason = finishReason;
+      const { message } = this;
+      if (typeof delta.content === "string") message.content = (message.content ?? "") + delta.content;
+      if (typeof delta.reasoning === "string") message.reasoning = (message.reasoning ?? "") + delta.reasoning;
+      for (const piece of delta.tool_calls ?? []) this.#addToolCall(piece);
     }
-  } catch (error) {
-    throw fromFetchFailure(error, options);
+  }
+
+  /** Tool calls come in pieces: the name first, the arguments in turn. */
+  #addToolCall({ index = 0, function: called, ...rest }: RawToolCall): void {
+    this.message.tool_calls ??= [];
+    const calls = this.message.tool_calls;
+    const known = calls[index];
+    calls[index] = {
+      ...known,
+      ...rest,
+      function: {
+        name: (known?.function?.name ?? "") + (called?.name ?? ""),
+        arguments: (known?.function?.arguments ?? "") + (called?.arguments ?? ""),
+      },
+    };
   }
 }
 
-function* chunksOf(chunk: RawChunk): Generator<ChatChunk> {
+function chunksOf(chunk: RawChunk): ChatChunk[] {
+  const chunks: ChatChunk[] = [];
   for (const { index, delta, finish_reason: finishReason } of chunk.choices ?? []) {
-    yield {
+    chunks.push({
       index,
       text: delta.content ?? "",
       ...(typeof delta.reasoning === "string" ? { reasoning: delta.reasoning } : {}),
       ...(delta.tool_calls === undefined || delta.tool_calls === null ? {} : { toolCalls: delta.tool_calls }),
       finishReason,
-    };
+    });
   }
   if (chunk.usage !== undefined && chunk.usage !== null) {
-    yield { index: 0, text: "", finishReason: null, usage: toUsage(chunk.usage) };
+    chunks.push({ index: 0, text: "", finishReason: null, usage: toUsage(chunk.usage) });
   }
+  return chunks;
 }
 
 export function toUsage(raw: RawUsage): Usage {

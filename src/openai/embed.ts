@@ -1,14 +1,18 @@
 import { InvalidArgumentError } from "../errors";
+import { type CallOptions, checkOptions } from "../vllm/options";
 import type { Usage } from "../vllm/results";
-import { type CallOptions, type Door, fromFetchFailure, post } from "./call";
-import { toUsage } from "./chat";
+import { type Door, post } from "./call";
+import { type RawUsage, toUsage } from "./chat";
 import { HttpStatusError } from "./errors";
 
-/** Options of {@link VllmModel.embed}; further fields of vLLM's embedding request go along. */
+/** Options of {@link VllmModel.embed}; further fields of vLLM's embedding request go into `extra`. */
 export interface EmbedOptions extends CallOptions {
   /** Length of the embeddings, for a model made for several (Matryoshka). */
   dimensions?: number | undefined;
-  [field: string]: unknown;
+  add_special_tokens?: boolean | undefined;
+  /** Cuts longer texts to this many tokens; -1: to what the model takes. */
+  truncate_prompt_tokens?: number | undefined;
+  user?: string | undefined;
 }
 
 export interface EmbedResult {
@@ -27,15 +31,13 @@ export async function embed(
   if (!Array.isArray(texts) || texts.length === 0 || !texts.every((text) => typeof text === "string")) {
     throw new InvalidArgumentError("embed takes a text or a list of texts");
   }
-  const { lora: _lora, signal: _signal, deadline: _deadline, ...fields } = options;
+  const checked = checkOptions(options);
   // base64 of the bits: exact, and a third of the text.
-  const request = { input: texts, encoding_format: "base64", ...fields };
-  const response = await post(door, "embeddings", request, options).catch((error: unknown) => {
+  const request = { input: texts, encoding_format: "base64", ...checked.fields };
+  const { json } = await post(door, "embeddings", request, checked).catch((error: unknown) => {
     throw error instanceof HttpStatusError && error.status === 404 ? notEmbedding(error) : error;
   });
-  const answer = (await response.json().catch((error: unknown) => {
-    throw fromFetchFailure(error, options);
-  })) as { data: { index: number; embedding: string }[]; usage: Parameters<typeof toUsage>[0] };
+  const answer = await json<{ data: { index: number; embedding: string }[]; usage: RawUsage }>();
   const embeddings: Float32Array[] = [];
   for (const { index, embedding } of answer.data) embeddings[index] = floats(embedding);
   return { embeddings, usage: toUsage(answer.usage) };

@@ -1,5 +1,6 @@
+import { onAbort, unlessAborted } from "../common/abort";
 import type { ResponseStream } from "../server";
-import { partsOf, type ResponseHead, type Send, sendHttp, sendRead } from "./transport";
+import { type Backend, partsOf, type ResponseHead, sendHttp, sendRead } from "./transport";
 
 /** Paths are relative to this; the host of an absolute URL is not looked at. */
 const base = "http://localhost/v1/";
@@ -10,19 +11,15 @@ const maxRedirects = 20;
 /** Statuses whose response has no body (https://fetch.spec.whatwg.org/#null-body-status). */
 const withoutBody = new Set([101, 103, 204, 205, 304]);
 
-/**
- * A WHATWG `fetch` whose server is the model's backend.
- *
- * @param send - hands a request to the backend
- */
-export function createFetch(send: Send): typeof globalThis.fetch {
+/** A WHATWG `fetch` whose server is the model's backend. */
+export function createFetch(backend: Backend): typeof globalThis.fetch {
   return async (input, init) => {
     const request = toRequest(input as string | URL | Request, init as RequestInit | undefined);
     // The caller's own signal: the one of `request` follows it only as long as `request` is alive.
     const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined) ?? undefined;
     signal?.throwIfAborted();
-    const body = request.body === null ? undefined : new Uint8Array(await abortable(request.arrayBuffer(), signal));
-    return follow(send, request, body, signal);
+    const body = request.body === null ? undefined : new Uint8Array(await unlessAborted(request.arrayBuffer(), signal));
+    return follow(backend, request, body, signal);
   };
 }
 
@@ -38,7 +35,7 @@ function toRequest(input: string | URL | Request, init: RequestInit | undefined)
 
 /** Sends the request, and on to where its response redirects to. */
 async function follow(
-  send: Send,
+  backend: Backend,
   request: Request,
   body: Uint8Array | undefined,
   signal: AbortSignal | undefined,
@@ -53,7 +50,7 @@ async function follow(
     if (content === undefined) headers.delete("content-length");
     else headers.set("content-length", String(content.byteLength));
     const head = { method, path: url.pathname + url.search, headers: [...headers], window };
-    const response = await exchange(send, head, content, signal);
+    const response = await exchange(backend, head, content, signal);
     Object.defineProperties(response, { url: { value: url.href }, redirected: { value: redirects > 0 } });
     const location = response.headers.get("location");
     const redirected = [301, 302, 303, 307, 308].includes(response.status) && location !== null;
@@ -77,14 +74,16 @@ async function follow(
 type Head = Parameters<typeof sendHttp>[1];
 
 async function exchange(
-  send: Send,
+  backend: Backend,
   head: Head,
   body: Uint8Array | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Response> {
+  // Not seen by the reading of the body, nor by a redirect: the signal may have been aborted since.
+  signal?.throwIfAborted();
   let stream: ResponseStream;
   try {
-    stream = sendHttp(send, head, body);
+    stream = sendHttp(backend, head, body);
   } catch (cause) {
     throw failed(cause);
   }
@@ -98,7 +97,7 @@ async function exchange(
     if (final) release();
     const empty = withoutBody.has(status) || head.method === "HEAD";
     if (empty && !final) await stream.return();
-    const content = empty ? null : final ? concat(parts) : bodyOf(send, stream, parts, signal, release);
+    const content = empty ? null : final ? concat(parts) : bodyOf(backend, stream, parts, signal, release);
     return new Response(content, { status, headers });
   } catch (cause) {
     release();
@@ -109,7 +108,7 @@ async function exchange(
 
 /** The rest of a response as a byte stream that takes from the backend only what is read. */
 function bodyOf(
-  send: Send,
+  backend: Backend,
   stream: ResponseStream,
   first: Uint8Array[],
   signal: AbortSignal | undefined,
@@ -147,7 +146,7 @@ function bodyOf(
           // A read into the caller's own buffer waits until it is answered.
           controller.byobRequest?.respond(0);
         } else if (unreported >= window / 2) {
-          sendRead(send, stream.id, unreported);
+          sendRead(backend, stream.id, unreported);
           unreported = 0;
         }
       },
@@ -162,29 +161,9 @@ function bodyOf(
 
 /** Cancels the request when the signal is aborted, until the returned function is called. */
 function cancelOn(signal: AbortSignal | undefined, stream: ResponseStream): () => void {
-  if (signal === undefined) return () => {};
   // Weak: a signal that lives long must not keep a response alive that nobody reads.
   const weak = new WeakRef(stream);
-  const onAbort = () => weak.deref()?.cancel();
-  signal.addEventListener("abort", onAbort, { once: true });
-  return () => signal.removeEventListener("abort", onAbort);
-}
-
-/** What a promise resolves with, unless the signal is aborted first. */
-async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
-  let onAbort: (() => void) | undefined;
-  try {
-    return await Promise.race([
-      promise,
-      new Promise<never>((_, reject) => {
-        onAbort = () => reject(signal.reason);
-        signal.addEventListener("abort", onAbort, { once: true });
-      }),
-    ]);
-  } finally {
-    if (onAbort !== undefined) signal.removeEventListener("abort", onAbort);
-  }
+  return onAbort(signal, () => weak.deref()?.cancel());
 }
 
 /** What fetch rejects with where no response came: a TypeError, the reason in `cause`. */

@@ -1,5 +1,13 @@
-export type { CallOptions } from "./call";
-export type { ChatChunk, ChatMessage, ChatOptions, ChatResult, ToolCall } from "./chat";
+export { ChatStream } from "./chat";
+export type {
+  ChatAnswer,
+  ChatChunk,
+  ChatMessage,
+  ChatOptions,
+  ChatResult,
+  StructuredAnswer,
+  ToolCall,
+} from "./chat-types";
 export type { EmbedOptions, EmbedResult } from "./embed";
 export { HttpStatusError, StructuredOutputError } from "./errors";
 export type { JsonSchema, StandardSchema, Structure } from "./schema";

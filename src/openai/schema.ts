@@ -23,7 +23,7 @@ type SchemaResult<T> =
   | { readonly issues: readonly { readonly message: string; readonly path?: readonly unknown[] | undefined }[] };
 
 /** What an answer can be held to. */
-export type Structure<T> = StandardSchema<T> | JsonSchema;
+export type Structure<T = unknown> = StandardSchema<T> | JsonSchema;
 
 function isStandard<T>(schema: Structure<T>): schema is StandardSchema<T> {
   return typeof (schema as Partial<StandardSchema<T>>)["~standard"] === "object";

@@ -1,12 +1,18 @@
 import { InvalidArgumentError } from "../errors";
-import { type CallOptions, type Door, post } from "./call";
-import type { ChatMessage } from "./chat";
+import { type CallOptions, checkOptions } from "../vllm/options";
+import { type Door, post } from "./call";
+import type { ChatMessage } from "./chat-types";
 
-/** Options of {@link VllmModel.tokenize}; further fields of vLLM's request go along. */
+/** Options of {@link VllmModel.tokenize}; further fields of vLLM's request go into `extra`. */
 export interface TokenizeOptions extends CallOptions {
   /** Begin-of-text and the like; by default true for a text and false for messages, whose template has them. */
   add_special_tokens?: boolean | undefined;
-  [field: string]: unknown;
+  /** For messages: end with the beginning of the assistant's answer. */
+  add_generation_prompt?: boolean | undefined;
+  continue_final_message?: boolean | undefined;
+  chat_template?: string | undefined;
+  chat_template_kwargs?: Record<string, unknown> | undefined;
+  tools?: readonly object[] | undefined;
 }
 
 export interface TokenizeResult {
@@ -25,10 +31,10 @@ export async function tokenize(
   if (typeof input !== "string" && !Array.isArray(input)) {
     throw new InvalidArgumentError("tokenize takes a text or a list of messages");
   }
-  const { lora: _lora, signal: _signal, deadline: _deadline, ...fields } = options;
-  const request = { ...(typeof input === "string" ? { prompt: input } : { messages: input }), ...fields };
-  const response = await post(door, "/tokenize", request, options);
-  const answer = (await response.json()) as { tokens: number[]; count: number; max_model_len: number };
+  const checked = checkOptions(options);
+  const request = { ...(typeof input === "string" ? { prompt: input } : { messages: input }), ...checked.fields };
+  const { json } = await post(door, "/tokenize", request, checked);
+  const answer = await json<{ tokens: number[]; count: number; max_model_len: number }>();
   return { tokens: answer.tokens, count: answer.count, maxModelLen: answer.max_model_len };
 }
 
@@ -37,6 +43,7 @@ export async function detokenize(door: Door, tokens: readonly number[], options:
   if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token))) {
     throw new InvalidArgumentError("detokenize takes a list of token ids");
   }
-  const response = await post(door, "/detokenize", { tokens }, options);
-  return ((await response.json()) as { prompt: string }).prompt;
+  const checked = checkOptions(options);
+  const { json } = await post(door, "/detokenize", { tokens, ...checked.fields }, checked);
+  return (await json<{ prompt: string }>()).prompt;
 }

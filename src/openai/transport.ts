@@ -3,8 +3,14 @@ import type { InferenceResponse } from "../server/channel";
 import type { Tensor } from "../server/tensors";
 import { type DeltaEntry, type ReadEntry, tensor } from "../vllm/deltas";
 
-/** Sends a request to the model's backend. Throws what keeps it from being sent. */
-export type Send = (request: Omit<InferenceRequest, "model">, read: ReadEntry) => ResponseStream;
+type Request = Omit<InferenceRequest, "model">;
+
+/** The model's backend. Both throw what keeps a request from being sent. */
+export interface Backend {
+  send(request: Request, read: ReadEntry): ResponseStream;
+  /** Sends a message about a request that runs; as long as one runs, even if the model takes no further requests. */
+  tell(request: Request): ResponseStream;
+}
 
 /** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/asgi.py). */
 export interface RequestHead {
@@ -25,21 +31,21 @@ export interface ResponseHead {
 const output = "http_response";
 
 /** Sends an HTTP request through Triton; the responses carry its answer. */
-export function sendHttp(send: Send, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
+export function sendHttp(backend: Backend, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
   const parts = body === undefined ? [encode(head)] : [encode(head), body];
-  return send(httpRequest(parts), readHttpEntry);
+  return backend.send(httpRequest(parts), readHttpEntry);
 }
 
 /** Tells the backend how much of a response's body was read. What becomes of the message does not matter to anybody. */
-export function sendRead(send: Send, id: string, bytes: number): void {
+export function sendRead(backend: Backend, id: string, bytes: number): void {
   try {
-    send(httpRequest([encode({ read: id, bytes })]), readHttpEntry).finished.catch(() => {});
+    backend.tell(httpRequest([encode({ read: id, bytes })])).finished.catch(() => {});
   } catch {
     // The model is gone, and the response with it.
   }
 }
 
-function httpRequest(parts: Uint8Array[]): Omit<InferenceRequest, "model"> {
+function httpRequest(parts: Uint8Array[]): Request {
   return {
     inputs: [
       { name: "text_input", datatype: "BYTES", data: [""] },

@@ -1,5 +1,5 @@
+import { describe } from "../common/describe";
 import { InvalidArgumentError, RuntimeMissingError, TritonodeError, TritonServerError } from "../errors";
-import { describe } from "./describe";
 
 const tritonCodes = new Set([
   "UNKNOWN",

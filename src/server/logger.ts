@@ -1,3 +1,5 @@
+import { callback } from "../common/callbacks";
+
 /** Where the server's log goes: Triton's own lines, and what its children print. `console` fits. */
 export interface Logger {
   debug(message: string): void;
@@ -19,14 +21,9 @@ export function logTo(logger: Logger, line: string): void {
   if (line === "") return;
   const triton = /^([IWEFV])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ ([^\]]+)\] ?"?(.*?)"?$/.exec(line);
   const level: Level = triton ? (levels[triton[1] as string] ?? "info") : levelOf(line);
-  try {
-    logger[level](triton ? `${triton[2]} ${triton[3]}` : line);
-  } catch (error) {
-    // The logger's own mistake must not stop the delivery of responses that wait behind this line.
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
+  const text = triton ? `${triton[2]} ${triton[3]}` : line;
+  // The logger's own mistake must not stop the delivery of responses that wait behind this line.
+  callback(`logger.${level}`, logger, () => logger[level](text));
 }
 
 function levelOf(line: string): Level {

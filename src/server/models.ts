@@ -1,3 +1,5 @@
+import { onAbort } from "../common/abort";
+import { describe } from "../common/describe";
 import {
   EngineDiedError,
   InvalidArgumentError,
@@ -7,7 +9,6 @@ import {
 } from "../errors";
 import type { Addon } from "./binding";
 import type { Children, ServerChild } from "./children";
-import { describe } from "./describe";
 import { fromNative } from "./failure";
 import type { Workspace } from "./workspace";
 
@@ -120,9 +121,9 @@ export class Models {
       giveUp = reject;
     });
     waiting.add(giveUp);
-    const onAbort = () =>
-      giveUp(new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason }));
-    signal?.addEventListener("abort", onAbort, { once: true });
+    const stopWaiting = onAbort(signal, () =>
+      giveUp(new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason })),
+    );
     let done = false;
     // The load itself does not keep the process alive: it may never end.
     this.#addon.hold();
@@ -138,7 +139,7 @@ export class Models {
       this.#addon.unhold();
       waiting.delete(giveUp);
       if (waiting.size === 0) this.#loading.delete(name);
-      signal?.removeEventListener("abort", onAbort);
+      stopWaiting();
     }
   }
 

@@ -1,8 +1,8 @@
 import { join } from "node:path";
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import type { NativeStartOptions } from "./binding";
-import { describe } from "./describe";
 import type { Logger } from "./logger";
 import type { Workspace } from "./workspace";
 

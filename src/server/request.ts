@@ -1,7 +1,8 @@
+import { describe } from "../common/describe";
+import { checkLimit } from "../common/duration";
 import { InvalidArgumentError } from "../errors";
 import type { NativeRequest } from "./binding";
 import type { CallHandler, InferenceResponse } from "./channel";
-import { describe } from "./describe";
 import { type InputTensor, toNativeTensor } from "./tensors";
 
 export interface InferenceRequest {
@@ -24,7 +25,7 @@ export interface InferenceRequest {
   /** Give BYTES outputs as `Uint8Array[]` instead of strings. */
   readonly raw?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Milliseconds from now until the request is cancelled with a {@link DeadlineExceededError}. */
+  /** Milliseconds from now until the request is cancelled with a {@link DeadlineExceededError}; at most 2^31 - 1, or `Infinity`. */
   readonly deadline?: number | undefined;
   /** Gets each response as it comes; the stream is not to be iterated then. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
@@ -49,9 +50,6 @@ export interface InferenceRequest {
 const sequenceStart = 1;
 const sequenceEnd = 2;
 
-/** setTimeout's own limit; a longer delay would fire at once. */
-const maxDelay = 2 ** 31 - 1;
-
 /** @throws {@link InvalidArgumentError} naming what is wrong. */
 export function toNativeRequest(request: InferenceRequest, id: string): NativeRequest {
   if (typeof request !== "object" || request === null) throw new InvalidArgumentError("a request must be an object");
@@ -64,9 +62,7 @@ export function toNativeRequest(request: InferenceRequest, id: string): NativeRe
   checkInteger("maxQueuedResponses", request.maxQueuedResponses, 1);
   checkFunction("onResponse", request.onResponse);
   checkFunction("merge", request.merge);
-  if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0 && deadline <= maxDelay)) {
-    throw new InvalidArgumentError(`deadline must be milliseconds from 1 to ${maxDelay}, not ${describe(deadline)}`);
-  }
+  checkLimit("deadline", deadline);
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new InvalidArgumentError(`signal must be an AbortSignal, not ${describe(signal)}`);
   }

@@ -1,4 +1,6 @@
 import { randomUUID } from "node:crypto";
+import { callback } from "../common/callbacks";
+import { checkLimit } from "../common/duration";
 import { DisposedError, type EngineDiedError, InvalidArgumentError, RequestCancelledError } from "../errors";
 import { Channel } from "./channel";
 import { Children, type ServerChild } from "./children";
@@ -264,7 +266,7 @@ export class TritonServer {
       id,
       model: request.model,
       signal: request.signal,
-      deadline: request.deadline,
+      deadline: checkLimit("deadline", request.deadline),
       onResponse: request.onResponse,
       merge: request.merge,
       delivered: request.deliver !== undefined,
@@ -298,7 +300,8 @@ export class TritonServer {
     this.#channel.addCall(call, state);
     state.begin(() => {
       this.#channel.addon.cancel(call);
-      request.onCancel?.();
+      const { onCancel } = request;
+      if (onCancel !== undefined) callback("onCancel", onCancel, onCancel);
     });
     return stream;
   }
@@ -324,7 +327,7 @@ export class TritonServer {
       if (running.model === model) running.state.fail(error);
     }
     this.#channel.abandonCalls(model);
-    for (const listener of this.#diedListeners) listener(model, error);
+    for (const listener of this.#diedListeners) callback("onModelDied", listener, () => listener(model, error));
   }
 
   /** Ends this object's requests and leaves the server; the last one to leave stops it. Repeated calls are one call. */

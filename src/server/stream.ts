@@ -1,3 +1,5 @@
+import { onAbort } from "../common/abort";
+import { callback } from "../common/callbacks";
 import { DeadlineExceededError, RequestCancelledError, TritonServerError } from "../errors";
 import type { CallHandler, InferenceResponse } from "./channel";
 import { fromTriton } from "./failure";
@@ -8,7 +10,7 @@ import { fromTriton } from "./failure";
  * Leaving a `for await` early, `cancel()`, an aborted signal, a passed deadline, and losing the last reference to an
  * unfinished stream all cancel the request in Triton.
  */
-export interface ResponseStream extends AsyncIterableIterator<InferenceResponse> {
+export interface ResponseStream extends AsyncIterableIterator<InferenceResponse>, AsyncDisposable {
   /** The request's id: the caller's own, or one made for it. */
   readonly id: string;
   /** Ends the request. Waiting and later reads reject with `reason`, by default a {@link RequestCancelledError}. */
@@ -61,6 +63,7 @@ export class StreamState implements CallHandler {
   #ended = false;
   #endListener: (() => void) | undefined;
   #cancelNative: (() => void) | undefined;
+  #stopWaiting: (() => void) | undefined;
   #settleFinished: { resolve(): void; reject(error: Error): void } | undefined;
   #finished: Promise<void> | undefined;
 
@@ -74,17 +77,13 @@ export class StreamState implements CallHandler {
   begin(cancel: () => void): void {
     this.#cancelNative = cancel;
     const { signal, deadline } = this.#options;
-    signal?.addEventListener("abort", this.#onAbort, { once: true });
-    if (deadline !== undefined) {
+    this.#stopWaiting = onAbort(signal, () => {
+      this.fail(new RequestCancelledError("the request was aborted by its signal", { cause: signal?.reason }));
+    });
+    if (deadline !== undefined && !this.#ended) {
       this.#timer = setTimeout(() => this.fail(new DeadlineExceededError(deadline)), deadline);
     }
   }
-
-  readonly #onAbort = (): void => {
-    this.fail(
-      new RequestCancelledError("the request was aborted by its signal", { cause: this.#options.signal?.reason }),
-    );
-  };
 
   /** Calls `listener` once when the stream has ended, in whichever way. */
   onEnd(listener: () => void): void {
@@ -105,16 +104,9 @@ export class StreamState implements CallHandler {
     if (this.#ended || (response === undefined && this.#options.delivered)) return;
     const { onResponse } = this.#options;
     if (onResponse !== undefined) {
-      try {
-        onResponse(response, final);
-      } catch (error) {
-        // The caller's own mistake, reported as such; other streams of the same batch go on.
-        queueMicrotask(() => {
-          throw error;
-        });
-        this.fail(new RequestCancelledError("the request's onResponse threw", { cause: error }));
-        return;
-      }
+      // Other streams of the same batch go on.
+      const returned = this.#call("onResponse", onResponse, () => onResponse(response, final));
+      if (!returned) return;
     } else if (response !== undefined) {
       this.#enqueue(response);
     }
@@ -130,6 +122,14 @@ export class StreamState implements CallHandler {
     if (!final) cancel?.();
   }
 
+  /** Calls a function of the caller's; the request ends if it throws. */
+  #call(name: string, owner: object, call: () => void): boolean {
+    const error = callback(name, owner, call);
+    if (error === undefined) return true;
+    this.fail(new RequestCancelledError(`the request's ${name} threw`, { cause: error.cause }));
+    return false;
+  }
+
   #enqueue(response: InferenceResponse): void {
     const waiter = this.#waiters.shift();
     if (waiter !== undefined) {
@@ -137,7 +137,14 @@ export class StreamState implements CallHandler {
       return;
     }
     const last = this.#queue.at(-1);
-    const merged = last === undefined ? undefined : this.#options.merge?.(last, response);
+    const { merge } = this.#options;
+    let merged: InferenceResponse | undefined;
+    if (last !== undefined && merge !== undefined) {
+      const returned = this.#call("merge", merge, () => {
+        merged = merge(last, response);
+      });
+      if (!returned) return;
+    }
     if (merged !== undefined) {
       this.#queue[this.#queue.length - 1] = merged;
       return;
@@ -158,7 +165,7 @@ export class StreamState implements CallHandler {
     this.#cancelNative = undefined;
     this.#endListener?.();
     clearTimeout(this.#timer);
-    this.#options.signal?.removeEventListener("abort", this.#onAbort);
+    this.#stopWaiting?.();
     for (const waiter of this.#waiters.splice(0)) {
       // Thrown once, then the iterator is done, as an async generator's is.
       if (this.#error === undefined || this.#thrown) waiter.resolve({ done: true, value: undefined });

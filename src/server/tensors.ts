@@ -1,5 +1,5 @@
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
-import { describe } from "./describe";
 
 /** Triton's names of its data types; the position is `TRITONSERVER_DataType` (tritonserver.h). */
 const names = [

@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
-import { describe } from "./describe";
 
 /** Where an adapter's weights are: in a slot of the engine, in host memory, or only on disk. */
 export type AdapterState = "slot" | "host" | "disk";

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { constants, openSync, unlinkSync } from "node:fs";
+import { closeSync, constants, openSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import type { InferenceRequest, ResponseStream } from "../server";
@@ -19,6 +19,8 @@ interface Receiver {
 
 /** Milliseconds that a model may take to open the channel; without it requests are answered one by one. */
 const openLimit = 10_000;
+/** Milliseconds before it is tried again after a failure: each attempt costs a request. */
+const retryDelay = 5_000;
 
 type Infer = (request: Omit<InferenceRequest, "model">) => ResponseStream;
 
@@ -37,6 +39,7 @@ export class DeltaChannel {
   #request: ResponseStream | undefined;
   #pipe: Socket | undefined;
   #rest = "";
+  #retryAt = 0;
 
   /** @param directory the server's private one, where the FIFO is made */
   constructor(model: string, directory: string, infer: Infer) {
@@ -47,7 +50,7 @@ export class DeltaChannel {
 
   /** The parameters that lead a request's pieces here; none while the channel is not open, which opens it for later. */
   get parameters(): Record<string, string> | undefined {
-    if (this.#name === undefined) this.open().catch(() => {});
+    if (this.#name === undefined && performance.now() >= this.#retryAt) this.open().catch(() => {});
     return this.#name === undefined ? undefined : { tritonode_channel: this.#name };
   }
 
@@ -65,7 +68,7 @@ export class DeltaChannel {
       parameters: { tritonode_open_channel: name },
       background: true,
       onResponse: (response) => {
-        if (response !== undefined && this.#request === request) this.#read(name);
+        if (response !== undefined && this.#request === request) this.#start(name);
         opened();
       },
     });
@@ -73,24 +76,45 @@ export class DeltaChannel {
     request.finished
       .catch(() => {})
       .finally(() => {
-        if (this.#request === request) this.close();
+        if (this.#request === request) this.#end("the backend ended it", 0);
         opened();
       });
     // Bounds the wait, and keeps the process alive for it, which a background request does not.
-    const timer = setTimeout(() => this.close(), openLimit);
+    const timer = setTimeout(() => this.#end("it was not opened in time"), openLimit);
     await ready;
     clearTimeout(timer);
+  }
+
+  /** Reads from the FIFO; where that can't be opened (no descriptor is left, say) requests are answered one by one. */
+  #start(name: string): void {
+    try {
+      this.#read(name);
+    } catch (error) {
+      this.#end(error instanceof Error ? error.message : String(error));
+    }
   }
 
   #read(name: string): void {
     const path = join(this.#directory, name);
     const descriptor = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    unlinkSync(path);
-    const pipe = new Socket({ fd: descriptor, readable: true, writable: false });
+    let pipe: Socket;
+    try {
+      unlinkSync(path);
+      pipe = new Socket({ fd: descriptor, readable: true, writable: false });
+    } catch (error) {
+      closeSync(descriptor);
+      throw error;
+    }
     // The streams keep the process alive, each while it runs (TritonServer.infer).
     pipe.unref();
     pipe.setEncoding("utf8");
-    pipe.on("data", (text: string) => this.#take(text));
+    pipe.on("data", (text: string) => {
+      try {
+        this.#take(text);
+      } catch (error) {
+        this.#end(`it brought something else than pieces: ${(error as Error).message}`);
+      }
+    });
     // The child's end is its death, and told as such by others.
     pipe.on("error", () => {});
     this.#pipe = pipe;
@@ -103,7 +127,7 @@ export class DeltaChannel {
     return () => this.#receivers.delete(token);
   }
 
-  /** Ends the channel; streams that are not over get nothing more. */
+  /** Ends the channel, when no stream needs it any more. */
   close(): void {
     const request = this.#request;
     this.#request = undefined;
@@ -112,6 +136,15 @@ export class DeltaChannel {
     this.#pipe?.destroy();
     this.#pipe = undefined;
     request?.cancel();
+  }
+
+  /** Ends the channel though streams may need it: they get nothing more, and must not wait for it. */
+  #end(reason: string, pause = retryDelay): void {
+    this.#retryAt = performance.now() + pause;
+    this.close();
+    for (const { handler } of [...this.#receivers.values()]) {
+      handler.onFailure("INTERNAL", `the channel of the model's pieces has ended: ${reason}`, false);
+    }
   }
 
   #take(text: string): void {

@@ -1,7 +1,9 @@
 export { type AdapterInfo, type AdapterInspection, type AdapterState, Adapters } from "./adapters";
+export { CancellableStream } from "./cancellable";
 export { AdapterLoadError, AdapterNotFoundError, LoraDisabledError, MultiLoraMissingError } from "./failure";
 export type { LoadProgress, ObjectOptions, RepositoryOptions, VllmModelOptions } from "./load";
 export { type DisposeOptions, type ModelInfo, VllmModel } from "./model";
+export type { AdapterChoice, CallOptions } from "./options";
 export type { EngineArguments } from "./repository";
 export type { GenerateOptions, RequestOptions } from "./request";
 export type { RestartEvent, RestartOptions } from "./restart";

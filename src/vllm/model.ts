@@ -1,16 +1,13 @@
 import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
-import {
-  DisposedError,
-  InvalidArgumentError,
-  ModelLoadError,
-  RequestCancelledError,
-  type TritonodeError,
-} from "../errors";
-import type { CallOptions, Door } from "../openai/call";
-import { type ChatChunk, type ChatMessage, type ChatOptions, type ChatResult, chat, chatStream } from "../openai/chat";
+import { callback } from "../common/callbacks";
+import { DisposedError, ModelLoadError, RequestCancelledError, type TritonodeError } from "../errors";
+import type { Door } from "../openai/call";
+import { type ChatStream, chat, chatStream } from "../openai/chat";
+import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "../openai/chat-types";
 import { type EmbedOptions, type EmbedResult, embed } from "../openai/embed";
 import { createFetch } from "../openai/fetch";
+import type { Structure } from "../openai/schema";
 import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "../openai/tokenize";
 import { packageRoot } from "../package-root";
 import { findRuntime, requireGpu } from "../runtime";
@@ -18,12 +15,12 @@ import type { Runtime } from "../runtime/runtime";
 import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
 import { Adapters } from "./adapters";
 import { DeltaChannel, type ReadEntry, readTextEntry } from "./deltas";
-import { describe } from "./describe";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
+import { checkLoadOptions } from "./load-options";
+import type { CallOptions } from "./options";
 import { locateModel } from "./repository";
 import { type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
-import { toRestartOptions } from "./restart";
 import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./serve";
 import { GenerationStream } from "./stream";
@@ -95,7 +92,7 @@ export class VllmModel implements AsyncDisposable {
    *   the signal aborts it.
    */
   static async load(options: VllmModelOptions): Promise<VllmModel> {
-    checkOptions(options);
+    checkLoadOptions(options);
     const { signal, onProgress } = options;
     throwIfAborted(signal);
     const backend = join(packageRoot(), "backends", "vllm");
@@ -104,8 +101,10 @@ export class VllmModel implements AsyncDisposable {
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
     const began = performance.now();
-    const report = (progress: Omit<LoadProgress, "elapsed">) =>
-      onProgress?.({ ...progress, elapsed: performance.now() - began });
+    const report = (progress: Omit<LoadProgress, "elapsed">) => {
+      if (onProgress === undefined) return;
+      callback("onProgress", onProgress, () => onProgress({ ...progress, elapsed: performance.now() - began }));
+    };
     report({ phase: "start" });
     const logger = loggerFor(name, options.logger, ({ phase, name: adapter, done, total }) =>
       report({
@@ -137,7 +136,10 @@ export class VllmModel implements AsyncDisposable {
     this.#served = served;
     this.adapters = new Adapters((request) => this.#control(request));
     this.#channel = new DeltaChannel(name, server.privateDirectory, (request) => this.#infer(request));
-    this.fetch = createFetch((request, read) => this.#infer(request, read));
+    this.fetch = createFetch({
+      send: (request, read) => this.#infer(request, read),
+      tell: (request) => server.infer({ ...request, model: name }),
+    });
     this.#door = {
       fetch: this.fetch,
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
@@ -150,8 +152,8 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /** Whether the model takes requests: false from the moment its child is gone. */
-  get ready(): Promise<boolean> {
-    return this.#disposed === undefined ? this.#server.isModelReady(this.name) : Promise.resolve(false);
+  async isReady(): Promise<boolean> {
+    return this.#disposed === undefined && (await this.#server.isModelReady(this.name));
   }
 
   /**
@@ -165,11 +167,8 @@ export class VllmModel implements AsyncDisposable {
     const stream = this.#send(prepareRequest(prompt, options, false));
     try {
       const reader = new ResponseReader();
-      const choices = reader.choices(await stream.response());
-      const first = choices[0];
-      if (first === undefined) throw new ModelLoadError("the model answered without a choice");
-      const { index: _index, completionTokens: _tokens, ...rest } = first;
-      return { ...rest, usage: reader.usage, choices, requestId: stream.id };
+      reader.choices(await stream.response());
+      return reader.result(stream.id);
     } catch (error) {
       throw fromRequestFailure(error);
     }
@@ -192,12 +191,21 @@ export class VllmModel implements AsyncDisposable {
    * @throws as {@link VllmModel.generate}; {@link StructuredOutputError} for an answer that was cut off,
    *   {@link HttpStatusError} for what vLLM's application answers beside.
    */
-  chat<T = never>(messages: readonly ChatMessage[], options: ChatOptions<T> = {}): Promise<ChatResult<T>> {
+  chat<S extends Structure | undefined = undefined>(
+    messages: readonly ChatMessage[],
+    options: ChatOptions<S> = {},
+  ): Promise<ChatResult<StructuredAnswer<S>>> {
     return chat(this.#door, messages, options);
   }
 
-  /** Answers a conversation piece by piece; leaving the loop early cancels the request. */
-  chatStream(messages: readonly ChatMessage[], options: ChatOptions<unknown> = {}): AsyncGenerator<ChatChunk, void> {
+  /**
+   * Answers a conversation piece by piece; leaving the loop early cancels the request. Bad arguments throw at once, other
+   * errors while iterating.
+   */
+  chatStream<S extends Structure | undefined = undefined>(
+    messages: readonly ChatMessage[],
+    options: ChatOptions<S> = {},
+  ): ChatStream<StructuredAnswer<S>> {
     return chatStream(this.#door, messages, options);
   }
 
@@ -330,51 +338,6 @@ interface RawInfo {
 
 function nameOf(options: { model?: string | undefined }): string {
   return options.model ?? defaultName;
-}
-
-const knownOptions = new Set([
-  "runtime",
-  "device",
-  "logger",
-  "onProgress",
-  "signal",
-  "timeout",
-  "restart",
-  "onRestart",
-  "environment",
-  "modelRepository",
-  "model",
-  "engine",
-  "loras",
-]);
-
-function checkOptions(options: VllmModelOptions): void {
-  if (typeof options !== "object" || options === null) {
-    throw new InvalidArgumentError(`VllmModel.load takes an object of options, got ${describe(options)}`);
-  }
-  for (const name of Object.keys(options)) {
-    if (!knownOptions.has(name)) {
-      throw new InvalidArgumentError(`VllmModel.load knows no option '${name}'`, {
-        hint: `vLLM's engine arguments go into \`engine\`; the options are ${[...knownOptions].join(", ")}`,
-      });
-    }
-  }
-  if ((options.modelRepository === undefined) === (options.engine === undefined)) {
-    throw new InvalidArgumentError("pass either modelRepository or engine", {
-      hint: 'VllmModel.load({ modelRepository: "./model_repository" }) or VllmModel.load({ engine: { model: "./weights" } })',
-    });
-  }
-  if (options.loras !== undefined && options.engine === undefined) {
-    throw new InvalidArgumentError("loras belongs to the object form; a repository has its multi_lora.json");
-  }
-  const { timeout, signal } = options;
-  if (timeout !== undefined && !(typeof timeout === "number" && timeout > 0)) {
-    throw new InvalidArgumentError(`timeout must be a number of milliseconds above 0, got ${describe(timeout)}`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InvalidArgumentError(`signal must be an AbortSignal, got ${describe(signal)}`);
-  }
-  toRestartOptions(options.restart);
 }
 
 async function resolveRuntime(options: VllmModelOptions): Promise<Runtime> {

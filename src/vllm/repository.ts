@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
-import { describe } from "./describe";
 
 /** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder. */
 export interface EngineArguments {

@@ -1,20 +1,16 @@
-import { resolve } from "node:path";
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../server/tensors";
-import { describe } from "./describe";
+import { type AdapterChoice, type CallOptions, checkOptions, fieldsToJson } from "./options";
 import type { SamplingParameters } from "./sampling";
 
 /** What a request takes beside vLLM's sampling parameters. */
-export interface RequestOptions {
+export interface RequestOptions extends Omit<CallOptions, "lora"> {
   /**
    * The adapter to answer with; left out: the base model. With a path, an adapter that the model does not serve yet is
    * loaded first, and stays loaded.
    */
-  lora?: string | { name: string; path: string } | undefined;
-  /** Aborting it cancels the request in Triton and in vLLM. */
-  signal?: AbortSignal | undefined;
-  /** Milliseconds after which the request is cancelled and rejects with {@link DeadlineExceededError}. */
-  deadline?: number | undefined;
+  lora?: AdapterChoice | undefined;
   /** vLLM's scheduling priority: lower is sooner (engine argument `scheduling_policy: "priority"`). */
   priority?: number | undefined;
   /** Carried through Triton's and vLLM's logs; made up when left out. */
@@ -25,8 +21,6 @@ export interface RequestOptions {
 
 /** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: ours in camelCase, vLLM's in its own names. */
 export type GenerateOptions = SamplingParameters & RequestOptions;
-
-const own = new Set(["lora", "signal", "deadline", "priority", "requestId", "images"]);
 
 /** A request read and checked, ready for Triton. */
 export interface PreparedRequest {
@@ -46,35 +40,24 @@ export interface PreparedRequest {
  */
 export function prepareRequest(prompt: string, options: GenerateOptions, stream: boolean): PreparedRequest {
   checkPrompt(prompt);
-  if (typeof options !== "object" || options === null) {
-    throw new InvalidArgumentError(`options must be an object, got ${describe(options)}`);
-  }
-  const { lora, signal, deadline, priority, requestId, images } = options;
-  const adapter = readLora(lora);
-  if (deadline !== undefined && !(typeof deadline === "number" && deadline > 0)) {
-    throw new InvalidArgumentError(`deadline must be a number of milliseconds above 0, got ${describe(deadline)}`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new InvalidArgumentError(`signal must be an AbortSignal, got ${describe(signal)}`);
-  }
+  const { lora, signal, deadline, fields } = checkOptions(options, { ours: ["requestId", "images"], paths: true });
+  const { requestId, images } = options;
   if (requestId !== undefined && typeof requestId !== "string") {
     throw new InvalidArgumentError(`requestId must be a string, got ${describe(requestId)}`);
   }
-  // Without a prototype: `__proto__` is a name like any other.
-  const parameters: Record<string, unknown> = Object.create(null);
-  for (const [name, value] of Object.entries(options)) {
-    // JSON.stringify would call a function of the name toJSON.
-    if (typeof value === "function") throw new InvalidArgumentError(`the sampling parameter '${name}' is a function`);
-    if (!own.has(name) && value !== undefined) parameters[name] = value;
+  if ((fields["prompt_logprobs"] ?? null) !== null) {
+    throw new InvalidArgumentError("generate and stream do not return prompt_logprobs", {
+      hint: "model.chat({ prompt_logprobs }) has them in `response`, as has /v1/completions through model.fetch",
+    });
   }
-  Object.assign(parameters, adapter);
-  if (priority !== undefined) parameters["priority"] = priority;
-  const withLogprobs = typeof options.logprobs === "number";
+  const withLogprobs = typeof fields["logprobs"] === "number";
+  if (lora !== undefined) fields["lora_name"] = lora.name;
+  if (lora?.path !== undefined) fields["lora_path"] = lora.path;
   const flags = ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"];
   if (withLogprobs) flags.push("return_logprobs", "return_cumulative_logprob");
   const inputs: InputTensor[] = [{ name: "text_input", datatype: "BYTES", data: [prompt] }];
   if (images !== undefined) inputs.push({ name: "image", datatype: "BYTES", data: encodeImages(images) });
-  const request = { stream, sampling_parameters: toJson(parameters), returns: flags };
+  const request = { stream, sampling_parameters: fieldsToJson(fields, "sampling parameter"), returns: flags };
   return {
     inputs,
     parameters: { tritonode_request: JSON.stringify(request) },
@@ -83,19 +66,6 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
     signal,
     deadline,
   };
-}
-
-/** The adapter as the backend's parameters have it. */
-function readLora(lora: unknown): { lora_name?: string; lora_path?: string } {
-  if (lora === undefined) return {};
-  if (typeof lora === "string" && lora !== "") return { lora_name: lora };
-  if (typeof lora === "object" && lora !== null) {
-    const { name, path } = lora as { name?: unknown; path?: unknown };
-    if (typeof name === "string" && name !== "" && typeof path === "string" && path !== "") {
-      return { lora_name: name, lora_path: resolve(path) };
-    }
-  }
-  throw new InvalidArgumentError(`lora must be an adapter's name or { name, path }, got ${describe(lora)}`);
 }
 
 function checkPrompt(prompt: unknown): asserts prompt is string {
@@ -111,25 +81,6 @@ function checkPrompt(prompt: unknown): asserts prompt is string {
     const at = [...prompt].findIndex((character) => !character.isWellFormed());
     throw new InvalidArgumentError(`the prompt is not valid UTF-16: a lone surrogate at character ${at}`, {
       hint: "clean it with prompt.toWellFormed()",
-    });
-  }
-}
-
-function toJson(parameters: Record<string, unknown>): string {
-  try {
-    return JSON.stringify(parameters, (name, value) => {
-      if (typeof value === "number" && !Number.isFinite(value)) {
-        throw new InvalidArgumentError(`the sampling parameter '${name}' is ${value}, which JSON cannot carry`);
-      }
-      if (typeof value === "function" || typeof value === "symbol" || typeof value === "bigint") {
-        throw new InvalidArgumentError(`the sampling parameter '${name}' is a ${typeof value}`);
-      }
-      return value;
-    });
-  } catch (cause) {
-    if (cause instanceof InvalidArgumentError) throw cause;
-    throw new InvalidArgumentError(`the sampling parameters cannot be written as JSON: ${(cause as Error).message}`, {
-      cause,
     });
   }
 }

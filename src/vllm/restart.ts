@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { callback } from "../common/callbacks";
+import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
-import { describe } from "./describe";
 
 /** What is done about an engine that died. */
 export interface RestartOptions {
@@ -82,7 +83,7 @@ export class Restarter {
 
   /**
    * @param reload - loads the model; gives up when its signal aborts
-   * @param report - gets each step; what it throws is the caller's own uncaught error and stops nothing
+   * @param report - gets each step
    */
   constructor(
     options: RestartSettings,
@@ -91,15 +92,7 @@ export class Restarter {
   ) {
     this.#options = options;
     this.#reload = reload;
-    this.#report = (event) => {
-      try {
-        report(event);
-      } catch (error) {
-        queueMicrotask(() => {
-          throw error;
-        });
-      }
-    };
+    this.#report = (event) => void callback("onRestart", report, () => report(event));
   }
 
   /** To be called when the engine has died. */

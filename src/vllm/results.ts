@@ -1,3 +1,4 @@
+import { TritonodeError } from "../errors";
 import type { InferenceResponse } from "../server/channel";
 
 /** Why a choice ended: vLLM's own words. */
@@ -76,6 +77,8 @@ export class ResponseReader {
   #promptTokens = 0;
   #completionTokens = 0;
   readonly #finished = new Set<number>();
+  /** The choices as far as they have come. */
+  readonly #answers: Answer[] = [];
 
   get usage(): Usage {
     return {
@@ -98,16 +101,26 @@ export class ResponseReader {
       const completionTokens = Number(counts?.[index] ?? 0);
       this.#completionTokens += completionTokens;
       const parsed = parseLogprobs(logprobs?.[index]);
-      choices.push({
+      const choice: Choice = {
         index,
         text: texts[index] as string,
         finishReason: reasons?.[index] as string,
         completionTokens,
         ...(parsed === undefined ? {} : { logprobs: parsed }),
         ...(parsed === undefined || cumulative === undefined ? {} : { cumulativeLogprob: Number(cumulative[index]) }),
-      });
+      };
+      choices.push(choice);
+      this.#answers[index] = extend(this.#answers[index], choice);
     }
     return choices;
+  }
+
+  /** The whole answer, once all responses were read. */
+  result(requestId: string): GenerateResult {
+    const [first] = this.#answers;
+    if (first === undefined) throw new TritonodeError("ERR_INTERNAL", "the model answered without a choice");
+    const { index: _index, completionTokens: _tokens, ...rest } = first;
+    return { ...rest, usage: this.usage, choices: [...this.#answers], requestId };
   }
 
   /** The pieces that a streamed response brings: one for each choice that has news. */
@@ -124,6 +137,23 @@ export class ResponseReader {
     if (response.final && last !== undefined) chunks[chunks.length - 1] = { ...last, usage: this.usage };
     return chunks;
   }
+}
+
+type Answer = { -readonly [Name in keyof Choice]: Choice[Name] } & { logprobs?: TokenLogprob[][] };
+
+/** Adds a piece to what has come of its choice. In place: it happens for every token. */
+function extend(answer: Answer | undefined, { logprobs, cumulativeLogprob, ...piece }: Choice): Answer {
+  const joined: Answer = answer ?? { ...piece, text: "", finishReason: "None", completionTokens: 0 };
+  joined.text += piece.text;
+  joined.completionTokens += piece.completionTokens;
+  // Once a choice has ended, its reason stays: what follows belongs to the others.
+  if (joined.finishReason === "None") joined.finishReason = piece.finishReason;
+  if (logprobs !== undefined) {
+    joined.logprobs ??= [];
+    for (const position of logprobs) joined.logprobs.push([...position]);
+  }
+  if (cumulativeLogprob !== undefined) joined.cumulativeLogprob = cumulativeLogprob;
+  return joined;
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * vLLM's sampling parameters, under vLLM's own names and with vLLM's own defaults
- * (https://docs.vllm.ai, `vllm.SamplingParams`). A parameter that this list does not name works too: vLLM judges them,
- * and an unknown one is an {@link InvalidArgumentError} that names the nearest.
+ * (https://docs.vllm.ai, `vllm.SamplingParams`). One that this list does not name goes into `extra`. vLLM checks them
+ * all, and an unknown one is an {@link InvalidArgumentError} that names the nearest.
  */
 export interface SamplingParameters {
   /** Choices to generate for the prompt. */
@@ -27,12 +27,20 @@ export interface SamplingParameters {
   allowed_token_ids?: number[] | null;
   /** Log probabilities per token: the chosen one and this many of the likeliest. */
   logprobs?: number | null;
-  prompt_logprobs?: number | null;
+  /** Log probabilities of these tokens, whatever their rank. */
+  logprob_token_ids?: number[] | null;
   skip_special_tokens?: boolean;
   spaces_between_special_tokens?: boolean;
   /** Constrains the text: one of `json` (a schema), `regex`, `choice`, `grammar`, `json_object`, `structural_tag`. */
   structured_outputs?: StructuredOutputs | null;
-  [parameter: string]: unknown;
+  /** Stops a text that repeats itself. */
+  repetition_detection?: object | null;
+  /** Most tokens that a reasoning model may think. */
+  thinking_token_budget?: number | null;
+  /** Adds a watermark, where the engine has one set up. */
+  watermarking?: boolean | null;
+  /** For plug-ins of vLLM (logits processors). */
+  extra_args?: Record<string, unknown> | null;
 }
 
 /** vLLM's `StructuredOutputsParams`; exactly one kind of constraint. */

@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { unlessAborted } from "../common/abort";
+import { checkLimit } from "../common/duration";
 import { ModelLoadError, RequestCancelledError } from "../errors";
 import type { TritonServer } from "../server";
 import { environmentKey } from "../server/options";
@@ -160,13 +162,8 @@ async function acquire(
   signal: AbortSignal | undefined,
 ): Promise<string | undefined> {
   const acquired = server.shared.acquire(resource, key);
-  let onAbort: () => void = () => {};
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(abortError(signal));
-    signal?.addEventListener("abort", onAbort, { once: true });
-  });
   try {
-    return await Promise.race([acquired, aborted]);
+    return await unlessAborted(acquired, signal, () => abortError(signal));
   } catch (error) {
     if (error instanceof InUseError) throw inUse(resource.slice("model/".length));
     // Gives back what comes too late: as its only user, or as one of them.
@@ -177,8 +174,6 @@ async function acquire(
       })
       .catch(() => {});
     throw error;
-  } finally {
-    signal?.removeEventListener("abort", onAbort);
   }
 }
 
@@ -228,8 +223,9 @@ async function loadWithin(
   { environment, timeout = defaultLoadTimeout }: VllmModelOptions,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  const milliseconds = checkLimit("timeout", timeout);
   const limit = new AbortController();
-  const timer = setTimeout(() => limit.abort(), timeout);
+  const timer = milliseconds === undefined ? undefined : setTimeout(() => limit.abort(), milliseconds);
   try {
     await server.loadModel(name, {
       environment,

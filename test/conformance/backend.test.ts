@@ -73,7 +73,7 @@ ensemble_scheduling {
     expect(textOf(await ask(model, { text: "Hello", sampling }))).toContain("Hello");
     await model.server.unloadModel("shout");
     expect(await model.server.isModelReady("shout")).toBe(false);
-    expect(await model.ready).toBe(true);
+    expect(await model.isReady()).toBe(true);
   });
 
   test("an ensemble over the vLLM model", async () => {

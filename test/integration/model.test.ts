@@ -8,7 +8,7 @@ import {
   RequestCancelledError,
   VllmModel,
 } from "../../src";
-import { loadTiny } from "../support/models";
+import { loadTiny, tinyEngine } from "../support/models";
 
 const greedy = { temperature: 0, max_tokens: 16, ignore_eos: true } satisfies GenerateOptions;
 const names = [undefined, "lora_a", "lora_b", "lora_all"];
@@ -191,8 +191,8 @@ describe("bad requests: each a typed error, and the model goes on", () => {
 });
 
 test("dispose: later calls are refused, a second call is the same promise", async () => {
-  await using other = await loadTiny({}, undefined, "other");
-  expect(await other.ready).toBe(true);
+  await using other = await VllmModel.load({ engine: tinyEngine, model: "other", timeout: Number.POSITIVE_INFINITY });
+  expect(await other.isReady()).toBe(true);
   const running = other
     .generate("Hello", { temperature: 0, max_tokens: null, ignore_eos: true })
     .catch((error) => error);
@@ -200,7 +200,7 @@ test("dispose: later calls are refused, a second call is the same promise", asyn
   expect(other.dispose()).toBe(first);
   expect(await running).toBeInstanceOf(RequestCancelledError);
   await first;
-  expect(await other.ready).toBe(false);
+  expect(await other.isReady()).toBe(false);
   await expect((async () => other.generate("Hello"))()).rejects.toThrow(DisposedError);
   // The first model is not touched.
   await expectServing();

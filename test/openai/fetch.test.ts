@@ -177,6 +177,45 @@ describe("fetch", () => {
     await idle();
   });
 
+  test("an abort is never missed, at whatever moment it comes", async () => {
+    const request = JSON.stringify({ prompt: "x", max_tokens: 480, ignore_eos: true });
+    const reason = new Error("enough");
+    for (let turns = 0; turns < 40; turns++) {
+      const controller = new AbortController();
+      // The body has been read so many turns of the microtask queue before the abort.
+      const body = new ReadableStream({
+        async pull(stream) {
+          stream.enqueue(new TextEncoder().encode(request));
+          stream.close();
+          for (let turn = 0; turn < turns; turn++) await undefined;
+          controller.abort(reason);
+        },
+      });
+      await expect(
+        post("completions", {}, { body, signal: controller.signal, duplex: "half" } as RequestInit),
+      ).rejects.toBe(reason);
+    }
+    await idle();
+  });
+
+  test("hundreds of requests may share one signal", async () => {
+    const warnings: Error[] = [];
+    const keep = (warning: Error) => void warnings.push(warning);
+    process.on("warning", keep);
+    const { signal } = new AbortController();
+    const options = { ...greedy, max_tokens: 2, signal };
+    await Promise.all(
+      Array.from({ length: 100 }, (_, at) => [
+        model.generate(`Number ${at}`, options),
+        model.chat(messages, options),
+        model.fetch("models", { signal }),
+      ]).flat(),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    process.off("warning", keep);
+    expect(warnings).toEqual([]);
+  });
+
   test("cancelling the body, and leaving its loop, end the request in vLLM", async () => {
     const request = { prompt: "x", max_tokens: 480, ignore_eos: true, stream: true };
     await (await post("completions", request)).body?.cancel();
@@ -213,6 +252,51 @@ describe("conveniences", () => {
       usage = chunk.usage ?? usage;
     }
     expect({ text, usage }).toEqual({ text: result.text, usage: result.usage });
+  });
+
+  test("a streamed answer is one object as well: final, disposed, left while a read waits", async () => {
+    const whole = await model.chat(messages, { lora: "lora_a", ...greedy });
+    const { response: _, ...expected } = whole;
+    expect(await model.chatStream(messages, { lora: "lora_a", ...greedy }).final()).toEqual(expected);
+
+    const endless = { max_tokens: 400, ignore_eos: true };
+    const left = model.chatStream(messages, endless);
+    await left.next();
+    const waiting = left.next();
+    await left.return();
+    // Not the piece that it waited for: return() did not wait with it.
+    expect(await waiting).toEqual({ done: true, value: undefined });
+    {
+      await using disposed = model.chatStream(messages, endless);
+      await disposed.next();
+    }
+    const cancelled = model.chatStream(messages, endless);
+    await cancelled.next();
+    const read = cancelled.next();
+    cancelled.cancel();
+    await expect(read).rejects.toThrow(RequestCancelledError);
+    await expect(model.chatStream(messages, { deadline: 30, ...endless }).final()).rejects.toThrow(
+      DeadlineExceededError,
+    );
+    await idle();
+  });
+
+  test("limits may be infinite, and are refused where no timer can count them", async () => {
+    const options = { ...greedy, deadline: Number.POSITIVE_INFINITY };
+    expect((await model.chat(messages, options)).usage.completionTokens).toBe(8);
+    expect((await model.generate("Hello", options)).text).not.toBe("");
+    for (const deadline of [2 ** 31, 2 ** 40]) {
+      await expect(model.chat(messages, { deadline })).rejects.toThrow("deadline must be");
+      await expect(model.generate("Hello", { deadline })).rejects.toThrow("deadline must be");
+    }
+  });
+
+  test("fields that the types do not know go through `extra`", async () => {
+    const result = await model.chat(messages, { ...greedy, extra: { return_token_ids: true } });
+    expect(result.response).toMatchObject({ choices: [{ token_ids: expect.any(Array) }] });
+    await expect(model.chat(messages, { extra: { top_p: 7 } })).rejects.toThrow(/top_p/);
+    await expect(model.generate("Hello", { extra: { temprature: 0 } })).rejects.toThrow("'temprature'");
+    await expect(model.generate("Hello", { max_tokens: 2, extra: { max_tokens: 3 } })).rejects.toThrow("'max_tokens'");
   });
 
   test("structured answers: typed by a zod schema, plain by a JSON schema", async () => {
@@ -312,6 +396,22 @@ describe("adapters", () => {
     expect(text(await (await post("completions", request)).json())).not.toBe(text(expected));
     await model.adapters.unload("swap");
   });
+});
+
+test("dispose({ drain }) waits for an answer that is larger than its window, while it is read", async () => {
+  // The same files under the same name: it shares the engine.
+  const second = await loadTiny({}, { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") });
+  const body = JSON.stringify({ prompt: "Go on", max_tokens: 320, ignore_eos: true, logprobs: 20, stream: true });
+  const headers = { "content-type": "application/json" };
+  const response = await second.fetch("completions", { method: "POST", headers, body });
+  await idle();
+  const disposed = second.dispose({ drain: true });
+  await expect(second.fetch("models")).rejects.toThrow("fetch failed");
+  const text = await response.text();
+  expect(text.length).toBeGreaterThan(256 << 10);
+  expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
+  await disposed;
+  expect((await model.chat(messages, greedy)).text).not.toBe("");
 });
 
 test("nothing of it is on a network: the process tree holds no internet socket", () => {

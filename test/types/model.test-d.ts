@@ -2,6 +2,9 @@ import { expectTypeOf, test } from "vitest";
 import {
   type AdapterInfo,
   type AdapterNotFoundError,
+  type CancellableStream,
+  type ChatAnswer,
+  type ChatChunk,
   type Choice,
   type GenerateResult,
   type StreamChunk,
@@ -37,11 +40,35 @@ test("a stream gives chunks", async () => {
 });
 
 test("vLLM's parameters by their own names, ours in camelCase", () => {
-  model.generate("x", { top_p: 0.5, structured_outputs: { choice: ["a"] }, some_parameter_of_tomorrow: 1 });
+  model.generate("x", { top_p: 0.5, structured_outputs: { choice: ["a"] }, extra: { some_parameter_of_tomorrow: 1 } });
   // @ts-expect-error: a temperature is a number
   model.generate("x", { temperature: "hot" });
   // @ts-expect-error: a deadline is milliseconds
   model.generate("x", { deadline: "5s" });
+  // @ts-expect-error: misspelt
+  model.generate("x", { temprature: 0 });
+  // @ts-expect-error: misspelt
+  model.stream("x", { maxTokens: 5 });
+  // @ts-expect-error: not returned, so not taken
+  model.generate("x", { prompt_logprobs: 1 });
+  // @ts-expect-error: misspelt
+  model.tokenize("x", { add_special_token: true });
+  // @ts-expect-error: misspelt
+  model.embed("x", { dimension: 5 });
+});
+
+test("streams: one class, disposable, with the whole answer at the end", () => {
+  const stream = model.stream("x");
+  expectTypeOf(stream).toExtend<AsyncDisposable>();
+  expectTypeOf(stream.final()).resolves.toEqualTypeOf<GenerateResult>();
+  expectTypeOf(stream.toReadableStream()).toEqualTypeOf<ReadableStream<StreamChunk>>();
+  expectTypeOf(model.server.infer({ model: "m", inputs: [] })).toExtend<AsyncDisposable>();
+  expectTypeOf(model.chatStream([])).toExtend<CancellableStream<ChatChunk, ChatAnswer<undefined>>>();
+});
+
+test("whether it is ready can't be taken for true by mistake", () => {
+  expectTypeOf(model.isReady()).resolves.toEqualTypeOf<boolean>();
+  expectTypeOf(model).not.toHaveProperty("ready");
 });
 
 test("errors", () => {

@@ -3,7 +3,7 @@ import { ChatOpenAI } from "@langchain/openai";
 import OpenAI from "openai";
 import { expectTypeOf, test } from "vitest";
 import { z } from "zod";
-import type { ChatResult, VllmModel } from "../../src";
+import type { ChatAnswer, ChatResult, VllmModel } from "../../src";
 
 declare const model: VllmModel;
 const messages = [{ role: "user", content: "Hi" }];
@@ -19,7 +19,22 @@ test("a structured answer has its schema's type", () => {
   const structured = z.object({ city: z.enum(["Paris", "Berlin"]), stars: z.number() });
   const typed = model.chat(messages, { structured, max_tokens: 9 });
   expectTypeOf(typed).resolves.toExtend<ChatResult<{ city: "Paris" | "Berlin"; stars: number }>>();
-  expectTypeOf(model.chat(messages).then((result) => result.object)).resolves.toBeNever();
+  expectTypeOf(typed.then((result) => result.object)).resolves.toEqualTypeOf<{
+    city: "Paris" | "Berlin";
+    stars: number;
+  }>();
+  expectTypeOf(model.chatStream(messages, { structured }).final()).resolves.toEqualTypeOf<
+    ChatAnswer<{ city: "Paris" | "Berlin"; stars: number }>
+  >();
+  const plain = model.chat(messages, { structured: { type: "object" } });
+  expectTypeOf(plain.then((result) => result.object)).resolves.toBeUnknown();
+  // @ts-expect-error: what a plain JSON schema allows is not known to be a city
+  plain.then(({ object }): { city: string } => object);
+  expectTypeOf(model.chat(messages).then((result) => result.object)).resolves.toBeUndefined();
+  expectTypeOf(model.chat(messages, { max_tokens: 9 }).then((result) => result.object)).resolves.toBeUndefined();
   // @ts-expect-error: a number is no count of tokens as text
   model.chat(messages, { max_tokens: "9" });
+  // @ts-expect-error: misspelt
+  model.chat(messages, { max_token: 9 });
+  model.chat(messages, { extra: { some_field_of_tomorrow: 9 }, chat_template_kwargs: { enable_thinking: false } });
 });

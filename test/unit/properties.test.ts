@@ -10,6 +10,7 @@ import { parseProgress } from "../../src/vllm/load";
 import { prepareRequest } from "../../src/vllm/request";
 import { toRestartOptions } from "../../src/vllm/restart";
 import { mergeResponses, ResponseReader } from "../../src/vllm/results";
+import { temporaryFolder, writeRepository } from "../support/models";
 
 // Any JavaScript value for any option: a typed error or a result, never anything else. `TRITONODE_FUZZ=50 npm test -- \
 // test/unit/properties.test.ts` does fifty times as many runs.
@@ -132,28 +133,63 @@ describe("arguments", () => {
     check(request, (value) => toNativeRequest(value as never, "id"));
   });
 
-  test("the options of load: refused before anything starts", async () => {
-    const names = fc.constantFrom(
-      "runtime",
-      "device",
-      "logger",
-      "timeout",
-      "signal",
-      "restart",
-      "model",
-      "loras",
-      "other",
-    );
-    await fc.assert(
-      fc.asyncProperty(fc.oneof(anything, fc.dictionary(names, anything)), async (value) => {
-        executions++;
-        const options =
-          typeof value === "object" && value !== null ? { ...value, modelRepository: "/nowhere/at/all" } : value;
-        await expect(VllmModel.load(options as never)).rejects.toBeInstanceOf(TritonodeError);
-      }),
-      { numRuns: Math.min(numRuns, 4_000) },
-    );
-  });
+  // Without a runtime nothing starts: options that are all good end in ERR_RUNTIME_MISSING, any other in an error that
+  // names the option.
+  const repository = writeRepository(temporaryFolder(), { model: { model: "/weights" } });
+  const good: Record<string, fc.Arbitrary<unknown>> = {
+    runtime: fc.constantFrom("/nowhere", "./nowhere"),
+    device: fc.constantFrom("cpu", "cuda"),
+    logger: fc.constant(console),
+    onProgress: fc.constant(() => {}),
+    onRestart: fc.constant(() => {}),
+    timeout: fc.constantFrom(1, 2 ** 31 - 1, Number.POSITIVE_INFINITY),
+    signal: fc.constant(new AbortController().signal),
+    restart: fc.constantFrom("never", "on-failure", { policy: "never", delay: 0 }),
+    environment: fc.constantFrom({}, { OMP_NUM_THREADS: "1" }),
+    model: fc.constant("vllm_model"),
+    modelRepository: fc.constant(repository),
+  };
+  const bad: Record<string, fc.Arbitrary<unknown>> = {
+    timeout: fc.constantFrom(2 ** 31, 2 ** 40, -1, 0, "5"),
+    environment: fc.constantFrom({ "A-B": "x" }, { A: 1 }, { A: "\0" }, ["A"]),
+    logger: fc.constantFrom({}, { debug() {}, info() {}, warn() {} }),
+    restart: fc.constantFrom("always", { policy: "never", other: 1 }, { policy: "never", delay: -1 }),
+    model: fc.constantFrom("another", ""),
+    other: anything,
+  };
+  test.each([...Object.keys(good), "engine", "loras", "other"])(
+    "the option %s of load: good ones are taken, others refused by name before anything starts",
+    async (name) => {
+      const outcomes = { taken: 0, refused: 0 };
+      const others = Object.fromEntries(Object.entries(good).filter(([other]) => other !== name));
+      const rest = fc.record(others, { requiredKeys: ["modelRepository", "runtime"].filter((key) => key !== name) });
+      // Left out, the usual runtime would be found.
+      const defined = anything.filter((value) => name !== "runtime" || value !== undefined);
+      const odd = bad[name] === undefined ? defined : fc.oneof(defined, bad[name]);
+      const values = good[name] === undefined ? odd : fc.oneof(good[name], odd);
+      await fc.assert(
+        fc.asyncProperty(rest, values, async (options, value) => {
+          executions++;
+          const error = await VllmModel.load({ runtime: "/nowhere", ...options, [name]: value } as never).then(
+            () => undefined,
+            (thrown: unknown) => thrown,
+          );
+          expect(error).toBeInstanceOf(TritonodeError);
+          const { code, message } = error as TritonodeError;
+          if (code === "ERR_RUNTIME_MISSING" || code === "ERR_REQUEST_CANCELLED") {
+            outcomes.taken++;
+            return;
+          }
+          expect(code).toBe("ERR_INVALID_ARGUMENT");
+          expect(message).toMatch(new RegExp(`\\b${name === "model" || name === "modelRepository" ? "model" : name}`));
+          outcomes.refused++;
+        }),
+        { numRuns: Math.min(Math.ceil(numRuns / 10), 400) },
+      );
+      expect(outcomes.refused).toBeGreaterThan(0);
+      if (good[name] !== undefined) expect(outcomes.taken).toBeGreaterThan(0);
+    },
+  );
 });
 
 describe("what comes back", () => {

@@ -212,7 +212,7 @@ describe("TritonServer", () => {
     });
     const other = collect(server.infer(command({ count: 5 })));
     await expect(thrower.finished).rejects.toMatchObject({ code: "ERR_REQUEST_CANCELLED" });
-    expect(await uncaught).toEqual(new Error("mine"));
+    expect(await uncaught).toMatchObject({ code: "ERR_CALLBACK", callback: "onResponse", cause: new Error("mine") });
     expect(await other).toHaveLength(5);
   });
 

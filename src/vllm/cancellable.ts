@@ -1,0 +1,170 @@
+import { RequestCancelledError } from "../errors";
+
+/** What a {@link CancellableStream} takes its items from. */
+export interface StreamSource<Item, Final> {
+  /** The next items in their order; undefined at the end. Not called again before it has settled. */
+  pull(): Promise<readonly Item[] | undefined>;
+  /** Ends the request; whatever `pull` gives afterwards is dropped. */
+  cancel(): void;
+  /** The whole answer; called once, after the end. */
+  final(): Final | Promise<Final>;
+}
+
+interface Reader<Item> {
+  resolve(result: IteratorResult<Item>): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * The pieces of an answer: iterate them once. Leaving the loop early, {@link CancellableStream.cancel}, `return()`,
+ * `await using` and losing the last reference to it all cancel the request.
+ *
+ * Nothing is taken from the source before somebody reads, so that what waits unread can be joined there.
+ */
+export class CancellableStream<Item, Final> implements AsyncIterableIterator<Item>, AsyncDisposable {
+  readonly #source: StreamSource<Item, Final>;
+  /** Items that `final` has read ahead of the iterator. */
+  readonly #items: Item[] = [];
+  readonly #readers: Reader<Item>[] = [];
+  #pulling = false;
+  #ended = false;
+  #error: unknown;
+  #failed = false;
+  /** The error was thrown; after that the iterator is done, as an async generator is. */
+  #thrown = false;
+  #final:
+    | { promise: Promise<Final>; resolve(final: Final | Promise<Final>): void; reject(error: unknown): void }
+    | undefined;
+
+  constructor(source: StreamSource<Item, Final>) {
+    this.#source = source;
+  }
+
+  /** The next piece. Several calls may wait at once: each gets its own piece, in the order of the calls. */
+  next(): Promise<IteratorResult<Item>> {
+    if (this.#items.length > 0) return Promise.resolve({ done: false, value: this.#items.shift() as Item });
+    if (this.#ended) {
+      const first = this.#failed && !this.#thrown;
+      this.#thrown = true;
+      return first ? Promise.reject(this.#error) : Promise.resolve({ done: true, value: undefined });
+    }
+    return new Promise((resolve, reject) => {
+      this.#readers.push({ resolve, reject });
+      this.#pull();
+    });
+  }
+
+  /** Cancels the request. Reads that wait are done at once. */
+  return(): Promise<IteratorResult<Item>> {
+    this.#thrown = true;
+    this.#items.length = 0;
+    if (!this.#ended) {
+      this.#fail(new RequestCancelledError("the stream was left before its end"));
+      this.#source.cancel();
+    }
+    return Promise.resolve({ done: true, value: undefined });
+  }
+
+  /** Cancels the request. Reads that wait, and {@link CancellableStream.final}, reject with `reason`. */
+  cancel(reason: Error = new RequestCancelledError()): void {
+    if (this.#ended) return;
+    this.#items.length = 0;
+    this.#fail(reason);
+    this.#source.cancel();
+  }
+
+  /**
+   * The whole answer, when the stream is at its end. May be called beside a loop over the pieces, or in its place.
+   *
+   * @throws what iterating throws; {@link RequestCancelledError} where the stream was left before its end
+   */
+  final(): Promise<Final> {
+    if (this.#final === undefined) {
+      let resolve: (final: Final | Promise<Final>) => void = () => {};
+      let reject: (error: unknown) => void = () => {};
+      const promise = new Promise<Final>((first, second) => {
+        resolve = first;
+        reject = second;
+      });
+      this.#final = { promise, resolve, reject };
+      if (this.#ended) this.#settleFinal();
+      else this.#pull();
+    }
+    return this.#final.promise;
+  }
+
+  /** The pieces as a web stream; cancelling it cancels the request. */
+  toReadableStream(): ReadableStream<Item> {
+    return new ReadableStream<Item>(
+      {
+        pull: async (controller) => {
+          const { done, value } = await this.next();
+          if (done) controller.close();
+          else controller.enqueue(value);
+        },
+        cancel: async () => {
+          await this.return();
+        },
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+
+  #pull(): void {
+    if (this.#pulling) return;
+    this.#pulling = true;
+    this.#source.pull().then(
+      (items) => this.#take(items),
+      (error: unknown) => this.#fail(error),
+    );
+  }
+
+  #take(items: readonly Item[] | undefined): void {
+    this.#pulling = false;
+    if (this.#ended) return;
+    if (items === undefined) {
+      this.#end();
+      return;
+    }
+    for (const value of items) {
+      const reader = this.#readers.shift();
+      if (reader === undefined) this.#items.push(value);
+      else reader.resolve({ done: false, value });
+    }
+    if (this.#readers.length > 0 || this.#final !== undefined) this.#pull();
+  }
+
+  #fail(error: unknown): void {
+    if (this.#ended) return;
+    this.#failed = true;
+    this.#error = error;
+    this.#end();
+  }
+
+  #end(): void {
+    this.#ended = true;
+    for (const reader of this.#readers.splice(0)) {
+      if (this.#failed && !this.#thrown) reader.reject(this.#error);
+      else reader.resolve({ done: true, value: undefined });
+      this.#thrown = true;
+    }
+    if (this.#final !== undefined) this.#settleFinal();
+  }
+
+  #settleFinal(): void {
+    if (this.#failed) {
+      this.#final?.reject(this.#error);
+      return;
+    }
+    // A final() that throws rejects the promise.
+    this.#final?.resolve((async () => this.#source.final())());
+  }
+}

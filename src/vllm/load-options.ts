@@ -1,0 +1,84 @@
+import { describe } from "../common/describe";
+import { checkLimit } from "../common/duration";
+import { InvalidArgumentError } from "../errors";
+import type { VllmModelOptions } from "./load";
+import { checkSignal } from "./options";
+import { toRestartOptions } from "./restart";
+
+type Check = (name: string, value: unknown) => void;
+
+/** Throws unless the value is left out or of the kind that is named. */
+function expected(what: string, is: (value: unknown) => boolean): Check {
+  return (name, value) => {
+    if (value === undefined || is(value)) return;
+    throw new InvalidArgumentError(`${name} must be ${what}, got ${describe(value)}`);
+  };
+}
+
+const isText = (value: unknown) => typeof value === "string" && value !== "" && !value.includes("\0");
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const isFunction = (value: unknown) => typeof value === "function";
+
+const checks: { readonly [Name in keyof Required<VllmModelOptions>]: Check } = {
+  runtime: expected(
+    "a path or what findRuntime gave",
+    (value) =>
+      isText(value) ||
+      (isObject(value) && isText(value["directory"]) && isText(value["python"]) && isObject(value["triton"])),
+  ),
+  device: expected('"cpu" or "cuda"', (value) => value === "cpu" || value === "cuda"),
+  logger: expected(
+    "an object with the functions debug, info, warn and error",
+    (value) => isObject(value) && ["debug", "info", "warn", "error"].every((level) => isFunction(value[level])),
+  ),
+  onProgress: expected("a function", isFunction),
+  signal: (_, value) => void checkSignal(value),
+  timeout: checkLimit,
+  restart: (_, value) => void toRestartOptions(value),
+  onRestart: expected("a function", isFunction),
+  environment: checkEnvironment,
+  modelRepository: expected("a path", isText),
+  model: expected("a model's name", isText),
+  engine: expected("an object", isObject),
+  loras: expected(
+    "an object of adapters' names and paths",
+    (value) => isObject(value) && Object.values(value).every(isText),
+  ),
+};
+
+function checkEnvironment(name: string, value: unknown): void {
+  expected("an object of strings", isObject)(name, value);
+  for (const [variable, text] of Object.entries(value ?? {})) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(variable)) {
+      throw new InvalidArgumentError(`${name} has a name that no variable can have: ${describe(variable)}`);
+    }
+    expected("a string without NUL", (each) => typeof each === "string" && !each.includes("\0"))(
+      `${name}.${variable}`,
+      text,
+    );
+  }
+}
+
+/** @throws {@link InvalidArgumentError} naming the option of `VllmModel.load`. */
+export function checkLoadOptions(options: VllmModelOptions): void {
+  if (!isObject(options)) {
+    throw new InvalidArgumentError(`VllmModel.load takes an object of options, got ${describe(options)}`);
+  }
+  for (const name of Object.keys(options)) {
+    if (!Object.hasOwn(checks, name)) {
+      throw new InvalidArgumentError(`VllmModel.load knows no option '${name}'`, {
+        hint: `vLLM's engine arguments go into \`engine\`; the options are ${Object.keys(checks).join(", ")}`,
+      });
+    }
+  }
+  if ((options.modelRepository === undefined) === (options.engine === undefined)) {
+    throw new InvalidArgumentError("pass either modelRepository or engine", {
+      hint: 'VllmModel.load({ modelRepository: "./model_repository" }) or VllmModel.load({ engine: { model: "./weights" } })',
+    });
+  }
+  if (options.loras !== undefined && options.engine === undefined) {
+    throw new InvalidArgumentError("loras belongs to the object form; a repository has its multi_lora.json");
+  }
+  for (const [name, check] of Object.entries(checks)) check(name, options[name as keyof VllmModelOptions]);
+}

@@ -3,7 +3,7 @@
 // has to say what to do. Needs what `npm test` lays out; arguments pick the tools (`npm run test:bundlers -- esbuild`).
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { build, cache, main, prepared, root, say } from "../../scripts/steps.mjs";
@@ -79,7 +79,7 @@ function checkHint(text, ...parts) {
 function tryBundle({ project, production }, folder, repository, command, output) {
   must(project, process.execPath, ...command);
   const target = join(production, basename(output));
-  cpSync(join(project, output), target);
+  renameSync(join(project, output), target);
   const answer = JSON.parse(must(folder, process.execPath, target, repository, adapter));
   assert.equal(answer.tokens, 4);
   assert.notEqual(answer.text, "");
@@ -96,11 +96,7 @@ function tryBundledIn({ project, production }, folder, repository, name) {
 }
 
 async function tryNext({ project }, folder, repository) {
-  must(project, process.execPath, ...next);
-  const deployed = join(folder, "deployed");
-  cpSync(join(project, ".next/standalone"), deployed, { recursive: true });
-  // The project must not be needed any more.
-  await serveNext(deployed, folder, repository, async (ask) => {
+  await deployNext(project, folder, repository, async (ask) => {
     const { status, text } = await ask({ prompt: "Hello, my name is", lora: adapter, maxTokens: 4 });
     assert.equal(status, 200, text);
     assert.notEqual(text, "");
@@ -108,26 +104,32 @@ async function tryNext({ project }, folder, repository) {
 }
 
 /** The Next.js app without one of its settings. */
-async function tryNextWithout({ project }, folder, repository, setting, hint) {
+async function tryNextWithout({ project }, folder, repository, setting) {
   const config = join(project, "next.config.mjs");
   const whole = readFileSync(config, "utf8");
-  writeFileSync(
-    config,
-    `${whole.replace("export default", "const config =")}delete config.${setting};\nexport default config;\n`,
-  );
-  try {
-    rmSync(join(project, ".next"), { recursive: true });
-    must(project, process.execPath, ...next);
-  } finally {
-    writeFileSync(config, whole);
-  }
-  const deployed = join(folder, `without ${setting}`);
-  cpSync(join(project, ".next/standalone"), deployed, { recursive: true });
-  await serveNext(deployed, folder, repository, async (ask) => {
+  const changed = whole.replace("export default", "const config =");
+  writeFileSync(config, `${changed}delete config.${setting};\nexport default config;\n`);
+  await deployNext(project, folder, repository, async (ask) => {
     const { status, text } = await ask({ prompt: "x" });
     assert.equal(status, 500, text);
-    checkHint(text, hint);
+    checkHint(text, setting);
   });
+  writeFileSync(config, whole);
+}
+
+/** Builds the Next.js app and runs its standalone output where the project is not to be found any more. */
+async function deployNext(project, folder, repository, use) {
+  must(project, process.execPath, ...next);
+  const deployed = join(folder, "deployed");
+  renameSync(join(project, ".next/standalone"), deployed);
+  const away = `${project} put away`;
+  renameSync(project, away);
+  try {
+    await serveNext(deployed, folder, repository, use);
+  } finally {
+    renameSync(away, project);
+    for (const path of [deployed, join(project, ".next")]) rmSync(path, { recursive: true });
+  }
 }
 
 main(async () => {
@@ -158,8 +160,9 @@ main(async () => {
       },
       async next() {
         await tryNext(installed, folder, repository);
-        await tryNextWithout(installed, folder, repository, "serverExternalPackages", "serverExternalPackages");
-        await tryNextWithout(installed, folder, repository, "outputFileTracingIncludes", "outputFileTracingIncludes");
+        for (const setting of ["serverExternalPackages", "outputFileTracingIncludes"]) {
+          await tryNextWithout(installed, folder, repository, setting);
+        }
       },
     };
     const names = only.length === 0 ? Object.keys(cases) : only;

@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { dirname } from "node:path";
 import { RuntimeMissingError } from "../errors";
 import { packageRoot } from "../package-root";
 import { type Check, fail, ok } from "./check";
@@ -26,7 +24,7 @@ import {
 } from "./checks-runtime";
 import { type FindRuntimeOptions, findRuntime } from "./find";
 import { checkLeftovers } from "./leftovers";
-import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
+import { defaultDirectory, namedDirectory, nearestFolder, setupCommand } from "./paths";
 import { run } from "./process";
 import type { Runtime } from "./runtime";
 import { checkStored } from "./stored";
@@ -55,7 +53,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   const runtime = await find(options);
   if ("status" in runtime) {
     const directory = namedDirectory(options.directory) ?? defaultDirectory(options.device ?? "cpu");
-    yield await guarded("disk space", () => checkDiskSpace(existing(directory)));
+    yield await guarded("disk space", () => checkDiskSpace(nearestFolder(directory)));
     yield runtime;
     return;
   }
@@ -107,11 +105,4 @@ async function guarded(name: string, check: () => Check | Promise<Check>): Promi
   } catch (error) {
     return fail(name, (error as Error).message, "the check itself failed: see the message");
   }
-}
-
-/** The nearest folder above that exists. */
-function existing(directory: string): string {
-  let folder = directory;
-  while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder);
-  return folder;
 }

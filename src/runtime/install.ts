@@ -2,22 +2,33 @@ import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
 import { SetupError } from "./errors";
+import type { Installer } from "./installer";
 import type { Manifest } from "./manifest";
 import { toRuntime } from "./manifest";
 import { packageVersion } from "./paths";
-import { installedPackages, isNotFound, type PipContext, PipError, pipEnvironment, pipInstall } from "./pip";
+import {
+  InstallerError,
+  installedPackages,
+  isNotFound,
+  type PipContext,
+  type PipOptions,
+  pipEnvironment,
+  pipInstall,
+} from "./pip";
 import { run } from "./process";
 import type { OnSetupProgress } from "./progress";
 import type { Python } from "./python";
 import { baseDigest, basePins, digest, EXTRAS, type Extra, PIP, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
 import type { Device } from "./runtime";
 import { sitePackages, tritonOfDirectory, tritonOfWheel } from "./triton";
+import { uvInstall } from "./uv";
 import { importCheck, stubFlaw } from "./verify";
 
 export interface InstallOptions {
   directory: string;
   device: Device;
   extras: readonly Extra[];
+  installer: Installer;
   /** The Python to make the venv from; undefined: the venv is there and only lacks extras. */
   python: Python | undefined;
   present: Manifest | undefined;
@@ -56,21 +67,24 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
     log: (line) => void stream.write(`${line}\n`),
     scratch: options.scratch,
   };
+  const uv = options.installer.program;
+  const install: Install = (pins, where) =>
+    uv === undefined ? pipInstall(context, pins, where) : uvInstall(uv, context, pins, where);
   try {
     if (python !== undefined) {
       await makeVenv(python, venv, context);
-      await upgradePip(context);
-      await installTorch(context, options.device, options.torchIndex);
+      if (uv === undefined) await upgradePip(context);
+      await installTorch(install, context, options.device, options.torchIndex);
       const triton = options.installedTriton === undefined ? [TRITON] : [];
-      await pipInstall(context, [...triton, ...basePins(options.device)]);
+      await install([...triton, ...basePins(options.device)]);
     }
     const extraPins = options.extras.flatMap((name) => [...EXTRAS[name]]);
-    if (extraPins.length > 0) await pipInstall(context, extraPins);
+    if (extraPins.length > 0) await install(extraPins);
     return await checkedManifest(options, context);
   } catch (error) {
-    if (error instanceof PipError) {
+    if (error instanceof InstallerError) {
       throw new SetupError(error.message, {
-        hint: error.hint ?? `all of pip's output: ${logPath}`,
+        hint: error.hint ?? `all of the installer's output: ${logPath}`,
         cause: error,
         log: logPath,
       });
@@ -103,23 +117,30 @@ async function upgradePip(context: PipContext): Promise<void> {
   try {
     await pipInstall(quiet, [PIP]);
   } catch (error) {
-    if (!(error instanceof PipError)) throw error;
+    if (!(error instanceof InstallerError)) throw error;
     context.log(`going on with the venv's own pip: ${error.message}`);
   }
 }
 
-async function installTorch(context: PipContext, device: Device, index: string | undefined): Promise<void> {
+type Install = (pins: readonly string[], options?: PipOptions) => Promise<void>;
+
+async function installTorch(
+  install: Install,
+  context: PipContext,
+  device: Device,
+  index: string | undefined,
+): Promise<void> {
   try {
-    await pipInstall(context, [TORCH[device]], { index });
+    await install([TORCH[device]], { index });
   } catch (error) {
     const elsewhere = device === "cpu" && index === undefined && context.wheels === undefined;
     if (!elsewhere || !isNotFound(error, "torch")) throw error;
     context.onProgress({
       phase: "download",
       package: "torch",
-      message: `your own pip configuration has no ${TORCH.cpu} for this Python: asking PyTorch's index of CPU wheels`,
+      message: `your own configuration has no ${TORCH.cpu} for this Python: asking PyTorch's index of CPU wheels`,
     });
-    await pipInstall(context, [TORCH[device]], { index: TORCH_CPU_INDEX });
+    await install([TORCH[device]], { index: TORCH_CPU_INDEX });
   }
 }
 

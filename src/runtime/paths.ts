@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
@@ -63,4 +63,11 @@ export async function makeDirectories(path: string): Promise<void> {
     await makeDirectories(dirname(path));
     await attempt();
   });
+}
+
+/** The nearest folder above that exists. */
+export function nearestFolder(directory: string): string {
+  let folder = directory;
+  while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder);
+  return folder;
 }

@@ -48,14 +48,18 @@ export async function pipDownload(
   await pip(context, ["download", "--no-deps", "--only-binary", ":all:", "--dest", target, ...options_(options)], pins);
 }
 
-/** True when pip failed because no index or folder that it asked has the package. */
+/** True when pip or uv failed because no index or folder that it asked has the package. */
 export function isNotFound(error: unknown, name: string): boolean {
-  if (!(error instanceof PipError)) return false;
-  return error.output.includes(`No matching distribution found for ${name}`);
+  if (!(error instanceof InstallerError)) return false;
+  const { output } = error;
+  return (
+    output.includes(`No matching distribution found for ${name}`) ||
+    new RegExp(`(there is no version of ${name}\\b|\\b${name} was not found in)`).test(output)
+  );
 }
 
-/** pip ended with an error; `output` is the last part of what it said. */
-export class PipError extends SetupError {
+/** pip or uv ended with an error; `output` is the last part of what it said. */
+export class InstallerError extends SetupError {
   constructor(
     message: string,
     readonly output: string,
@@ -71,7 +75,7 @@ export async function installedPackages(context: PipContext): Promise<Record<str
     environment: pipEnvironment(process.env, false),
     signal: context.signal,
   });
-  if (result.code !== 0) throw pipError("listing the installed packages", result);
+  if (result.code !== 0) throw installerFailed("listing the installed packages", result);
   const list = JSON.parse(result.stdout) as { name: string; version: string }[];
   return Object.fromEntries(list.map(({ name, version }) => [packageName(name), version]));
 }
@@ -89,6 +93,8 @@ export function pipEnvironment(environment: NodeJS.ProcessEnv, offline: boolean)
     for (const name of ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT"]) delete clean[name];
     clean.PIP_CONFIG_FILE = "/dev/null";
   }
+  // A download that breaks off goes on from where it was (pip 25.1 and later; older ones do not look at it).
+  clean.PIP_RESUME_RETRIES ??= "20";
   // pip reads 0 and 1 for switches; a configuration file that says user=true would fail inside a venv
   return { ...clean, PIP_USER: "0", PIP_NO_INPUT: "1", PIP_DISABLE_PIP_VERSION_CHECK: "1", PYTHONUNBUFFERED: "1" };
 }
@@ -111,7 +117,7 @@ async function pip(context: PipContext, args: string[], pins: readonly string[])
         if (stream === "stdout") output.line(line);
       },
     });
-    if (result.code !== 0) throw pipError(`pip ${args[0]}`, result);
+    if (result.code !== 0) throw installerFailed(`pip ${args[0]}`, result);
   } finally {
     clearInterval(watch);
   }
@@ -158,12 +164,12 @@ async function hasRawProgress(context: PipContext): Promise<boolean> {
   return major > 24 || (major === 24 && minor >= 1);
 }
 
-function pipError(what: string, result: RunResult): PipError {
+export function installerFailed(what: string, result: RunResult): InstallerError {
   const output = `${result.stdout}\n${result.stderr}`;
-  const errors = output.split("\n").filter((line) => /^\s*(ERROR|error):/.test(line));
+  const errors = output.split("\n").filter((line) => /^\s*(ERROR|error|cause):/.test(line));
   const ending = result.signal === null ? `exit code ${result.code}` : `signal ${result.signal}`;
   const reason = errors.length > 0 ? errors.slice(-2).join(" ").trim() : (output.trim().split("\n").at(-1) ?? "");
-  return new PipError(`${what} failed (${ending}): ${reason}`, output, { hint: hintFor(output) });
+  return new InstallerError(`${what} failed (${ending}): ${reason}`, output, { hint: hintFor(output) });
 }
 
 /** What to do about the failures that users meet. */

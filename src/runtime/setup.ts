@@ -7,6 +7,7 @@ import { contentsOf, MARKER, SCRATCH } from "./contents";
 import { SetupCancelledError, SetupError } from "./errors";
 import { gpuFlaw } from "./gpu";
 import { installInto } from "./install";
+import { chooseInstaller, type Installer } from "./installer";
 import { acquireLock } from "./lock";
 import {
   checkFiles,
@@ -20,6 +21,7 @@ import {
 } from "./manifest";
 import { checkDevice, checkExtras } from "./options";
 import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "./paths";
+import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
 import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
@@ -41,8 +43,12 @@ export interface SetupOptions {
   torchIndex?: string | undefined;
   /** Further packages: `test`, `demo`. Those that an earlier run installed stay. */
   extras?: readonly string[] | undefined;
+  /** `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv where it is on PATH and finds all that pip would, else pip. */
+  installer?: string | undefined;
   signal?: AbortSignal | undefined;
   onProgress?: OnSetupProgress | undefined;
+  /** Called once, before anything is made or fetched; not called where the runtime is complete. */
+  onPlan?: ((plan: SetupPlan) => void) | undefined;
 }
 
 /** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
@@ -56,11 +62,7 @@ const SPACE: Readonly<Record<Device, number>> = { cpu: 4.5e9, cuda: 16e9 };
  * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {
-  const device = options.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
-  checkDevice(device);
-  const extras = checkExtras(options.extras ?? []);
-  checkPlatform(options.triton);
-  const directory = namedDirectory(options.directory) ?? defaultDirectory(device);
+  const { device, extras, directory } = checked(options);
   const report = options.onProgress ?? (() => {});
   await makeDirectories(directory).catch((cause) => {
     throw new SetupError(`${directory} can't be made`, { hint: "choose another place with --dir", cause });
@@ -71,14 +73,13 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
     onWait: (pid) => report({ phase: "wait", message: `waiting for another setup of ${directory} (process ${pid})` }),
   });
   try {
-    const present = await complete(directory, device, options);
-    const have = present === undefined ? [] : Object.keys(present.extras).filter(isExtra);
-    if (present !== undefined && extras.every((name) => present.extras[name] === digest(EXTRAS[name]))) {
+    const task = await examine(directory, device, extras, options, report);
+    if (task.plan.action === "none" && task.present !== undefined) {
       report({ phase: "done", message: `the runtime in ${directory} is complete` });
-      return toRuntime(directory, present);
+      return toRuntime(directory, task.present);
     }
-    const wanted = [...new Set([...have, ...extras])].sort();
-    return await build({ directory, device, extras: wanted, present, options, report, setChild: lock.setChild });
+    options.onPlan?.(task.plan);
+    return await build({ ...task, directory, device, options, report, setChild: lock.setChild });
   } catch (error) {
     throw explained(error, options.signal);
   } finally {
@@ -86,19 +87,102 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
   }
 }
 
-interface Build {
-  directory: string;
-  device: Device;
+/**
+ * Says what `setup` would do with these options. Makes nothing, installs nothing and waits for nobody; it may ask the
+ * package index whether uv finds what is needed.
+ *
+ * @throws as {@link setup}, for what can be seen beforehand: no fitting Python, a folder of other files, no uv.
+ */
+export async function planSetup(options: SetupOptions = {}): Promise<SetupPlan> {
+  const { device, extras, directory } = checked(options);
+  try {
+    await refuseForeign(directory);
+    return (await examine(directory, device, extras, options, options.onProgress ?? (() => {}))).plan;
+  } catch (error) {
+    throw explained(error, options.signal);
+  }
+}
+
+function checked(options: SetupOptions): { device: Device; extras: Extra[]; directory: string } {
+  const device = options.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
+  checkDevice(device);
+  const extras = checkExtras(options.extras ?? []);
+  checkPlatform(options.triton);
+  return { device, extras, directory: namedDirectory(options.directory) ?? defaultDirectory(device) };
+}
+
+/** What there is to do, and with what. */
+interface Task {
+  plan: SetupPlan;
   extras: Extra[];
   /** The valid manifest to add extras to; undefined: from the ground up. */
   present: Manifest | undefined;
+  python: Python | undefined;
+  installedTriton: string | undefined;
+}
+
+async function examine(
+  directory: string,
+  device: Device,
+  asked: readonly Extra[],
+  options: SetupOptions,
+  report: OnSetupProgress,
+): Promise<Task> {
+  const { signal, offline, torchIndex } = options;
+  const present = await complete(directory, device, options);
+  const have = present === undefined ? [] : Object.keys(present.extras).filter(isExtra);
+  const extras = [...new Set([...have, ...asked])].sort();
+  const installedTriton =
+    options.triton === undefined ? undefined : await realpath(options.triton).catch(() => options.triton);
+  const done = present !== undefined && asked.every((name) => present.extras[name] === digest(EXTRAS[name]));
+  const action = done ? "none" : present === undefined ? "install" : "extras";
+  let python: Python | undefined;
+  let installer: Installer | undefined;
+  if (action === "install") {
+    const version =
+      installedTriton === undefined ? undefined : stubPythonVersion(tritonOfDirectory(installedTriton).stub);
+    report({ phase: "python", message: "looking for a Python" });
+    python = await findPython({ python: options.python, version, signal });
+    report({ phase: "python", message: `Python ${python.fullVersion}: ${python.executable}` });
+  }
+  if (action !== "none") {
+    installer = await chooseInstaller({
+      installer: options.installer,
+      python: python?.base ?? present?.python.base ?? "",
+      pins: allPins(device, extras, installedTriton === undefined),
+      torchIndexes: torchIndexes(device, torchIndex),
+      offline,
+      environment: process.env,
+      signal,
+    });
+  }
+  const triton = installedTriton ?? present?.triton.installed;
+  const plan = await describePlan({
+    directory,
+    device,
+    action,
+    extras,
+    python,
+    installer,
+    triton,
+    torchIndex,
+    offline,
+  });
+  return { plan, extras, present, python, installedTriton };
+}
+
+interface Build extends Task {
+  directory: string;
+  device: Device;
   options: SetupOptions;
   report: OnSetupProgress;
   setChild: (pid: number) => Promise<void>;
 }
 
-async function build({ directory, device, extras, present, options, report, setChild }: Build): Promise<Runtime> {
+async function build(task: Build): Promise<Runtime> {
+  const { directory, device, extras, present, python, installedTriton, options, report, setChild, plan } = task;
   const { signal } = options;
+  if (plan.installer === undefined) throw new TypeError("a plan to install without an installer");
   // in the runtime's own folder, for an unpacked bundle takes gigabytes; what a killed run left there goes first
   for (const name of await readdir(directory)) {
     if (SCRATCH.test(name)) await rm(join(directory, name), { recursive: true, force: true });
@@ -107,15 +191,6 @@ async function build({ directory, device, extras, present, options, report, setC
   const venv = join(directory, "venv");
   let finished = present !== undefined;
   try {
-    const installed =
-      options.triton === undefined ? undefined : await realpath(options.triton).catch(() => options.triton);
-    const version = installed === undefined ? undefined : stubPythonVersion(tritonOfDirectory(installed).stub);
-    let python: Python | undefined;
-    if (present === undefined) {
-      report({ phase: "python", message: "looking for a Python" });
-      python = await findPython({ python: options.python, version, signal });
-      report({ phase: "python", message: `Python ${python.fullVersion}: ${python.executable}` });
-    }
     const pythonVersion = python?.version ?? present?.python.version ?? "";
     const bundle =
       options.offline === undefined
@@ -126,7 +201,7 @@ async function build({ directory, device, extras, present, options, report, setC
             pythonVersion,
             python: python?.base ?? present?.python.base ?? "",
             extras,
-            withTriton: installed === undefined,
+            withTriton: installedTriton === undefined,
             signal,
           });
     if (python !== undefined) {
@@ -140,7 +215,8 @@ async function build({ directory, device, extras, present, options, report, setC
       extras,
       python,
       present,
-      installedTriton: installed,
+      installedTriton,
+      installer: plan.installer,
       wheels: bundle,
       torchIndex: options.torchIndex,
       scratch,

@@ -48,7 +48,10 @@ export function fakePython(folder: string, name: string, options: FakePythonOpti
     venv: true,
     ensurepip: options.ensurepip !== false,
   };
-  return script(path, `case "$*" in *-m*) ${options.module ?? "exit 9"} ;; *) echo '${JSON.stringify(facts)}' ;; esac`);
+  return script(
+    path,
+    `case "$*" in *"pip config"*) exit 1 ;; *-m*) ${options.module ?? "exit 9"} ;; *) echo '${JSON.stringify(facts)}' ;; esac`,
+  );
 }
 
 /** Lays out a runtime of empty files with a manifest that fits them. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isNotFound, PipError, pipEnvironment } from "../../src/runtime/pip";
+import { InstallerError, isNotFound, pipEnvironment } from "../../src/runtime/pip";
 import { formatBytes, PipOutput, packageName, type SetupProgress } from "../../src/runtime/progress";
 import { basePins, EXTRAS, PIP, TORCH, TRITON } from "../../src/runtime/requirements";
 
@@ -89,9 +89,9 @@ describe("pipEnvironment", () => {
 });
 
 it("isNotFound tells a package that no index has from every other failure", () => {
-  const missing = new PipError("x", "ERROR: No matching distribution found for torch==2.13.0+cpu");
+  const missing = new InstallerError("x", "ERROR: No matching distribution found for torch==2.13.0+cpu");
   expect(isNotFound(missing, "torch")).toBe(true);
   expect(isNotFound(missing, "numpy")).toBe(false);
-  expect(isNotFound(new PipError("x", "ERROR: Could not install torch"), "torch")).toBe(false);
+  expect(isNotFound(new InstallerError("x", "ERROR: Could not install torch"), "torch")).toBe(false);
   expect(isNotFound(new Error("No matching distribution found for torch"), "torch")).toBe(false);
 });

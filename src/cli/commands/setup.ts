@@ -1,4 +1,5 @@
-import { bundle, type SetupProgress, setup } from "../../runtime";
+import { TritonodeError } from "../../errors";
+import { bundle, planLines, planSetup, type SetupProgress, setup } from "../../runtime";
 import { names, parse } from "../arguments";
 import type { Command, Context } from "../context";
 import { ProgressBar } from "../progress-bar";
@@ -18,9 +19,14 @@ Options:
   --triton FOLDER       use this installed Triton, e.g. /opt/tritonserver, not the one from PyPI
   --torch-index URL     take torch from this package index
   --with NAMES          further packages: test, demo (comma-separated)
+  --installer uv|pip    what installs the packages (default: $TRITONODE_INSTALLER, else uv where it finds all of them)
+  --dry-run             say what would be done, and do nothing
+  --json                the plan, each step and the result as one JSON object a line
   -h, --help            show this text
 
-Your own pip configuration (mirrors, proxies, certificates) is used as it is.
+Your own configuration of pip or uv (mirrors, proxies, certificates) is used as it is. uv is taken where it is on PATH
+(or named in TRITONODE_UV) unless pip's configuration names an index that uv knows nothing of.
+Interrupted? The same command again goes on with the downloads that are complete: they are in the installer's cache.
 `;
 
 const bundleHelp = `Usage: tritonode bundle OUT.tar [options]
@@ -48,27 +54,61 @@ export const setupCommand: Command = {
       triton: { type: "string" },
       "torch-index": { type: "string" },
       with: { type: "string", multiple: true },
+      installer: { type: "string" },
+      "dry-run": { type: "boolean", default: false },
+      json: { type: "boolean", default: false },
     });
+    const { stdout } = context;
+    const line = (event: string, value: object) => stdout.write(`${JSON.stringify({ event, ...value })}\n`);
+    const options = {
+      device: values.device === undefined ? undefined : device(values.device),
+      directory: values.dir,
+      python: values.python,
+      offline: values.offline,
+      triton: values.triton,
+      torchIndex: values["torch-index"],
+      extras: names(values.with),
+      installer: values.installer,
+      signal: context.signal,
+    };
+    if (values["dry-run"]) {
+      const plan = await planSetup(options);
+      if (values.json) line("plan", plan);
+      else stdout.write(`${planLines(plan).join("\n")}\n`);
+      return 0;
+    }
     const started = performance.now();
-    const runtime = await watched(context, (onProgress) =>
+    const seconds = () => Math.round((performance.now() - started) / 100) / 10;
+    if (values.json) {
+      try {
+        const runtime = await setup({
+          ...options,
+          onPlan: (plan) => line("plan", plan),
+          onProgress: (progress) => line("progress", progress),
+        });
+        line("ready", { ...runtime, seconds: seconds() });
+        return 0;
+      } catch (error) {
+        if (!(error instanceof TritonodeError)) throw error;
+        const { code, message, hint } = error;
+        line("error", { code, message, hint });
+        throw error;
+      }
+    }
+    const runtime = await watched(context, (onProgress, log) =>
       setup({
-        device: values.device === undefined ? undefined : device(values.device),
-        directory: values.dir,
-        python: values.python,
-        offline: values.offline,
-        triton: values.triton,
-        torchIndex: values["torch-index"],
-        extras: names(values.with),
-        signal: context.signal,
+        ...options,
+        onPlan: (plan) => {
+          for (const text of planLines(plan)) log(text);
+        },
         onProgress,
       }),
     );
-    const style = styler(context.stdout, context.environment);
-    const seconds = ((performance.now() - started) / 1000).toFixed(1);
-    context.stdout.write(
+    const style = styler(stdout, context.environment);
+    stdout.write(
       `${style("green", "ready")}: ${runtime.directory}\n` +
         `Triton ${runtime.triton.version}, vLLM ${runtime.vllmVersion}, Python ${runtime.pythonVersion}, ` +
-        `device ${runtime.device} (${seconds} s)\n`,
+        `device ${runtime.device} (${seconds().toFixed(1)} s)\n`,
     );
     return 0;
   },
@@ -110,14 +150,17 @@ export const bundleCommand: Command = {
 /** Runs something long with a progress bar on stderr. */
 async function watched<T>(
   context: Context,
-  work: (report: (progress: SetupProgress) => void) => Promise<T>,
+  work: (report: (progress: SetupProgress) => void, log: (line: string) => void) => Promise<T>,
 ): Promise<T> {
   const bar = new ProgressBar(context.stderr, context.environment);
   try {
-    return await work((progress) => {
-      if (progress.phase === "done") return;
-      bar.update({ phase: progress.phase, message: progress.message, fraction: fractionOf(progress) });
-    });
+    return await work(
+      (progress) => {
+        if (progress.phase === "done") return;
+        bar.update({ phase: progress.phase, message: progress.message, fraction: fractionOf(progress) });
+      },
+      (line) => bar.log(line),
+    );
   } finally {
     bar.end();
   }

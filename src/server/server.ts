@@ -22,6 +22,11 @@ export interface ModelIndexEntry {
   readonly reason?: string;
 }
 
+/** Whether the server is gone in spite of an error of its release: everything but the lack of a thread to do it on. */
+function hasStopped(error: unknown): boolean {
+  return (error as { code?: unknown }).code !== "SYSTEM";
+}
+
 interface Running {
   readonly model: string;
   readonly call: number;
@@ -57,6 +62,7 @@ export class TritonServer {
     const { addon } = channel;
     const found = await addon.acquire().catch((error: unknown) => Promise.reject(fromNative(error)));
     let workspace: Workspace | undefined;
+    let started = found !== undefined;
     // Subscribed before the start: the log of a start that fails is the one that is wanted most.
     const logger = options.logger;
     const stopLog = logger === undefined ? () => {} : channel.onLog((line) => logTo(logger, line));
@@ -70,6 +76,7 @@ export class TritonServer {
           environment: options.childEnvironment ?? {},
         });
         await addon.start(toNativeOptions(options, workspace));
+        started = true;
       } else {
         const description = JSON.parse(found) as ServerDescription;
         if (description.runtime !== options.runtime.directory) {
@@ -95,8 +102,9 @@ export class TritonServer {
       for (const path of options.modelRepositories ?? []) await server.registerRepository(path);
       return server;
     } catch (error) {
-      const stopped = await addon.release().catch(() => true);
-      if (stopped || found === undefined) workspace?.remove();
+      const stopped = await addon.release().catch(hasStopped);
+      // Once the server runs, others may have joined it.
+      if (stopped || !started) workspace?.remove();
       children.close();
       stopLog();
       throw fromNative(error);
@@ -344,7 +352,7 @@ export class TritonServer {
       const last = await this.#channel.addon.release();
       if (last) this.#workspace.remove();
     } catch (error) {
-      this.#workspace.remove();
+      if (hasStopped(error)) this.#workspace.remove();
       throw fromNative(error);
     } finally {
       this.#channel.leave();

@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
-#include <new>
 #include <unordered_map>
 #include <vector>
 
@@ -203,25 +202,35 @@ void OnRelease(TRITONSERVER_InferenceRequest*, uint32_t flags, void* userp) {
   if (const std::shared_ptr<Call> call = Find(id)) Note(id, call, true, false);
 }
 
+// An error would tell nobody anything, and reading it could fail for want of memory.
+void Discard(const TritonApi& api, TRITONSERVER_InferenceResponse* response) {
+  TRITONSERVER_Error* error = api.InferenceResponseDelete(response);
+  if (error != nullptr) api.ErrorDelete(error);
+}
+
+// On Triton's thread, which does not expect an exception.
 void OnResponse(TRITONSERVER_InferenceResponse* response, uint32_t flags, void* userp) {
   const uint64_t id = FromUserp(userp);
   const std::shared_ptr<Call> call = Find(id);
   if (call == nullptr) {
-    const TritonApi& api = ApiOfUserp(userp);
-    if (response != nullptr) api.Take(api.InferenceResponseDelete(response));
+    if (response != nullptr) Discard(ApiOfUserp(userp), response);
     return;
   }
   Response event;
   event.call = id;
   event.final = (flags & kResponseFinal) != 0;
   event.empty = response == nullptr;
-  try {
-    if (response != nullptr) ReadResponse(*call->api, response, &event);
-  } catch (const std::bad_alloc&) {
-    event.outputs.clear();
-    event.status = Status("UNAVAILABLE", "out of memory");
+  if (response != nullptr) {
+    Status status = Catching([&] {
+      ReadResponse(*call->api, response, &event);
+      return Status();
+    });
+    if (!status.ok()) {
+      event.outputs.clear();
+      event.status = std::move(status);
+    }
+    Discard(*call->api, response);
   }
-  if (response != nullptr) call->api->Take(call->api->InferenceResponseDelete(response));
   const std::shared_ptr<EventQueue> queue = Note(id, call, false, event.final);
   if (queue != nullptr) queue->Push(std::move(event));
 }

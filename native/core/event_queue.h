@@ -2,6 +2,7 @@
 // everything there is in one go, so that a burst of tokens of all streams costs one call into JavaScript.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <mutex>
@@ -35,9 +36,11 @@ class EventQueue {
   // It must not call back into the queue.
   explicit EventQueue(std::function<void()> wake) : wake_(std::move(wake)) {}
 
-  // False when the environment is gone; the event is then destroyed on the caller's thread.
-  bool Push(Event event);
-  std::vector<Event> Drain();
+  // False when the environment is gone; the event is then destroyed on the caller's thread. Never throws: with no memory
+  // left it waits for some, because a lost event would be a stream or a promise that never ends; after kPatience it gives
+  // up and returns false.
+  bool Push(Event event) noexcept;
+  std::vector<Event> Drain() noexcept;
   void Close();
   bool closed() const;
 
@@ -45,6 +48,10 @@ class EventQueue {
   // Log lines beyond this many bytes waiting are dropped and counted: a blocked event loop must not cost memory
   // without bound, nor may it stop a child that writes to its log.
   static constexpr size_t kMaxLogBytes = size_t{4} << 20;
+
+  static constexpr std::chrono::seconds kPatience{10};
+
+  bool PushLocked(Event& event);
 
   mutable std::mutex mutex_;
   std::function<void()> wake_;

@@ -3,8 +3,8 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -38,7 +38,11 @@ void Work(State& state) {
     std::function<void()> job = std::move(state.jobs.front());
     state.jobs.pop_front();
     lock.unlock();
-    job();
+    try {
+      job();
+    } catch (const std::exception&) {
+      // A job that has something to say about it catches it itself.
+    }
     job = nullptr;
     lock.lock();
   }
@@ -46,21 +50,26 @@ void Work(State& state) {
 
 }  // namespace
 
-bool RunBlocking(std::function<void()> job) {
-  State& state = GetState();
-  const std::lock_guard<std::mutex> lock(state.mutex);
-  state.jobs.push_back(std::move(job));
-  if (state.idle >= state.jobs.size()) {
-    state.changed.notify_one();
-    return true;
-  }
+bool RunBlocking(std::function<void()> job) noexcept {
   try {
-    std::thread([&state] { Work(state); }).detach();
-  } catch (const std::system_error&) {
-    state.jobs.pop_back();
+    State& state = GetState();
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    state.jobs.push_back(std::move(job));
+    if (state.idle >= state.jobs.size()) {
+      state.changed.notify_one();
+      return true;
+    }
+    try {
+      std::thread([&state] { Work(state); }).detach();
+    } catch (const std::exception&) {
+      state.jobs.pop_back();
+      throw;
+    }
+    return true;
+  } catch (const std::exception&) {
+    // No thread, or no memory.
     return false;
   }
-  return true;
 }
 
 }  // namespace tritonode

@@ -8,7 +8,7 @@
 namespace tritonode {
 
 // Runs `job` on a thread kept for this, or on a new one if all are busy. Idle threads end after some seconds.
-// False if no thread could be started; the job has not run then.
-bool RunBlocking(std::function<void()> job);
+// False if no thread could be started or no memory is left; the job is destroyed then without having run.
+bool RunBlocking(std::function<void()> job) noexcept;
 
 }  // namespace tritonode

@@ -6,10 +6,10 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -29,6 +29,7 @@ struct Host::State {
   std::shared_ptr<EventQueue> claimant;
   std::vector<std::shared_ptr<EventQueue>> users;
   std::shared_ptr<Server> server;
+  // From before the server's first child until after its last.
   std::shared_ptr<Sentinel> sentinel;
   Watchdog watchdog;
   std::string description;
@@ -36,6 +37,8 @@ struct Host::State {
   std::atomic<bool> childDied{false};
   // exit() runs: from here on nothing may start or stop.
   bool exiting = false;
+  // One for all handlers: each start and each stop has registered one.
+  std::optional<std::chrono::steady_clock::time_point> exitDeadline;
 };
 
 namespace {
@@ -58,6 +61,8 @@ void CloseOnExec(const std::string& path) {
 void BeforeExit() { std::atexit([] { Host::Get().PrepareForExit(true); }); }
 
 constexpr std::chrono::seconds kExitWait{4};
+// The part of it that is left for what is under way to end after its children were killed.
+constexpr std::chrono::seconds kWaitWithoutChildren{1};
 
 }  // namespace
 
@@ -70,11 +75,11 @@ void Host::PrepareForExit(bool noReturn) {
   State& s = state();
   std::unique_lock<std::mutex> lock(s.mutex);
   s.exiting |= noReturn;
-  s.changed.wait_for(lock, kExitWait, [&] {
-    return s.phase != State::Phase::kStopping && s.phase != State::Phase::kStarting;
-  });
-  if (s.sentinel == nullptr) return;
-  for (const int pid : s.sentinel->Children()) kill(pid, SIGKILL);
+  if (!s.exitDeadline) s.exitDeadline = std::chrono::steady_clock::now() + kExitWait;
+  const auto settled = [&] { return s.phase != State::Phase::kStopping && s.phase != State::Phase::kStarting; };
+  s.changed.wait_until(lock, *s.exitDeadline - kWaitWithoutChildren, settled);
+  if (s.sentinel != nullptr) s.sentinel->EndAll();
+  s.changed.wait_until(lock, *s.exitDeadline, settled);
 }
 
 Host::State& Host::state() {
@@ -108,8 +113,13 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     if (s.phase != State::Phase::kClaimed || s.claimant != user) {
       return {"STATE", "start was called without acquiring the server first"};
     }
-    s.phase = State::Phase::kStarting;
     s.claimant = nullptr;
+    if (s.exiting) {
+      s.phase = State::Phase::kNone;
+      s.changed.notify_all();
+      return {"STATE", "the process ends"};
+    }
+    s.phase = State::Phase::kStarting;
   }
 
   std::shared_ptr<Sentinel> sentinel;
@@ -120,6 +130,10 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
   if (status.ok()) status = Sentinel::Start(log, options.privateDirectory + "/children", &sentinel);
   if (status.ok()) {
     sentinel->Subscribe(user);
+    {
+      const std::lock_guard<std::mutex> lock(s.mutex);
+      s.sentinel = sentinel;
+    }
     const TritonApi* api = nullptr;
     status = OpenTriton(options.library, options.dependencyDirectory, &api);
     if (status.ok()) {
@@ -142,13 +156,13 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
   if (status.ok()) {
     s.phase = State::Phase::kRunning;
     s.server = server;
-    s.sentinel = sentinel;
     s.watchdog = watchdog;
     s.description = options.description;
     s.exitTimeoutSeconds = options.server.exitTimeoutSeconds;
     s.users.push_back(user);
   } else {
     s.phase = State::Phase::kNone;
+    s.sentinel = nullptr;
   }
   s.changed.notify_all();
   return status;
@@ -178,11 +192,10 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
     if (!s.users.empty() || s.exiting) return {};
     s.phase = State::Phase::kStopping;
     server = std::move(s.server);
-    sentinel = std::move(s.sentinel);
+    sentinel = s.sentinel;
     watchdog = s.watchdog;
     timeout = s.exitTimeoutSeconds;
     s.server = nullptr;
-    s.sentinel = nullptr;
     s.watchdog = Watchdog();
   }
 
@@ -204,6 +217,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
 
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.phase = State::Phase::kNone;
+  s.sentinel = nullptr;
   s.description.clear();
   s.changed.notify_all();
   return status;

@@ -49,7 +49,8 @@ class Host {
   // For an environment that is gone, however often it acquired.
   void ReleaseAll(const std::shared_ptr<EventQueue>& user);
 
-  // The process is about to end (`noReturn`: exit() runs already): lets what is under way finish, ends the children.
+  // The process is about to end (`noReturn`: exit() runs already): lets what is under way finish,
+  // within one deadline however often this is called, and ends the children.
   void PrepareForExit(bool noReturn);
 
   // A child of this server died without being told to. Stopping then gives up after a second: Triton 24.10 can't delete
@@ -58,6 +59,7 @@ class Host {
 
   // Null unless running.
   std::shared_ptr<Server> server();
+  // Null only while the server has no children: it is there while the server starts and stops.
   std::shared_ptr<Sentinel> sentinel();
 
  private:

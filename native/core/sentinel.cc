@@ -5,13 +5,17 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
+#include <exception>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -20,11 +24,10 @@
 #include <thread>
 #include <utility>
 
+#include "process.h"
+
 namespace tritonode {
 namespace {
-
-// glibc 2.36 declares pidfd_open; older ones have only the system call (Linux 5.3).
-int OpenPidfd(int pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
 
 class Descriptor {
  public:
@@ -44,8 +47,10 @@ class Descriptor {
 };
 
 struct Child {
-  Descriptor pidfd;
+  Process process;
   std::string arguments;
+  // Without a pidfd that epoll could watch.
+  bool polled = false;
 };
 
 class SentinelThread final : public Sentinel {
@@ -110,13 +115,30 @@ class SentinelThread final : public Sentinel {
     return pids;
   }
 
+  void End(int pid) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = children_.find(pid);
+    if (found != children_.end()) found->second.process.Kill();
+  }
+
+  void EndAll() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+    for (auto& [pid, child] : children_) child.process.Kill();
+  }
+
   void Stop() override {
+    stopping_ = true;
+    Wake();
+  }
+
+ private:
+  void Wake() {
     const uint64_t one = 1;
     // Can fail only when the counter is full, and then the thread is awake already.
     [[maybe_unused]] const ssize_t written = write(wake_.get(), &one, sizeof one);
   }
 
- private:
   bool Add(int fd) {
     epoll_event event{};
     event.events = EPOLLIN;
@@ -125,32 +147,71 @@ class SentinelThread final : public Sentinel {
   }
 
   void Loop() {
-    std::array<epoll_event, 16> events;
-    for (;;) {
-      const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
-      if (count < 0 && errno != EINTR) return;
-      bool stop = false;
-      for (int i = 0; i < count; ++i) {
-        const int fd = events[static_cast<size_t>(i)].data.fd;
-        if (fd == log_.get()) {
-          ReadLog();
-        } else if (fd == inotify_.get()) {
-          ReadAnnouncements();
-        } else if (fd == wake_.get()) {
-          stop = true;
-        } else {
-          // Last words first: what a dying child wrote explains its death.
-          ReadLog();
-          ChildEnded(fd);
-        }
+    const auto survive = [this](const auto& step) {
+      try {
+        return step();
+      } catch (const std::exception&) {
+        // Memory ran out. Whatever was not handled is still there to be read, but for announcements.
+        rescan_ = true;
+        polling_ = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(kPollMilliseconds));
+        return true;
       }
-      if (stop) {
+    };
+    while (survive([this] { return Turn(); })) {
+    }
+    survive([this] {
+      ReadLog();
+      FlushLine();
+      return true;
+    });
+  }
+
+  // Handles what there is; false when it is time to end.
+  bool Turn() {
+    std::array<epoll_event, 16> events;
+    const int timeout = polling_ ? kPollMilliseconds : -1;
+    const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
+    if (count < 0 && errno != EINTR) return false;
+    for (int i = 0; i < count; ++i) {
+      const int fd = events[static_cast<size_t>(i)].data.fd;
+      if (fd == log_.get()) {
         ReadLog();
-        FlushLine();
-        return;
+      } else if (fd == inotify_.get()) {
+        ReadAnnouncements();
+      } else if (fd == wake_.get()) {
+        uint64_t times = 0;
+        [[maybe_unused]] const ssize_t size = read(fd, &times, sizeof times);
+      } else {
+        // Last words first: what a dying child wrote explains its death.
+        ReadLog();
+        ChildrenEnded([fd](Child& child) { return child.process.fd() == fd; });
       }
     }
+    if (polling_) Poll();
+    return !stopping_;
   }
+
+  // For children without a pidfd, and announcements that could not be read for want of a descriptor.
+  void Poll() {
+    if (std::exchange(rescan_, false)) Rescan();
+    ReadLog();
+    ChildrenEnded([](Child& child) { return child.polled && child.process.HasEnded(); });
+    const std::lock_guard<std::mutex> lock(mutex_);
+    polling_ = rescan_ || std::any_of(children_.begin(), children_.end(),
+                                      [](const auto& each) { return each.second.polled; });
+  }
+
+  void Rescan() {
+    std::error_code error;
+    std::filesystem::directory_iterator at(directory_, error);
+    for (const std::filesystem::directory_iterator end; !error && at != end; at.increment(error)) {
+      Announced(at->path().filename().string());
+    }
+    if (IsShortOfDescriptors(error.value())) rescan_ = true;
+  }
+
+  static bool IsShortOfDescriptors(int error) { return error == EMFILE || error == ENFILE; }
 
   void ReadLog() {
     std::array<char, 65536> buffer;
@@ -196,13 +257,19 @@ class SentinelThread final : public Sentinel {
     int pid = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (error != std::errc() || end != name.data() + name.size() || pid <= 0) return;
-    std::ifstream file(directory_ + "/" + name);
+    const std::string path = directory_ + "/" + name;
+    std::ifstream file(path);
+    if (!file.is_open() && IsShortOfDescriptors(errno)) {
+      rescan_ = true;
+      polling_ = true;
+      return;
+    }
     std::stringstream text;
     text << file.rdbuf();
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!WatchLocked(pid, text.str())) {
       // Gone before we looked: report a whole life at once rather than nothing.
-      unlink((directory_ + "/" + name).c_str());
+      unlink(path.c_str());
       for (const auto& queue : queues_) {
         queue->Push(ChildChange{pid, true, text.str()});
         queue->Push(ChildChange{pid, false, text.str()});
@@ -212,28 +279,40 @@ class SentinelThread final : public Sentinel {
 
   bool WatchLocked(int pid, const std::string& arguments) {
     if (children_.count(pid) != 0) return true;
-    Descriptor pidfd(OpenPidfd(pid));
-    if (pidfd.get() < 0 || !Add(pidfd.get())) return false;
-    children_[pid] = Child{std::move(pidfd), arguments};
+    Child child{{}, arguments};
+    if (!child.process.Open(pid)) return false;
+    if (ending_) child.process.Kill();
+    child.polled = child.process.fd() < 0 || !Add(child.process.fd());
+    if (child.polled) {
+      polling_ = true;
+      Wake();
+    }
+    children_[pid] = std::move(child);
     for (const auto& queue : queues_) queue->Push(ChildChange{pid, true, arguments});
     return true;
   }
 
-  void ChildEnded(int fd) {
+  template <typename Ended>
+  void ChildrenEnded(Ended ended) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto at = children_.begin(); at != children_.end(); ++at) {
-      if (at->second.pidfd.get() != fd) continue;
-      const ChildChange change{at->first, false, at->second.arguments};
-      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-      children_.erase(at);
-      unlink((directory_ + "/" + std::to_string(change.pid)).c_str());
-      for (const auto& queue : queues_) queue->Push(change);
-      return;
+    for (auto at = children_.begin(); at != children_.end();) {
+      auto& [pid, child] = *at;
+      if (!ended(child)) {
+        ++at;
+        continue;
+      }
+      // First what needs memory: if that fails, the child is still there to be looked at again.
+      const std::string path = directory_ + "/" + std::to_string(pid);
+      for (const auto& queue : queues_) queue->Push(ChildChange{pid, false, child.arguments});
+      if (!child.polled) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, child.process.fd(), nullptr);
+      at = children_.erase(at);
+      unlink(path.c_str());
     }
   }
 
   // A line longer than this is passed on in pieces.
   static constexpr size_t kMaxLine = size_t{1} << 20;
+  static constexpr int kPollMilliseconds = 100;
 
   Descriptor log_;
   Descriptor inotify_;
@@ -241,7 +320,12 @@ class SentinelThread final : public Sentinel {
   Descriptor epoll_;
   std::string directory_;
   std::string partial_;
+  // Announcements may have been missed.
+  bool rescan_ = false;
+  std::atomic<bool> polling_{false};
+  std::atomic<bool> stopping_{false};
   std::mutex mutex_;
+  bool ending_ = false;
   std::map<int, Child> children_;
   std::vector<std::shared_ptr<EventQueue>> queues_;
 };

@@ -1,5 +1,6 @@
 // One native thread that watches what the server's children do: their log FIFO, the folder in which the stub wrapper
-// announces each child, and the children's lives (pidfd). It sleeps in epoll; it never polls.
+// announces each child, and the children's lives (pidfd). It sleeps in epoll, and polls only where the system gives it no
+// pidfd (process.h).
 //
 // Native and not Node's, because the pipe must be drained while the event loop is blocked or the worker that started the
 // server is gone: a full pipe would stop the engine in the middle of a log line.
@@ -29,6 +30,10 @@ class Sentinel {
   virtual bool Watch(int pid, const std::string& arguments) = 0;
   // Pids of announced children that run.
   virtual std::vector<int> Children() = 0;
+  // Kills one of them, with its process group. Nothing happens for another pid.
+  virtual void End(int pid) = 0;
+  // Kills all of them, and from now on each one that is announced.
+  virtual void EndAll() = 0;
   // Ends the thread after delivering what is in the pipe.
   virtual void Stop() = 0;
 };

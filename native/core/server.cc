@@ -80,13 +80,15 @@ Status Server::Start(const TritonApi& api, const ServerOptions& from, std::share
 }
 
 Status Server::Use(const std::function<Status(TRITONSERVER_Server*)>& body) {
-  if ((users_.fetch_add(1) & kStopping) != 0) {
-    users_.fetch_sub(1);
-    return {"UNAVAILABLE", "the server is stopping or stopped"};
-  }
-  Status status = body(server_);
-  users_.fetch_sub(1);
-  return status;
+  // Counts a caller for as long as it is inside, however it leaves.
+  struct User {
+    std::atomic<uint32_t>& users;
+    const uint32_t before = users.fetch_add(1);
+    ~User() { users.fetch_sub(1); }
+  };
+  const User user{users_};
+  if ((user.before & kStopping) != 0) return {"UNAVAILABLE", "the server is stopping or stopped"};
+  return Catching([&] { return body(server_); });
 }
 
 Status Server::Stop(uint32_t exitTimeoutSeconds) {
@@ -199,22 +201,27 @@ Status Server::Metrics(std::string* text) {
 }
 
 Status Server::LoadModel(const std::string& model, const std::string& config, const std::vector<ModelFile>& files) {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    loaded_.insert(model);
-  }
   return Use([&](TRITONSERVER_Server* server) -> Status {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      loaded_.insert(model);
+    }
     if (config.empty() && files.empty()) return api_.Take(api_.ServerLoadModel(server, model.c_str()));
-    std::vector<const TRITONSERVER_Parameter*> parameters;
-    if (!config.empty()) parameters.push_back(api_.ParameterNew("config", ParameterType::kString, config.c_str()));
+    struct Parameters {
+      const TritonApi& api;
+      std::vector<const TRITONSERVER_Parameter*> list = {};
+      ~Parameters() {
+        for (const auto* parameter : list) api.ParameterDelete(const_cast<TRITONSERVER_Parameter*>(parameter));
+      }
+    } parameters{api_};
+    parameters.list.reserve(files.size() + 1);
+    if (!config.empty()) parameters.list.push_back(api_.ParameterNew("config", ParameterType::kString, config.c_str()));
     for (const ModelFile& file : files) {
       const std::string name = "file:" + file.path;
-      parameters.push_back(api_.ParameterBytesNew(name.c_str(), file.bytes.data(), file.bytes.size()));
+      parameters.list.push_back(api_.ParameterBytesNew(name.c_str(), file.bytes.data(), file.bytes.size()));
     }
-    Status status =
-        api_.Take(api_.ServerLoadModelWithParameters(server, model.c_str(), parameters.data(), parameters.size()));
-    for (const auto* parameter : parameters) api_.ParameterDelete(const_cast<TRITONSERVER_Parameter*>(parameter));
-    return status;
+    return api_.Take(api_.ServerLoadModelWithParameters(server, model.c_str(), parameters.list.data(),
+                                                        parameters.list.size()));
   });
 }
 

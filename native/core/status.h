@@ -2,6 +2,8 @@
 // that belong to Triton and must not unwind into it.
 #pragma once
 
+#include <exception>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -22,6 +24,20 @@ class Status {
   std::string code_;
   std::string message_;
 };
+
+// What `body` returns, or what it throws as a status: UNAVAILABLE if memory ran out, else INTERNAL. For the edges of the
+// core, beyond which nobody would catch it.
+template <typename Body>
+Status Catching(const Body& body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    // Short enough to need no memory.
+    return {"UNAVAILABLE", "out of memory"};
+  } catch (const std::exception& error) {
+    return {"INTERNAL", error.what()};
+  }
+}
 
 // SYSTEM status for errno as it stands, e.g. "mkfifo /tmp/x: Permission denied".
 Status SystemError(const std::string& what);

@@ -31,6 +31,7 @@ struct TRITONSERVER_Error {
 };
 struct TRITONSERVER_ServerOptions {
   std::string calls;
+  std::string backendDirectory;
 };
 struct TRITONSERVER_Message {
   std::string json;
@@ -73,7 +74,7 @@ struct TRITONSERVER_Server {
 
 namespace {
 
-std::atomic<int> liveErrors, liveRequests, liveResponses, liveServers, liveMessages, hangingLoads;
+std::atomic<int> liveErrors, liveRequests, liveResponses, liveServers, liveMessages, hangingLoads, hangingStarts;
 
 TRITONSERVER_Error* NewError(uint32_t code, const std::string& message) {
   ++liveErrors;
@@ -168,6 +169,7 @@ EXPORT int StandInLive(const char* what) {
   if (kind == "responses") return liveResponses;
   if (kind == "messages") return liveMessages;
   if (kind == "hanging loads") return hangingLoads;
+  if (kind == "hanging starts") return hangingStarts;
   return liveServers;
 }
 
@@ -362,11 +364,17 @@ ACCEPT(ServerOptionsSetCpuMetrics, Options*, bool)
 ACCEPT(ServerOptionsSetMetricsInterval, Options*, uint64_t)
 ACCEPT(ServerOptionsSetRepoAgentDirectory, Options*, const char*)
 ACCEPT(ServerOptionsSetBackendConfig, Options*, const char*, const char*, const char*)
-EXPORT TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetBackendDirectory(Options*, const char* directory) {
+EXPORT TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetBackendDirectory(Options* options,
+                                                                        const char* directory) {
+  options->backendDirectory = directory;
   return std::string(directory) == "/refused" ? NewError(3, "a bad directory") : nullptr;
 }
 
-EXPORT TRITONSERVER_Error* TRITONSERVER_ServerNew(TRITONSERVER_Server** server, Options*) {
+EXPORT TRITONSERVER_Error* TRITONSERVER_ServerNew(TRITONSERVER_Server** server, Options* options) {
+  if (options->backendDirectory == "/stuck") {
+    ++hangingStarts;
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+  }
   // Reachable for ever: a server that is left behind on purpose is not a leak.
   static std::mutex& mutex = *new std::mutex;
   static auto& all = *new std::vector<TRITONSERVER_Server*>;
@@ -435,9 +443,9 @@ EXPORT TRITONSERVER_Error* TRITONSERVER_ServerLoadModelWithParameters(TRITONSERV
                                                                       const TRITONSERVER_Parameter**, uint64_t) {
   const std::string name = model;
   if (name == "broken") return NewError(1, "load failed");
-  if (name == "hanging") {
+  if (name == "hanging" || name == "stuck") {
     ++hangingLoads;
-    std::this_thread::sleep_for(std::chrono::seconds(3));
+    std::this_thread::sleep_for(std::chrono::seconds(name == "hanging" ? 3 : 60));
     --hangingLoads;
   }
   const std::lock_guard<std::mutex> lock(server->mutex);

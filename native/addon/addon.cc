@@ -210,6 +210,12 @@ Napi::Value WatchProcess(Info info) {
   return Napi::Boolean::New(info.Env(), pid > 0 && sentinel->Watch(static_cast<int>(pid), arguments));
 }
 
+// endChild(pid): kills a child that is watched, with its process group.
+void EndChild(Info info) {
+  const std::shared_ptr<Sentinel> sentinel = Host::Get().sentinel();
+  if (sentinel != nullptr) sentinel->End(static_cast<int>(IntegerAt(info, 0, 0)));
+}
+
 // noteChildDied(): a child of a loaded model ended by itself.
 void NoteChildDied(Info) { Host::Get().NoteChildDied(); }
 
@@ -244,6 +250,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("cancel", CancelCall);
   add("abandon", AbandonCall);
   add("watchProcess", WatchProcess);
+  add("endChild", EndChild);
   add("noteChildDied", NoteChildDied);
   add("liveCalls", CountLiveCalls);
   AddSharedExports(env, exports);

@@ -110,37 +110,39 @@ Napi::Value Parameters(Napi::Env env, const Response& response) {
 }  // namespace
 
 void Delivery::Add(Response& response, bool raw) {
-  // Thousands of tokens may wait after a blocked event loop: their handles must not pile up in one scope.
-  const Napi::HandleScope scope(env_);
-  Push(Napi::Number::New(env_, 0));
-  Push(Napi::Number::New(env_, static_cast<double>(response.call)));
-  Push(Napi::Boolean::New(env_, response.final));
-  Push(Napi::Boolean::New(env_, response.empty));
-  if (response.status.ok()) {
-    Push(env_.Undefined());
-    Push(env_.Undefined());
-  } else {
-    Push(Napi::String::New(env_, response.status.code()));
-    Push(Text(env_, response.status.message().data(), response.status.message().size()));
-  }
-  Push(Napi::String::New(env_, response.model));
-  Push(Napi::Number::New(env_, static_cast<double>(response.version)));
-  Push(Outputs(env_, response, raw));
-  Push(Parameters(env_, response));
+  Whole([&] {
+    Push(Napi::Number::New(env_, 0));
+    Push(Napi::Number::New(env_, static_cast<double>(response.call)));
+    Push(Napi::Boolean::New(env_, response.final));
+    Push(Napi::Boolean::New(env_, response.empty));
+    if (response.status.ok()) {
+      Push(env_.Undefined());
+      Push(env_.Undefined());
+    } else {
+      Push(Napi::String::New(env_, response.status.code()));
+      Push(Text(env_, response.status.message().data(), response.status.message().size()));
+    }
+    Push(Napi::String::New(env_, response.model));
+    Push(Napi::Number::New(env_, static_cast<double>(response.version)));
+    Push(Outputs(env_, response, raw));
+    Push(Parameters(env_, response));
+  });
 }
 
 void Delivery::Add(const LogLine& line) {
-  const Napi::HandleScope scope(env_);
-  Push(Napi::Number::New(env_, 1));
-  Push(Text(env_, line.text.data(), line.text.size()));
+  Whole([&] {
+    Push(Napi::Number::New(env_, 1));
+    Push(Text(env_, line.text.data(), line.text.size()));
+  });
 }
 
 void Delivery::Add(const ChildChange& change) {
-  const Napi::HandleScope scope(env_);
-  Push(Napi::Number::New(env_, 2));
-  Push(Napi::Number::New(env_, change.pid));
-  Push(Napi::Boolean::New(env_, change.running));
-  Push(Text(env_, change.arguments.data(), change.arguments.size()));
+  Whole([&] {
+    Push(Napi::Number::New(env_, 2));
+    Push(Napi::Number::New(env_, change.pid));
+    Push(Napi::Boolean::New(env_, change.running));
+    Push(Text(env_, change.arguments.data(), change.arguments.size()));
+  });
 }
 
 }  // namespace tritonode

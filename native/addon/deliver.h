@@ -19,6 +19,7 @@ class Delivery {
  public:
   explicit Delivery(Napi::Env env) : env_(env), array_(Napi::Array::New(env)) {}
 
+  // If one of them throws, nothing of its event is in the array.
   void Add(Response& response, bool raw);
   void Add(const LogLine& line);
   void Add(const ChildChange& change);
@@ -27,6 +28,19 @@ class Delivery {
   Napi::Array array() const { return array_; }
 
  private:
+  template <typename Body>
+  void Whole(const Body& body) {
+    const uint32_t begin = size_;
+    try {
+      // Thousands of tokens may wait after a blocked event loop: their handles must not pile up in one scope.
+      const Napi::HandleScope scope(env_);
+      body();
+    } catch (...) {
+      size_ = begin;
+      array_.Set("length", Napi::Number::New(env_, begin));
+      throw;
+    }
+  }
   void Push(napi_value value) { array_.Set(size_++, value); }
 
   Napi::Env env_;

@@ -1,5 +1,7 @@
 #include "environment.h"
 
+#include <exception>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -48,10 +50,12 @@ void Environment::OnTeardown(void* data) {
     Host::Get().PrepareForExit(false);
     return;
   }
-  RunBlocking([queue = self->queue_] {
+  const auto release = [queue = self->queue_] {
     ReleaseShared(queue);
     Host::Get().ReleaseAll(queue);
-  });
+  };
+  // Where no thread can be had the worker's end waits for it: otherwise nobody would ever stop the server.
+  if (!RunBlocking(release)) release();
 }
 
 void Environment::OnWake(napi_env env, napi_value, void* context, void*) {
@@ -60,32 +64,52 @@ void Environment::OnWake(napi_env env, napi_value, void* context, void*) {
 }
 
 void Environment::DeliverAll() {
+  std::vector<Event> events = queue_->Drain();
   try {
     const Napi::HandleScope scope(env_);
-    std::vector<Event> events = queue_->Drain();
     Delivery delivery(env_);
-    for (Event& event : events) {
-      if (auto* task = std::get_if<Task>(&event)) {
-        (*task)(this);
-      } else if (auto* response = std::get_if<Response>(&event)) {
-        const auto call = calls_.find(response->call);
-        if (call == calls_.end()) continue;
-        delivery.Add(*response, call->second.raw);
-        if (response->final) CallEnded(response->call);
-      } else if (auto* line = std::get_if<LogLine>(&event)) {
-        delivery.Add(*line);
-      } else if (auto* change = std::get_if<ChildChange>(&event)) {
-        delivery.Add(*change);
+    Napi::Error first;
+    // Each for itself: what can't be turned into JavaScript must not take the other streams' last words with it. An
+    // error is thrown when all are through, because Node-API does nothing more while one is pending.
+    const auto attempt = [&](const auto& body) {
+      try {
+        body();
+      } catch (const Napi::Error& error) {
+        if (first.IsEmpty()) first = error;
+      } catch (const std::exception& error) {
+        if (first.IsEmpty()) first = Napi::Error::New(env_, error.what());
       }
-    }
-    if (!delivery.empty() && !deliver_.IsEmpty()) deliver_.Call({delivery.array()});
-  } catch (const Napi::Error& error) {
+    };
+    for (Event& event : events) attempt([&] { DeliverOne(event, delivery); });
+    if (!delivery.empty() && !deliver_.IsEmpty()) attempt([&] { deliver_.Call({delivery.array()}); });
+    // Node reports it: as a warning, or as an uncaught exception where its options say so.
+    if (!first.IsEmpty()) first.ThrowAsJavaScriptException();
+  } catch (const std::exception&) {
+    // A worker that is being terminated takes no more JavaScript, exceptions included; its teardown follows.
+  }
+}
+
+void Environment::DeliverOne(Event& event, Delivery& delivery) {
+  if (auto* task = std::get_if<Task>(&event)) {
+    (*task)(this);
+  } else if (auto* response = std::get_if<Response>(&event)) {
+    const auto call = calls_.find(response->call);
+    if (call == calls_.end()) return;
+    const bool raw = call->second.raw;
+    if (response->final) CallEnded(response->call);
     try {
-      // Pending in the environment: Node makes it an uncaught exception, as for a throwing event listener.
-      error.ThrowAsJavaScriptException();
-    } catch (const Napi::Error&) {
-      // A worker that is being terminated takes no more JavaScript, exceptions included; its teardown follows.
+      delivery.Add(*response, raw);
+    } catch (const std::exception& error) {
+      Response failed;
+      failed.call = response->call;
+      failed.final = response->final;
+      failed.status = {"INTERNAL", std::string("a response can't be turned into JavaScript: ") + error.what()};
+      delivery.Add(failed, false);
     }
+  } else if (auto* line = std::get_if<LogLine>(&event)) {
+    delivery.Add(*line);
+  } else if (auto* change = std::get_if<ChildChange>(&event)) {
+    delivery.Add(*change);
   }
 }
 
@@ -113,18 +137,25 @@ void Environment::CallEnded(uint64_t call) {
 Napi::Promise Environment::Run(std::function<Status()> work, std::function<Napi::Value(Napi::Env)> convert, bool hold) {
   auto deferred = std::make_shared<Napi::Promise::Deferred>(env_);
   Napi::Promise promise = deferred->Promise();
-  auto job = [queue = queue_, deferred, hold, work = std::move(work), convert = std::move(convert)] {
-    Status status = work();
-    // Dropped when the environment is gone: nobody is left to settle the promise for.
-    queue->Push(Task([deferred, hold, convert, status = std::move(status)](void* context) {
-      auto* self = static_cast<Environment*>(context);
-      if (hold) self->Unhold();
-      if (!status.ok()) {
-        deferred->Reject(ToError(self->env_, status).Value());
+  auto status = std::make_shared<Status>();
+  // Made here, on the way in: when the work is done there may be no memory left to say so.
+  Task settle = [deferred, hold, convert = std::move(convert), status](void* context) {
+    auto* self = static_cast<Environment*>(context);
+    if (hold) self->Unhold();
+    try {
+      if (!status->ok()) {
+        deferred->Reject(ToError(self->env_, *status).Value());
       } else {
         deferred->Resolve(convert(self->env_));
       }
-    }));
+    } catch (const Napi::Error& error) {
+      deferred->Reject(error.Value());
+    }
+  };
+  auto job = [queue = queue_, status, work = std::move(work), settle = std::move(settle)]() mutable {
+    *status = Catching(work);
+    // Dropped when the environment is gone: nobody is left to settle the promise for.
+    queue->Push(std::move(settle));
   };
   if (hold) Hold();
   if (!RunBlocking(std::move(job))) {

@@ -13,6 +13,8 @@
 
 namespace tritonode {
 
+class Delivery;
+
 class Environment {
  public:
   // Made when the addon is loaded into an environment; ends with it.
@@ -44,6 +46,7 @@ class Environment {
   static void OnWake(napi_env env, napi_value callback, void* context, void* data);
   static void OnTeardown(void* self);
   void DeliverAll();
+  void DeliverOne(Event& event, Delivery& delivery);
 
   Napi::Env env_;
   napi_threadsafe_function wake_ = nullptr;

@@ -73,6 +73,7 @@ export interface Addon {
   cancel(call: number): void;
   abandon(call: number): void;
   watchProcess(pid: number, text?: string): boolean;
+  endChild(pid: number): void;
   noteChildDied(): void;
   liveCalls(): number;
   acquireShared(name: string, key: string): Promise<string | undefined>;

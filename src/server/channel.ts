@@ -31,6 +31,17 @@ export interface ChildEvent {
 /** The parameters of a response that has none. */
 export const noParameters: Readonly<Record<string, never>> = Object.freeze({});
 
+/** An error of one listener is reported as such; the others, and the rest of the batch, go on. */
+function tell(listener: () => void): void {
+  try {
+    listener();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
 /** This environment's end of the addon's event queue: takes each batch apart and hands the pieces to who waits for them. */
 export class Channel {
   static #instance: Channel | undefined;
@@ -95,11 +106,11 @@ export class Channel {
     for (let at = 0; at < events.length; ) {
       switch (events[at]) {
         case 0:
-          this.#response(events, at);
+          tell(() => this.#response(events, at));
           at += 10;
           break;
         case 1:
-          for (const listener of this.#logListeners) listener(events[at + 1] as string);
+          for (const listener of this.#logListeners) tell(() => listener(events[at + 1] as string));
           at += 2;
           break;
         default: {
@@ -107,7 +118,7 @@ export class Channel {
           const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
           if (running) this.#children.set(pid, event);
           else this.#children.delete(pid);
-          for (const listener of this.#childListeners) listener(event);
+          for (const listener of this.#childListeners) tell(() => listener(event));
           at += 4;
         }
       }

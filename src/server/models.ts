@@ -158,7 +158,7 @@ export class Models {
    */
   #abandon(name: string, before: ReadonlySet<number>, finished: Promise<void>): void {
     const kill = () => {
-      for (const { pid } of this.#children.of(name)) if (!before.has(pid)) endChild(pid);
+      for (const { pid } of this.#children.of(name)) if (!before.has(pid)) this.#addon.endChild(pid);
     };
     kill();
     // Triton starts a second child when the first, which completes the configuration, has ended.
@@ -249,16 +249,5 @@ export class Models {
     this.#dead.set(model, error);
     this.#addon.noteChildDied();
     this.#onDied(model, error);
-  }
-}
-
-/** Kills a child and what it started: the stub leads a session of its own (see the wrapper in workspace.ts). */
-function endChild(pid: number): void {
-  for (const target of [-pid, pid]) {
-    try {
-      process.kill(target, "SIGKILL");
-    } catch {
-      // Gone, or not the leader of a group.
-    }
   }
 }

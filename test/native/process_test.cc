@@ -36,7 +36,9 @@ thread_local int failing = 0;
 
 }  // namespace
 
-void* operator new(size_t size) {
+// Not inlined: GCC then takes malloc and free in them for a mismatch.
+#define NOT_INLINED __attribute__((noinline))
+NOT_INLINED void* operator new(size_t size) {
   if (failing > 0) {
     --failing;
     throw std::bad_alloc();
@@ -44,8 +46,8 @@ void* operator new(size_t size) {
   if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+NOT_INLINED void operator delete(void* memory) noexcept { std::free(memory); }
+NOT_INLINED void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace {
 

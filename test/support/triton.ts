@@ -38,6 +38,8 @@ class TritonPythonModel:
             os.kill(os.getpid(), command["die"])
         if "environment" in command:
             text = np.array([os.environ.get(name, "").encode() for name in command["environment"]], dtype=object)
+        if "print" in command:
+            print(command["print"], flush=True)
         if "parameters" in command:
             text = np.array([json.dumps(parameters).encode()], dtype=object)
         for i in range(command.get("count", 1)):

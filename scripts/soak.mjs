@@ -72,7 +72,7 @@ main(async () => {
   );
   const model = await VllmModel.load({ modelRepository: repository });
   // Every request that this process sends, control requests included.
-  // The first is the channel that the load has opened (src/vllm/deltas.ts).
+  // The first is the channel that the load has opened (src/transport/deltas.ts).
   let sent = 1;
   const infer = model.server.infer.bind(model.server);
   model.server.infer = (request) => {

@@ -1,6 +1,7 @@
 export { CallbackError } from "./common/callbacks";
 export * from "./errors";
-export * from "./openai";
+export * from "./model";
+export * from "./model/openai";
 export {
   type BundleOptions,
   bundle,
@@ -17,4 +18,3 @@ export {
   setup,
 } from "./runtime";
 export * from "./server";
-export * from "./vllm";

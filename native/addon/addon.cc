@@ -1,4 +1,4 @@
-// The functions that src/server/binding.ts calls. Everything that may block returns a promise and runs on a thread of
+// The functions that src/native/binding.ts calls. Everything that may block returns a promise and runs on a thread of
 // its own; infer, cancel and abandon return at once.
 #include <napi.h>
 

@@ -1,5 +1,5 @@
 // Events as JavaScript values. One flat array holds everything of a wake-up, because a few property-less slots are
-// several times cheaper to make than an object per token; src/server/binding.ts reads it with the same constants.
+// several times cheaper to make than an object per token; src/native/binding.ts reads it with the same constants.
 //
 //   0, call, final, empty, errorCode | undefined, errorMessage | undefined, model, version, outputs, parameters
 //   1, text                                   a line of the log

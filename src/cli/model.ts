@@ -1,4 +1,4 @@
-import { type LoadProgress, VllmModel } from "../vllm";
+import { type LoadProgress, VllmModel } from "../model";
 import type { Context } from "./context";
 import { ProgressBar } from "./progress-bar";
 import { styler } from "./terminal";

@@ -1,5 +1,5 @@
 import { basename, dirname } from "node:path";
-import type { Channel, ChildEvent } from "./channel";
+import type { Channel, ChildEvent } from "../transport/channel";
 
 /** A child process of Triton: a Python stub. */
 export interface ServerChild {

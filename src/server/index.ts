@@ -1,4 +1,5 @@
-export type { InferenceResponse } from "./channel";
+export type { InferenceResponse } from "../transport/channel";
+export type { InputTensor, NumericArray, Tensor, TensorData, TritonDataType } from "../transport/tensors";
 export type { ServerChild } from "./children";
 export type { Logger } from "./logger";
 export type { LoadModelOptions } from "./models";
@@ -6,4 +7,3 @@ export type { ServerDescription, TritonServerOptions } from "./options";
 export type { InferenceRequest } from "./request";
 export { type ModelIndexEntry, TritonServer } from "./server";
 export type { ResponseStream } from "./stream";
-export type { InputTensor, NumericArray, Tensor, TensorData, TritonDataType } from "./tensors";

@@ -7,10 +7,10 @@ import {
   RequestCancelledError,
   TritonServerError,
 } from "../errors";
-import type { Addon } from "./binding";
+import type { Addon } from "../native/binding";
+import { fromNative } from "../transport/failure";
+import type { Workspace } from "../transport/workspace";
 import type { Children, ServerChild } from "./children";
-import { fromNative } from "./failure";
-import type { Workspace } from "./workspace";
 
 export interface LoadModelOptions {
   /** The model's configuration (config.pbtxt as an object); default: the folder's own. */

@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
+import type { NativeStartOptions } from "../native/binding";
 import type { Runtime } from "../runtime/runtime";
-import type { NativeStartOptions } from "./binding";
+import type { Workspace } from "../transport/workspace";
 import type { Logger } from "./logger";
-import type { Workspace } from "./workspace";
 
 export interface TritonServerOptions {
   readonly runtime: Runtime;

@@ -1,9 +1,9 @@
 import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
 import { InvalidArgumentError } from "../errors";
-import type { NativeRequest } from "./binding";
-import type { CallHandler, InferenceResponse } from "./channel";
-import { type InputTensor, toNativeTensor } from "./tensors";
+import type { NativeRequest } from "../native/binding";
+import type { CallHandler, InferenceResponse } from "../transport/channel";
+import { type InputTensor, toNativeTensor } from "../transport/tensors";
 
 export interface InferenceRequest {
   readonly model: string;

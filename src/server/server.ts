@@ -2,17 +2,17 @@ import { randomUUID } from "node:crypto";
 import { callback } from "../common/callbacks";
 import { checkLimit } from "../common/duration";
 import { DisposedError, type EngineDiedError, InvalidArgumentError, RequestCancelledError } from "../errors";
-import { Channel } from "./channel";
+import { Channel } from "../transport/channel";
+import { fromNative } from "../transport/failure";
+import { Shared } from "../transport/shared";
+import { sweep } from "../transport/sweep";
+import { temporaryDirectory, Workspace } from "../transport/workspace";
 import { Children, type ServerChild } from "./children";
-import { fromNative } from "./failure";
 import { logTo } from "./logger";
 import { type LoadModelOptions, Models } from "./models";
 import { environmentKey, type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
 import { type InferenceRequest, toNativeRequest } from "./request";
-import { Shared } from "./shared";
 import { type ResponseStream, Responses, StreamState } from "./stream";
-import { sweep } from "./sweep";
-import { temporaryDirectory, Workspace } from "./workspace";
 
 /** Triton's view of a model in its repositories (`TRITONSERVER_ServerModelIndex`). */
 export interface ModelIndexEntry {

@@ -1,8 +1,8 @@
 import { onAbort } from "../common/abort";
 import { callback } from "../common/callbacks";
 import { DeadlineExceededError, RequestCancelledError, TritonServerError } from "../errors";
-import type { CallHandler, InferenceResponse } from "./channel";
-import { fromTriton } from "./failure";
+import type { CallHandler, InferenceResponse } from "../transport/channel";
+import { fromTriton } from "../transport/failure";
 
 /**
  * The responses of one request: iterate it, or await {@link ResponseStream.response} where there is only one.

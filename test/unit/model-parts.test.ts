@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { InferenceRequest, InferenceResponse } from "../../src";
+import { GenerationStream } from "../../src/model/generation";
 import { Responses, StreamState } from "../../src/server/stream";
-import { DeltaChannel, readTextEntry } from "../../src/vllm/deltas";
-import { GenerationStream } from "../../src/vllm/stream";
+import { DeltaChannel, readTextEntry } from "../../src/transport/deltas";
 
 // The parts of the model layer that need no engine: what Triton would send is handed to them here.
 

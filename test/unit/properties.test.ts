@@ -1,15 +1,15 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { type GenerateOptions, TritonodeError, VllmModel } from "../../src";
-import { fromNative } from "../../src/server/failure";
+import { fromLoadFailure, fromRequestFailure, nearest } from "../../src/model/failure";
+import { parseProgress } from "../../src/model/load";
+import { prepareRequest } from "../../src/model/request";
+import { toRestartOptions } from "../../src/model/restart";
+import { mergeResponses, ResponseReader } from "../../src/model/results";
 import { logTo } from "../../src/server/logger";
 import { toNativeRequest } from "../../src/server/request";
-import { toNativeTensor } from "../../src/server/tensors";
-import { fromLoadFailure, fromRequestFailure, nearest } from "../../src/vllm/failure";
-import { parseProgress } from "../../src/vllm/load";
-import { prepareRequest } from "../../src/vllm/request";
-import { toRestartOptions } from "../../src/vllm/restart";
-import { mergeResponses, ResponseReader } from "../../src/vllm/results";
+import { fromNative } from "../../src/transport/failure";
+import { toNativeTensor } from "../../src/transport/tensors";
 import { temporaryFolder, writeRepository } from "../support/models";
 
 // Any JavaScript value for any option: a typed error or a result, never anything else. `TRITONODE_FUZZ=50 npm test -- \

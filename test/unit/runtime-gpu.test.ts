@@ -2,9 +2,9 @@ import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
+import { VllmModel } from "../../src/model";
 import { doctor } from "../../src/runtime";
 import { gpuFlaw, requireGpu } from "../../src/runtime/gpu";
-import { VllmModel } from "../../src/vllm";
 import { fakeRuntime, temporary } from "./runtime-files";
 
 afterEach(() => vi.unstubAllEnvs());

@@ -14,13 +14,13 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
 import { InvalidArgumentError, RequestCancelledError } from "../../src/errors";
-import { fromNative } from "../../src/server/failure";
 import { type Logger, logTo } from "../../src/server/logger";
 import { toNativeRequest } from "../../src/server/request";
 import { Responses, StreamState } from "../../src/server/stream";
-import { sweep } from "../../src/server/sweep";
-import { type InputTensor, toNativeTensor } from "../../src/server/tensors";
-import { Workspace } from "../../src/server/workspace";
+import { fromNative } from "../../src/transport/failure";
+import { sweep } from "../../src/transport/sweep";
+import { type InputTensor, toNativeTensor } from "../../src/transport/tensors";
+import { Workspace } from "../../src/transport/workspace";
 
 const runtime = {
   directory: "/r",

@@ -13,8 +13,8 @@ import {
   RequestCancelledError,
   TritonServerError,
 } from "../../src/errors";
+import { loadAddon } from "../../src/native/binding";
 import { type InferenceResponse, TritonServer } from "../../src/server";
-import { loadAddon } from "../../src/server/binding";
 import { collect, command, commandModel, identityModel, load, startOptions, until } from "../support/triton";
 
 setFlagsFromString("--expose-gc");

@@ -1,6 +1,6 @@
 import { createInterface, type Interface } from "node:readline";
 import { TritonodeError } from "../../errors";
-import type { VllmModel } from "../../vllm";
+import type { VllmModel } from "../../model";
 import { integer, jsonObject, nearest, parse } from "../arguments";
 import { type ChatFormat, chatFormat, type Message } from "../chat-format";
 import type { Command, Context } from "../context";

@@ -1,6 +1,6 @@
 export { type AdapterInfo, type AdapterInspection, type AdapterState, Adapters } from "./adapters";
-export { CancellableStream } from "./cancellable";
 export { AdapterLoadError, AdapterNotFoundError, LoraDisabledError, MultiLoraMissingError } from "./failure";
+export type { GenerationStream } from "./generation";
 export type { LoadProgress, ObjectOptions, RepositoryOptions, VllmModelOptions } from "./load";
 export { type DisposeOptions, type ModelInfo, VllmModel } from "./model";
 export type { AdapterChoice, CallOptions } from "./options";
@@ -9,4 +9,4 @@ export type { GenerateOptions, RequestOptions } from "./request";
 export type { RestartEvent, RestartOptions } from "./restart";
 export type { Choice, FinishReason, GenerateResult, StreamChunk, TokenLogprob, Usage } from "./results";
 export type { SamplingParameters, StructuredOutputs } from "./sampling";
-export type { GenerationStream } from "./stream";
+export { CancellableStream } from "./stream";

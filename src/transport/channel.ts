@@ -1,5 +1,5 @@
 import { isMainThread } from "node:worker_threads";
-import { type Addon, loadAddon } from "./binding";
+import { type Addon, loadAddon } from "../native/binding";
 import { dataTypeName, type Tensor, type TensorData } from "./tensors";
 
 /** One response of a request. `final`: no more come. */

@@ -1,6 +1,6 @@
-import type { CallOptions } from "../vllm/options";
-import type { FinishReason, Usage } from "../vllm/results";
-import type { SamplingParameters } from "../vllm/sampling";
+import type { CallOptions } from "../options";
+import type { FinishReason, Usage } from "../results";
+import type { SamplingParameters } from "../sampling";
 import type { StandardSchema, Structure } from "./schema";
 
 /** A message of a conversation, in OpenAI's form; vLLM knows further fields. */

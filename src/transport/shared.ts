@@ -1,5 +1,5 @@
 import { TritonodeError } from "../errors";
-import type { Addon } from "./binding";
+import type { Addon } from "../native/binding";
 import { fromNative } from "./failure";
 
 /** A resource of that name is set up already, with another key. `description` is what its owner said of it. */

@@ -1,6 +1,6 @@
-import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../errors";
-import { AdapterNotFoundError } from "../vllm/failure";
-import { type CheckedOptions, fieldsToJson } from "../vllm/options";
+import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../../errors";
+import { AdapterNotFoundError } from "../failure";
+import { type CheckedOptions, fieldsToJson } from "../options";
 import { HttpStatusError } from "./errors";
 
 /** What the conveniences need of the model. */

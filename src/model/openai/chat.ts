@@ -1,7 +1,7 @@
-import { InvalidArgumentError } from "../errors";
-import { CancellableStream } from "../vllm/cancellable";
-import { type CheckedOptions, checkOptions } from "../vllm/options";
-import type { Usage } from "../vllm/results";
+import { InvalidArgumentError } from "../../errors";
+import { type CheckedOptions, checkOptions } from "../options";
+import type { Usage } from "../results";
+import { CancellableStream } from "../stream";
 import { type Door, post } from "./call";
 import type {
   ChatAnswer,

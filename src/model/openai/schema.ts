@@ -1,4 +1,4 @@
-import { InvalidArgumentError } from "../errors";
+import { InvalidArgumentError } from "../../errors";
 import { StructuredOutputError } from "./errors";
 
 /** A JSON schema, as an object. */

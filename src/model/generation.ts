@@ -1,7 +1,7 @@
 import type { ResponseStream } from "../server";
-import { CancellableStream } from "./cancellable";
 import { fromRequestFailure } from "./failure";
 import { type GenerateResult, ResponseReader, type StreamChunk, type Usage } from "./results";
+import { CancellableStream } from "./stream";
 
 /** A generated text, piece by piece. {@link CancellableStream.final} gives what {@link VllmModel.generate} would. */
 export class GenerationStream extends CancellableStream<StreamChunk, GenerateResult> {

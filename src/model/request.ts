@@ -1,6 +1,6 @@
 import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
-import type { InputTensor } from "../server/tensors";
+import type { InputTensor } from "../transport/tensors";
 import { type AdapterChoice, type CallOptions, checkOptions, fieldsToJson } from "./options";
 import type { SamplingParameters } from "./sampling";
 

@@ -1,7 +1,7 @@
-import type { InferenceRequest, ResponseStream } from "../server";
-import type { InferenceResponse } from "../server/channel";
-import type { Tensor } from "../server/tensors";
-import { type DeltaEntry, type ReadEntry, tensor } from "../vllm/deltas";
+import type { InferenceRequest, ResponseStream } from "../../server";
+import type { InferenceResponse } from "../../transport/channel";
+import { type DeltaEntry, type ReadEntry, tensor } from "../../transport/deltas";
+import type { Tensor } from "../../transport/tensors";
 
 type Request = Omit<InferenceRequest, "model">;
 

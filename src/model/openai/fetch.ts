@@ -1,6 +1,6 @@
-import { onAbort, unlessAborted } from "../common/abort";
-import type { ResponseStream } from "../server";
-import { type Backend, partsOf, type ResponseHead, sendHttp, sendRead } from "./transport";
+import { onAbort, unlessAborted } from "../../common/abort";
+import type { ResponseStream } from "../../server";
+import { type Backend, partsOf, type ResponseHead, sendHttp, sendRead } from "./http";
 
 /** Paths are relative to this; the host of an absolute URL is not looked at. */
 const base = "http://localhost/v1/";

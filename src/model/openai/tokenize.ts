@@ -1,5 +1,5 @@
-import { InvalidArgumentError } from "../errors";
-import { type CallOptions, checkOptions } from "../vllm/options";
+import { InvalidArgumentError } from "../../errors";
+import { type CallOptions, checkOptions } from "../options";
 import { type Door, post } from "./call";
 import type { ChatMessage } from "./chat-types";
 

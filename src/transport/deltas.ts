@@ -3,8 +3,8 @@ import { closeSync, constants, openSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import type { InferenceRequest, ResponseStream } from "../server";
-import { type CallHandler, noParameters } from "../server/channel";
-import type { Tensor } from "../server/tensors";
+import { type CallHandler, noParameters } from "./channel";
+import type { Tensor } from "./tensors";
 
 /** One entry of the channel: the request's token, 1 on its last entry, and what the request's kind makes of the rest. */
 export type DeltaEntry = readonly [token: string, final: 0 | 1, ...rest: unknown[]];

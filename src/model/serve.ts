@@ -6,7 +6,7 @@ import { checkLimit } from "../common/duration";
 import { ModelLoadError, RequestCancelledError } from "../errors";
 import type { TritonServer } from "../server";
 import { environmentKey } from "../server/options";
-import { InUseError } from "../server/shared";
+import { InUseError } from "../transport/shared";
 import type { VllmModelOptions } from "./load";
 import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
 import { Restarter, toRestartOptions } from "./restart";

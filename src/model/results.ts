@@ -1,5 +1,5 @@
 import { TritonodeError } from "../errors";
-import type { InferenceResponse } from "../server/channel";
+import type { InferenceResponse } from "../transport/channel";
 
 /** Why a choice ended: vLLM's own words. */
 export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {});

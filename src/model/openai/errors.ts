@@ -1,4 +1,4 @@
-import { TritonodeError } from "../errors";
+import { TritonodeError } from "../../errors";
 
 /** vLLM's application answered with an HTTP error; `message` is vLLM's own. */
 export class HttpStatusError extends TritonodeError {

@@ -1,6 +1,6 @@
-import { InvalidArgumentError } from "../errors";
-import { type CallOptions, checkOptions } from "../vllm/options";
-import type { Usage } from "../vllm/results";
+import { InvalidArgumentError } from "../../errors";
+import { type CallOptions, checkOptions } from "../options";
+import type { Usage } from "../results";
 import { type Door, post } from "./call";
 import { type RawUsage, toUsage } from "./chat";
 import { HttpStatusError } from "./errors";

@@ -1,4 +1,4 @@
-// `npm run prebuild:arm64`: the addon and the Punica library for Linux on arm64, cross-built by the same prebuildify and the
+// `npm run build:arm64`: the addon and the Punica library for Linux on arm64, cross-built by the same prebuildify and the
 // same binding.gyp as those for x64, into prebuilds/linux-arm64/. In a copy of the sources, for node-gyp would put its
 // arm64 objects where those of this machine's own build lie.
 import { cpSync, mkdirSync, rmSync, symlinkSync } from "node:fs";

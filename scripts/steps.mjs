@@ -1,7 +1,7 @@
 // The set-up that `npm run demo`, `npm test` and `npm run bench` share: each step runs when it has something to do, says
 // what it does, and is skipped in a moment when it has nothing to do. Node's own modules only: it runs before `npm ci`.
 import { spawn } from "node:child_process";
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { constants } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -120,16 +120,39 @@ export async function dependencies(folder = ".") {
   await (npm === undefined ? run("npm", args, options) : run(process.execPath, [npm, ...args], options));
 }
 
+/** The native files and the TypeScript, as they are shipped. */
 export async function build() {
-  const sources = ["native", "binding.gyp", "package-lock.json"];
-  if (!fresh("build/Release/tritonode.node", sources) || !fresh("build/Release/libtritonode_punica.so", sources)) {
-    say("the native addon (node-gyp)");
-    await run(process.execPath, ["native/build.mjs"]);
+  const prebuilt = ["tritonode.glibc.node", "libtritonode_punica.so"].map(
+    (name) => `prebuilds/${process.platform}-${process.arch}/${name}`,
+  );
+  const sources = ["native", "binding.gyp", "node_modules/node-addon-api/package.json"];
+  if (!prebuilt.every((path) => fresh(path, sources))) {
+    say("the native addon (prebuildify)");
+    await run(process.execPath, ["native/build.mjs", "--prebuild"]);
   }
+  copyHeaders();
   if (!fresh("dist/index.mjs", ["src", "tsconfig.json", "tsconfig.build.json", "scripts/esm-entry.mjs"])) {
     say("TypeScript");
+    // What an older source left there would be shipped.
+    rmSync(join(root, "dist"), { recursive: true, force: true });
     await run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]);
     await run(process.execPath, ["scripts/esm-entry.mjs"]);
+  }
+}
+
+/** The headers that `tritonode build` compiles against, from the packages that this one is built with. */
+function copyHeaders() {
+  const files = {
+    "node-addon-api": ["napi.h", "napi-inl.h", "napi-inl.deprecated.h", "LICENSE.md"],
+    "node-api-headers": ["include", "LICENSE"],
+  };
+  for (const [name, parts] of Object.entries(files)) {
+    const from = join("node_modules", name);
+    if (fresh(join("headers", name, "package.json"), [join(from, "package.json")])) continue;
+    rmSync(join(root, "headers", name), { recursive: true, force: true });
+    for (const part of [...parts, "package.json"]) {
+      cpSync(join(root, from, part), join(root, "headers", name, part), { recursive: true });
+    }
   }
 }
 

@@ -25,7 +25,7 @@ export function findPackage(directory: string | undefined): string {
   if (complete) return root;
   if (root !== own) {
     throw new PackageFilesError(`tritonode's files are inside an archive: there is no complete ${root} beside it`, {
-      hint: 'keep them outside: asarUnpack: ["**/node_modules/{tritonode,node-gyp-build}/**"] for electron-builder, the same pattern as packagerConfig.asar.unpack for Electron Forge',
+      hint: 'keep them outside: asarUnpack: ["**/node_modules/tritonode/**"] for electron-builder, the same pattern as packagerConfig.asar.unpack for Electron Forge',
     });
   }
   if (packageName(root) !== "tritonode") throw bundled(directory);

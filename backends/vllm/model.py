@@ -9,7 +9,10 @@ import os
 import sys
 
 # Triton puts this folder on sys.path when it is the backend's; a model.py linked elsewhere needs it too.
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+# Where that has a non-ASCII letter, the links in Triton's private folder come first: the interpreter that Triton embeds
+# decodes paths as ASCII, and torch's C++ code refuses the surrogates that it makes of other letters.
+sys.path.insert(0, os.path.dirname(__file__))
+sys.path.insert(0 if os.path.realpath(__file__).isascii() else 1, os.path.dirname(os.path.realpath(__file__)))
 
 from typing import Any
 

@@ -76,7 +76,7 @@ export async function startTriton(config, door, port, ready) {
   const env = {
     ...process.env,
     LD_LIBRARY_PATH: [libpythonDirectory, triton.dependencyDirectory].join(delimiter),
-    TRITONODE_PUNICA_LIBRARY: join(root, "build/Release/libtritonode_punica.so"),
+    TRITONODE_PUNICA_LIBRARY: join(root, `prebuilds/linux-${process.arch}/libtritonode_punica.so`),
   };
   return startChild(triton.server, args, { env, log, ready });
 }

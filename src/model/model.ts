@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
 import { callback } from "../common/callbacks";
 import { DisposedError, ModelLoadError, RequestCancelledError, type TritonodeError } from "../errors";
+import { loadAddon } from "../native/binding";
 import { packageRoot } from "../package-root";
 import { findRuntime, requireGpu } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
@@ -98,6 +99,8 @@ export class VllmModel implements AsyncDisposable {
     const backend = join(packageRoot(), "backends", "vllm");
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
+    // First, for on a machine that can't run it nothing else is worth knowing.
+    loadAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
     const began = performance.now();

@@ -2,6 +2,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { AddonLoadError } from "../errors";
 import { packageRoot } from "../package-root";
+import { addonCandidates, explainFailure, openAddon } from "./addon-file";
 
 /** What `start` hands to the server; see `native/core/server_options.h` for the meaning of Triton's own options. */
 export interface NativeStartOptions {
@@ -87,32 +88,18 @@ let addon: Addon | undefined;
 /**
  * The native addon, loaded at the first call: importing the package touches nothing native.
  *
- * @throws {@link AddonLoadError} naming the folder it was looked for in and what the loader said.
+ * @throws {@link AddonLoadError} with each place where it was looked for, and why it was not loaded from there.
  */
 export function loadAddon(): Addon {
   if (addon !== undefined) return addon;
   const root = packageRoot();
-  try {
-    const load = createRequire(join(root, "package.json"))("node-gyp-build") as (directory: string) => Addon;
-    addon = load(root);
-  } catch (cause) {
-    const libc = process.report === undefined ? "" : ` ${libcName()}`;
-    throw new AddonLoadError(
-      `the native addon could not be loaded from ${join(root, "build/Release")} or ${join(root, "prebuilds")} ` +
-        `(${process.platform}-${process.arch}${libc}, Node ${process.versions.node}): ` +
-        `${cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)}`,
-      { cause, hint: hintFor(root) },
-    );
+  // Relative to a file that exists: a bundler would put its own there.
+  const load = createRequire(join(root, "package.json")) as (path: string) => Addon;
+  const loaded = openAddon(addonCandidates(root), load);
+  if (Array.isArray(loaded)) {
+    const { reason, hint } = explainFailure(loaded, root);
+    throw new AddonLoadError(reason, { hint });
   }
+  addon = loaded;
   return addon;
-}
-
-function libcName(): string {
-  const report = process.report.getReport() as unknown as { header?: { glibcVersionRuntime?: string } };
-  return report.header?.glibcVersionRuntime === undefined ? "musl" : `glibc ${report.header.glibcVersionRuntime}`;
-}
-
-function hintFor(root: string): string {
-  if (process.platform !== "linux") return "tritonode runs on Linux only (x64, arm64)";
-  return `build it for this Node with: cd ${root} && node native/build.mjs (a C++20 compiler, make and Python are needed)`;
 }

@@ -2,14 +2,13 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { chmod, mkdtemp, rm, statfs, writeFile } from "node:fs/promises";
 import { availableParallelism, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
+import { atLeast, describeHost, type Host, hostObstacle, thisHost } from "../host";
 import { type Check, fail, ok, warn } from "./check";
 import { run } from "./process";
 import { formatBytes } from "./progress";
 import { onPath } from "./python";
 
 const NODE_MINIMUM = [20, 17] as const;
-/** nvidia-pytriton's wheel is manylinux_2_35. */
-export const GLIBC_MINIMUM = [2, 35] as const;
 /** pidfd_open(2) came with Linux 5.3. */
 const KERNEL_MINIMUM = [5, 3] as const;
 /** Docker gives 64 MB; the stub's regions start at 1 MB and grow with the requests in flight. */
@@ -27,31 +26,18 @@ export function checkNode(version = process.versions.node): Check {
   );
 }
 
-export function checkPlatform(platform = process.platform, arch = process.arch, glibc = glibcVersion()): Check {
+export function checkPlatform(host: Host = thisHost()): Check {
   const name = "platform";
-  if (platform !== "linux") return fail(name, `${platform} ${arch}`, "use Linux, or a Linux container");
-  if (glibc === undefined) {
-    return fail(
-      name,
-      `linux ${arch} without glibc (musl?)`,
-      "use a distribution with glibc 2.35 or later: the wheels need it",
-    );
-  }
-  if (!atLeast(glibc, GLIBC_MINIMUM)) {
-    return fail(
-      name,
-      `glibc ${glibc} is older than ${GLIBC_MINIMUM.join(".")}`,
-      "use Debian 12, Ubuntu 22.04 or later",
-    );
-  }
-  if (arch !== "x64") {
+  const obstacle = hostObstacle(host);
+  if (obstacle !== undefined) return fail(name, obstacle.reason, obstacle.hint);
+  if (host.arch !== "x64") {
     return warn(
       name,
-      `linux ${arch}, glibc ${glibc}`,
+      describeHost(host),
       "Triton comes as a wheel for x64 only: set up with --triton /opt/tritonserver",
     );
   }
-  return ok(name, `linux ${arch}, glibc ${glibc}`);
+  return ok(name, describeHost(host));
 }
 
 export function checkKernel(version = release()): Check {
@@ -169,15 +155,4 @@ export function checkOpenMp(environment: NodeJS.ProcessEnv = process.env, cores 
 function memoryLimit(): number {
   const constrained = process.constrainedMemory?.() ?? 0;
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();
-}
-
-function glibcVersion(): string | undefined {
-  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
-  return report?.header?.glibcVersionRuntime;
-}
-
-/** Compares the first two numbers of a version. */
-export function atLeast(version: string, [major, minor]: readonly [number, number]): boolean {
-  const [first = 0, second = 0] = version.split(/[.-]/).map(Number);
-  return first > major || (first === major && second >= minor);
 }

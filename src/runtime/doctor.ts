@@ -1,4 +1,6 @@
 import { RuntimeMissingError } from "../errors";
+import { thisHost } from "../host";
+import { addonCandidates, explainFailure, type FailedCandidate } from "../native/addon-file";
 import { packageRoot } from "../package-root";
 import { type Check, fail, ok } from "./check";
 import {
@@ -41,6 +43,9 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   const { signal } = options;
   yield checkNode();
   yield checkPlatform();
+  // Where the program can't run at all, the other lines would only hide the one that counts.
+  const { platform, glibc } = thisHost();
+  if (platform !== "linux" || glibc === undefined) return;
   yield checkKernel();
   yield await guarded("addon", () => checkAddon(signal));
   yield checkBash();
@@ -72,21 +77,37 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   for (const [name, check] of checks) yield await guarded(name, check);
 }
 
+/** Opens the candidates in turn, as binding.ts does, and prints the path that loads, or why each did not. */
+const OPEN_ADDON = `
+const failed = [];
+for (const path of process.argv.slice(1)) {
+  try {
+    if (!require("fs").existsSync(path)) throw new Error("no such file");
+    require(require("fs").realpathSync(path));
+    console.log(path);
+    process.exit(0);
+  } catch (error) {
+    failed.push({ path, reason: error.message.split("\\n")[0] });
+  }
+}
+console.log(JSON.stringify(failed));
+process.exitCode = 1;`;
+
 /** Loads the addon in a process of its own: one built for another Node may take the whole process down. */
 export async function checkAddon(signal?: AbortSignal, root = packageRoot()): Promise<Check> {
   const name = "addon";
-  const program =
-    "require('node-gyp-build')(process.argv[1]); console.log(require('node-gyp-build').resolve(process.argv[1]))";
-  const result = await run(process.execPath, ["-e", program, root], {
-    cwd: root,
+  const result = await run(process.execPath, ["-e", OPEN_ADDON, ...addonCandidates(root)], {
     signal,
     // Electron's own binary runs a script only with this set; plain Node would be taken for Electron by it
     environment: process.versions.electron === undefined ? process.env : { ...process.env, ELECTRON_RUN_AS_NODE: "1" },
   });
   if (result.code === 0) return ok(name, result.stdout.trim());
-  const reason = /^(?:\w*Error|node): .*$/m.exec(result.stderr)?.[0] ?? result.signal ?? `exit code ${result.code}`;
-  const mend = "npm rebuild tritonode (from a checkout: npm run build; it needs a C++20 compiler, make and Python)";
-  return fail(name, `does not load: ${reason}`, mend);
+  if (result.code !== 1) {
+    const how = result.signal ?? `exit code ${result.code}`;
+    return fail(name, `loading it ended a process: ${how}`, "build it on this machine: npx tritonode build");
+  }
+  const { reason, hint } = explainFailure(JSON.parse(result.stdout) as FailedCandidate[], root);
+  return fail(name, reason, hint);
 }
 
 async function find(options: DoctorOptions): Promise<Runtime | Check> {

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { RuntimeMissingError, TritonodeError } from "../errors";
+import { hostObstacle } from "../host";
 import { openBundle } from "./bundle";
 import { contentsOf, MARKER, SCRATCH } from "./contents";
 import { SetupCancelledError, SetupError } from "./errors";
@@ -289,8 +290,9 @@ async function makeRoom(directory: string, device: Device): Promise<void> {
 }
 
 function checkPlatform(triton: string | undefined): void {
-  if (process.platform !== "linux") {
-    throw new SetupError(`tritonode runs on Linux, not on ${process.platform}`, { code: "ERR_SETUP_PLATFORM" });
+  const obstacle = hostObstacle();
+  if (obstacle !== undefined) {
+    throw new SetupError(obstacle.reason, { code: "ERR_SETUP_PLATFORM", hint: obstacle.hint });
   }
   if (process.arch !== "x64" && triton === undefined) {
     throw new SetupError(`nvidia-pytriton has no wheel for ${process.arch}`, {

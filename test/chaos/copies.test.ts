@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { findRuntime } from "../../src";
@@ -10,12 +10,8 @@ import { root } from "../support/paths";
 
 /** The package as it would be installed, under another version. */
 function installAnother(folder: string): string {
-  for (const name of ["dist", "backends", "node_modules/node-gyp-build"]) {
+  for (const name of ["dist", "backends", "prebuilds"]) {
     cpSync(join(root, name), join(folder, name), { recursive: true });
-  }
-  mkdirSync(join(folder, "build/Release"), { recursive: true });
-  for (const name of ["tritonode.node", "libtritonode_punica.so"]) {
-    cpSync(join(root, "build/Release", name), join(folder, "build/Release", name));
   }
   const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   writeFileSync(join(folder, "package.json"), JSON.stringify({ ...manifest, version: "0.0.1" }));

@@ -56,7 +56,7 @@ beforeAll(async () => {
         ...process.env,
         PATH: `${join(runtime.python, "..")}:${process.env["PATH"]}`,
         LD_LIBRARY_PATH: [runtime.libpythonDirectory, triton.dependencyDirectory].join(":"),
-        TRITONODE_PUNICA_LIBRARY: join(root, "build/Release/libtritonode_punica.so"),
+        TRITONODE_PUNICA_LIBRARY: join(root, `prebuilds/linux-${process.arch}/libtritonode_punica.so`),
       },
     },
   );

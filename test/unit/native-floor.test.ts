@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { GLIBC_MINIMUM } from "../../src/runtime/checks-host";
+import { GLIBC_MINIMUM } from "../../src/host";
 import { readElf } from "../support/elf";
 
 const root = join(__dirname, "../..");

@@ -31,7 +31,7 @@ function refusal(directory: string | undefined): PackageFilesError {
   throw new Error(`${directory} was taken for a package`);
 }
 
-const electronGlob = "**/node_modules/{tritonode,node-gyp-build}/**";
+const electronGlob = "**/node_modules/tritonode/**";
 
 async function archive(app: string, unpack?: string): Promise<string> {
   const path = join(`${app} packed`, "resources/app.asar");

@@ -49,7 +49,7 @@ export const doctorCommand: Command = {
         continue;
       }
       const [color, mark] = MARKS[check.status];
-      context.stdout.write(`${style(color, mark)}  ${check.name.padEnd(17)} ${check.detail}\n`);
+      context.stdout.write(`${style(color, mark)}  ${check.name.padEnd(17)} ${indented(check.detail)}\n`);
       if (check.mend !== undefined) context.stdout.write(`${" ".repeat(24)}${style("cyan", "mend")}: ${check.mend}\n`);
     }
     if (!values.json) {
@@ -58,3 +58,8 @@ export const doctorCommand: Command = {
     return failed === 0 ? 0 : 1;
   },
 };
+
+/** Further lines of a detail stand below its first one. */
+function indented(text: string): string {
+  return text.replaceAll("\n", `\n${" ".repeat(24)}`);
+}

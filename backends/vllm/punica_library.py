@@ -24,6 +24,7 @@ ABI = 2
 """``TRITONODE_PUNICA_ABI`` of the headers that this module is written for."""
 LIBRARY_VARIABLE = "TRITONODE_PUNICA_LIBRARY"
 NAME = "libtritonode_punica.dylib" if sys.platform == "darwin" else "libtritonode_punica.so"
+LEVEL_VARIABLE = "TRITONODE_PUNICA_LEVEL"
 LEVELS = ("portable", "avx2", "avx512", "avx512_bf16", "neon")
 TOKENS, SAMPLED = 0, 1
 """Which rows of a step a call works on (``tritonode_punica_rows``)."""
@@ -31,6 +32,10 @@ TOKENS, SAMPLED = 0, 1
 
 class PunicaLibraryError(RuntimeError):
     """The library is not there, does not load, or is another version. The message says what was tried."""
+
+
+class PunicaLevelError(ValueError):
+    """``TRITONODE_PUNICA_LEVEL`` names a level that does not exist, or that this machine lacks."""
 
 
 class Slice(Structure):
@@ -163,6 +168,11 @@ def _open(path: Path) -> ctypes.CDLL:
     version = library.tritonode_punica_abi_version()
     if version != ABI:
         raise PunicaLibraryError(f"{path}: ABI version {version}, wanted {ABI}")
+    if library.tritonode_punica_get_level() < 0:
+        here = [name for i, name in enumerate(LEVELS) if library.tritonode_punica_supports(i)]
+        wanted = os.environ.get(LEVEL_VARIABLE)
+        reason = "this machine lacks it" if wanted in LEVELS else f"known are {', '.join(LEVELS)}"
+        raise PunicaLevelError(f"{LEVEL_VARIABLE}={wanted!r}: {reason}; use one of {', '.join(here)}, or unset it")
     return library
 
 
@@ -176,6 +186,7 @@ def load() -> ctypes.CDLL:
 
     Raises:
         PunicaLibraryError: no candidate loads; the message lists each with its reason.
+        PunicaLevelError: the environment names an instruction set that is not there.
     """
     global _library
     if _library is None:

@@ -3,6 +3,7 @@
 // Levels are compiled by target pragmas inside their own files, not by flags of the build: gyp has no flags per
 // source, and one shared library then holds all of them. Highway would do the same at the price of a dependency that
 // neither npm nor the PyPI wheels carry; the five thin `Vec`s here are what it would replace.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -46,15 +47,18 @@ const Kernels* table(int level) {
   }
 }
 
+constexpr int kRefused = -1;
+
+// The level that the environment asks for; kRefused where there is none of that name here.
 int choose() {
+  const char* wanted = std::getenv("TRITONODE_PUNICA_LEVEL");
   int best = TRITONODE_PUNICA_PORTABLE;
-  for (int level = 0; level < TRITONODE_PUNICA_LEVELS; ++level)
-    if (cpu_has(level)) best = level;
-  if (const char* wanted = std::getenv("TRITONODE_PUNICA_LEVEL")) {
-    for (int level = 0; level < TRITONODE_PUNICA_LEVELS; ++level)
-      if (std::strcmp(wanted, kNames[level]) == 0 && cpu_has(level)) return level;
+  for (int level = 0; level < TRITONODE_PUNICA_LEVELS; ++level) {
+    if (!cpu_has(level)) continue;
+    if (wanted && std::strcmp(wanted, kNames[level]) == 0) return level;
+    best = level;
   }
-  return best;
+  return wanted && *wanted ? kRefused : best;
 }
 
 std::atomic<int>& level_in_use() {
@@ -63,7 +67,7 @@ std::atomic<int>& level_in_use() {
 }
 
 std::atomic<const Kernels*>& kernels_in_use() {
-  static std::atomic<const Kernels*> kernels{table(level_in_use().load())};
+  static std::atomic<const Kernels*> kernels{table(std::max<int>(level_in_use().load(), TRITONODE_PUNICA_PORTABLE))};
   return kernels;
 }
 

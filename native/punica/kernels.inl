@@ -64,7 +64,7 @@ inline void put(Y* y, typename Vec::F value, int columns, bool add) {
   }
 }
 
-constexpr int64_t kAhead = 4096;  // bytes of B
+#include "ahead.inl"
 
 // An address that may lie beyond the weights: prefetching it is harmless, computing it as a pointer would not be.
 inline void prefetch(const void* from, int64_t bytes) {
@@ -81,8 +81,8 @@ void expand_matvec(const float* const* tmp, const W* b, int64_t stride, int rank
     const int columns = static_cast<int>(outputs - o < Vec::N ? outputs - o : Vec::N);
     const W* rows = b + o * stride;
     // Cold weights arrive while earlier ones are transposed, not between.
-    for (int64_t at = 0; at < Vec::N * stride * static_cast<int64_t>(sizeof(W)); at += 64)
-      prefetch(rows, kAhead + at);
+    constexpr int64_t size = sizeof(W);
+    for_each_line_ahead(Vec::N, stride * size, rank * size, [rows](int64_t at) { prefetch(rows, at); });
     F acc[T];
     for (int t = 0; t < T; ++t) acc[t] = Vec::zero();
     int j = 0;

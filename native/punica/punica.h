@@ -101,7 +101,10 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_abi_version(void);
 
 /** Whether this machine and build can run a level: 1 or 0. */
 TRITONODE_PUNICA_API int32_t tritonode_punica_supports(int32_t level);
-/** The level in use. At load: the best there is, or the one that TRITONODE_PUNICA_LEVEL names ("avx2"). */
+/**
+ * The level in use. At load: the best there is, or the one that TRITONODE_PUNICA_LEVEL names ("avx2"). -1 if it names
+ * none that this machine and build can run; calls then run on the portable level until another is set.
+ */
 TRITONODE_PUNICA_API int32_t tritonode_punica_get_level(void);
 /** Chooses a level for the process. TRITONODE_PUNICA_UNSUPPORTED if it is not there. */
 TRITONODE_PUNICA_API int32_t tritonode_punica_set_level(int32_t level);

@@ -33,6 +33,10 @@
 namespace fs = std::filesystem;
 using namespace tritonode;
 
+namespace punica {
+#include "../../native/punica/ahead.inl"
+}
+
 namespace {
 
 void Libraries() {
@@ -503,13 +507,33 @@ void StopAfterDeath() {
   CHECK(host.Release(consumer.queue, &stopped).ok() && stopped);
 }
 
+// Only what is used of B is fetched ahead, all of it, and about kAhead bytes of use before it is needed.
+void FetchingAhead() {
+  const auto lines = [](int64_t rows, int64_t stride, int64_t used) {
+    std::vector<int64_t> all;
+    punica::for_each_line_ahead(rows, stride, used, [&](int64_t at) { all.push_back(at); });
+    return all;
+  };
+  CHECK(lines(8, 128, 0).empty());
+  // Rank 8 of 64 in bf16: one line of each row, 256 rows of 16 bytes ahead.
+  const std::vector<int64_t> padded = lines(8, 128, 16);
+  CHECK(padded.size() == 8);
+  for (size_t row = 0; row < padded.size(); ++row) CHECK(padded[row] == (256 + static_cast<int64_t>(row)) * 128);
+  // 40 of 64 ranks in float32: three lines of each row's four.
+  for (const int64_t at : lines(16, 256, 160)) CHECK(at % 256 <= 128);
+  CHECK(lines(16, 256, 160).size() == 16 * 3);
+  // Rows without padding lie in one piece, as do rows that share a line.
+  CHECK(lines(8, 128, 128).size() == 16 && lines(8, 128, 128).front() == punica::kAhead);
+  CHECK(lines(8, 32, 16).size() == 4);
+}
+
 const std::map<std::string, void (*)()> cases = {
     {"libraries", Libraries},   {"questions", Questions},     {"calls", Calls},
     {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
     {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
     {"owner_dead", OwnerDead},  {"waiting_for_child", WaitingForChild},
-    {"sleeping_for_child", SleepingForChild},
+    {"sleeping_for_child", SleepingForChild}, {"fetching_ahead", FetchingAhead},
      {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
 };
 

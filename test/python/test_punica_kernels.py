@@ -271,6 +271,17 @@ def test_the_environment_chooses_the_level(level_name: str) -> None:
     assert out.stdout.strip() == level_name
 
 
+@pytest.mark.parametrize("name", ["avx3", *(level for i, level in enumerate(punica.LEVELS) if i not in AVAILABLE)])
+def test_the_environment_names_a_level_that_is_not_there(name: str) -> None:
+    code = "import punica_library; punica_library.load()"
+    environment = {**os.environ, "TRITONODE_PUNICA_LEVEL": name, "PYTHONPATH": str(BACKEND)}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert out.returncode == 1
+    last = out.stderr.strip().splitlines()[-1]
+    assert f"PunicaLevelError: TRITONODE_PUNICA_LEVEL='{name}'" in last
+    assert ", ".join(punica.LEVELS[i] for i in AVAILABLE) in last
+
+
 @pytest.mark.parametrize("level_number", [-1, 5, *(i for i in range(5) if i not in AVAILABLE)])
 def test_an_absent_level_is_refused(level_number: int) -> None:
     before = punica.load().tritonode_punica_get_level()

@@ -8,6 +8,8 @@ export interface ServerChild {
   readonly model: string;
   /** Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its configuration. */
   readonly instance: string;
+  /** When it was heard of, on the clock of `performance.now()`. */
+  readonly since: number;
 }
 
 /**
@@ -56,5 +58,5 @@ export class Children {
 /** The model's name is its folder's: model_path is `<repository>/<model>/<version>/model.py`. */
 function describe(event: ChildEvent): ServerChild {
   const [modelPath = "", , , , , , , instance = ""] = event.arguments;
-  return { pid: event.pid, model: basename(dirname(dirname(modelPath))), instance };
+  return { pid: event.pid, model: basename(dirname(dirname(modelPath))), instance, since: performance.now() };
 }

@@ -23,6 +23,14 @@ export interface LoadModelOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What the owner of {@link Models} wants to know of children that end without having been told to. */
+export interface ModelListener {
+  /** Nothing serves the model any more. */
+  died(model: string, error: EngineDiedError): void;
+  /** A child is gone whose successor was started at `since` (`performance.now()`) and serves the model from then on. */
+  replaced(model: string, error: EngineDiedError, since: number): void;
+}
+
 /** Loads of this environment that nobody waits for any more, until Triton has let go of them. */
 const abandoned = new Map<string, Promise<void>>();
 
@@ -42,7 +50,7 @@ export class Models {
   readonly #addon: Addon;
   readonly #workspace: Workspace;
   readonly #children: Children;
-  readonly #onDied: (model: string, error: EngineDiedError) => void;
+  readonly #listener: ModelListener;
   /** Models whose Python child died on its own; until they are loaded again. */
   readonly #dead = new Map<string, EngineDiedError>();
   readonly #unloading = new Set<string>();
@@ -50,16 +58,11 @@ export class Models {
   readonly #loading = new Map<string, Set<(error: Error) => void>>();
   #closed = false;
 
-  constructor(
-    addon: Addon,
-    workspace: Workspace,
-    children: Children,
-    onDied: (model: string, error: EngineDiedError) => void,
-  ) {
+  constructor(addon: Addon, workspace: Workspace, children: Children, listener: ModelListener) {
     this.#addon = addon;
     this.#workspace = workspace;
     this.#children = children;
-    this.#onDied = onDied;
+    this.#listener = listener;
     children.onChange((child, running) => this.#onChild(child, running));
   }
 
@@ -226,7 +229,12 @@ export class Models {
     }
     // The stub that completes a configuration is named after the model and ends when that is done.
     if (child.instance === model || this.#unloading.has(model) || this.#closed) return;
-    this.#modelDied(model, child);
+    // Triton loads a model again whose files changed when it loads an ensemble over it: it starts a child of the same
+    // instance, and ends the old one when that is up and the old one's requests are done. If the new one fails, the old
+    // one goes on.
+    const other = this.#children.of(model).find(({ instance }) => instance === child.instance);
+    if (other === undefined) this.#modelDied(model, child);
+    else if (other.since > child.since) this.#listener.replaced(model, goneError(child), other.since);
   }
 
   // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
@@ -243,11 +251,15 @@ export class Models {
   }
 
   #modelDied(model: string, child: ServerChild): void {
-    const error = new EngineDiedError(`the Python child ${child.pid} of model '${model}' (${child.instance}) is gone`, {
-      hint: "its last words are in the log; load the model again",
-    });
+    const error = goneError(child);
     this.#dead.set(model, error);
     this.#addon.noteChildDied();
-    this.#onDied(model, error);
+    this.#listener.died(model, error);
   }
+}
+
+function goneError({ pid, model, instance }: ServerChild): EngineDiedError {
+  return new EngineDiedError(`the Python child ${pid} of model '${model}' (${instance}) is gone`, {
+    hint: "its last words are in the log; load the model again",
+  });
 }

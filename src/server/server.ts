@@ -31,6 +31,8 @@ interface Running {
   readonly model: string;
   readonly call: number;
   readonly state: StreamState;
+  /** When it was sent, on the clock of `performance.now()`. */
+  readonly since: number;
 }
 
 /**
@@ -118,7 +120,10 @@ export class TritonServer {
     this.#stopLog = stopLog;
     this.shared = new Shared(channel.addon);
     channel.join();
-    this.#models = new Models(channel.addon, workspace, children, (model, error) => this.#modelDied(model, error));
+    this.#models = new Models(channel.addon, workspace, children, {
+      died: (model, error) => this.#modelDied(model, error),
+      replaced: (model, error, since) => this.#failOlder(model, error, since),
+    });
   }
 
   /** The server's private directory: for tests and for what a backend wants to place there. */
@@ -297,7 +302,7 @@ export class TritonServer {
       state.fail(fromNative(error));
       return stream;
     }
-    const running = { model: request.model, call, state };
+    const running = { model: request.model, call, state, since: performance.now() };
     const list = request.background ? this.#background : this.#running;
     list.set(call, running);
     const endDelivery = this.#deliver(request, state);
@@ -336,6 +341,15 @@ export class TritonServer {
     }
     this.#channel.abandonCalls(model);
     for (const listener of this.#diedListeners) callback("onModelDied", listener, () => listener(model, error));
+  }
+
+  /** Ends what was sent to a child that is gone before its successor started; as a rule there is nothing. */
+  #failOlder(model: string, error: EngineDiedError, since: number): void {
+    const lost = this.#open.filter((running) => running.model === model && running.since < since);
+    if (lost.length === 0) return;
+    this.#channel.addon.noteChildDied();
+    for (const { state } of lost) state.fail(error);
+    this.#channel.abandonCalls(model, new Set(lost.map(({ call }) => call)));
   }
 
   /** Ends this object's requests and leaves the server; the last one to leave stops it. Repeated calls are one call. */

@@ -80,10 +80,12 @@ export class Channel {
   /**
    * Lets go of every call of a model whose child is dead, those that were cancelled before included: Triton would never
    * end them, and a call that has not ended keeps the event loop alive.
+   *
+   * @param only - of these calls, where another child serves the model's later ones
    */
-  abandonCalls(model: string): void {
+  abandonCalls(model: string, only?: ReadonlySet<number>): void {
     for (const [call, handler] of this.#calls) {
-      if (handler.model !== model) continue;
+      if (handler.model !== model || only?.has(call) === false) continue;
       this.#calls.delete(call);
       this.addon.abandon(call);
     }

@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
+import { layOutChildPython } from "./child-python";
 
 /** Start of every private directory's name and, with `_`, of every shared-memory region of ours. */
 export const prefix = "tritonode";
@@ -92,7 +93,8 @@ export class Workspace {
       if (name.endsWith(".so") || name.endsWith(".py")) copyFileSync(join(source, name), join(target, name));
     }
     const stub = join(target, "triton_python_backend_stub");
-    writeFileSync(stub, stubWrapper(runtime, this.directory, this.shmPrefix, environment), { mode: 0o700 });
+    const bin = layOutChildPython(join(this.directory, "python"), runtime);
+    writeFileSync(stub, stubWrapper(runtime, this.directory, this.shmPrefix, environment, bin), { mode: 0o700 });
     chmodSync(stub, 0o700);
   }
 
@@ -206,6 +208,7 @@ function stubWrapper(
   directory: string,
   shmPrefix: string,
   environment: Readonly<Record<string, string | undefined>>,
+  bin: string | undefined,
 ): string {
   const lines = [
     "#!/bin/sh",
@@ -223,6 +226,8 @@ function stubWrapper(
     'export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"',
     "unset PYTHONHOME PYTHONPATH",
     `export PATH=${quote(dirname(runtime.python))}"\${PATH:+:$PATH}"`,
+    // A model with a file of its own; the files of a backend lie elsewhere and may be cached there.
+    ...(bin === undefined ? [] : [`[ -f "$1" ] && export PATH=${quote(bin)}":$PATH"`]),
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,
     `export TRITONODE_PRIVATE_DIR=${quote(directory)}`,
     `export TRITONODE_SHM_PREFIX=${quote(shmPrefix)}`,

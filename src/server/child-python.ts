@@ -1,0 +1,32 @@
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { Runtime } from "../runtime/runtime";
+import { sitePackages } from "../runtime/triton";
+
+/**
+ * Makes a virtual environment with the runtime's packages in which Python writes no `__pycache__`: Triton takes a new
+ * file in a model's folder for a change of the model, and loads the model again with the next ensemble over it.
+ *
+ * The stub's Python is isolated and reads no environment variable for this. What it reads is the pyvenv.cfg beside the
+ * python3 that it finds on PATH, and then the .pth files there.
+ *
+ * @returns the folder to put first on the child's PATH, or undefined where the runtime's Python is in no environment
+ */
+export function layOutChildPython(directory: string, runtime: Runtime): string | undefined {
+  const venv = dirname(dirname(runtime.python));
+  const settings = join(venv, "pyvenv.cfg");
+  if (!existsSync(settings)) return undefined;
+  const bin = join(directory, "bin");
+  const packages = sitePackages(directory, runtime.pythonVersion);
+  mkdirSync(bin, { recursive: true });
+  mkdirSync(packages, { recursive: true });
+  for (const name of ["python", "python3"]) symlinkSync(runtime.python, join(bin, name));
+  writeFileSync(join(directory, "pyvenv.cfg"), readFileSync(settings));
+  const shared = JSON.stringify(sitePackages(venv, runtime.pythonVersion));
+  // One line: site runs those that begin with "import".
+  writeFileSync(
+    join(packages, "tritonode.pth"),
+    `import site, sys; sys.dont_write_bytecode = True; site.addsitedir(${shared})\n`,
+  );
+  return bin;
+}

@@ -2,8 +2,8 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { loadAddon } from "../../src/native/binding";
 import { TritonServer } from "../../src/server";
-import { loadAddon } from "../../src/server/binding";
 import { collect, commandModel, startOptions, until } from "../support/triton";
 
 const input = (name: string, dims: number) => `{ name: "${name}" data_type: TYPE_STRING dims: [ ${dims} ] }`;

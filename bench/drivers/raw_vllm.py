@@ -28,9 +28,8 @@ class Engine:
     """vLLM's engine and the adapters that it knows."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from vllm.lora.request import LoRARequest
-
         from vllm import EngineArgs, LLMEngine
+        from vllm.lora.request import LoRARequest
 
         loras = config.get("loras") or {}
         settings = dict(config["engine"])
@@ -42,9 +41,8 @@ class Engine:
 
     def run(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
         """Submit all requests at once and step until they are done."""
-        from vllm.sampling_params import RequestOutputKind
-
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         cpu = time.process_time()
         began = time.perf_counter()

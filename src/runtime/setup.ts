@@ -25,7 +25,7 @@ import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } fro
 import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
-import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
+import { ARCHITECTURES, baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
 import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
@@ -294,10 +294,10 @@ function checkPlatform(triton: string | undefined): void {
   if (obstacle !== undefined) {
     throw new SetupError(obstacle.reason, { code: "ERR_SETUP_PLATFORM", hint: obstacle.hint });
   }
-  if (process.arch !== "x64" && triton === undefined) {
+  if (!ARCHITECTURES.includes(process.arch) && triton === undefined) {
     throw new SetupError(`nvidia-pytriton has no wheel for ${process.arch}`, {
       code: "ERR_SETUP_PLATFORM",
-      hint: "install Triton yourself (NGC's container has it in /opt/tritonserver) and name it with --triton",
+      hint: `use a machine with one of: ${ARCHITECTURES.join(", ")}`,
     });
   }
 }

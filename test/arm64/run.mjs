@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { prebuildArm64 } from "../../scripts/prebuild-arm64.mjs";
 import { build, dependencies, main, root, run, say, start } from "../../scripts/steps.mjs";
-import { checkTools, layOut } from "./parts.mjs";
+import { checkPins, checkTools, layOut } from "./parts.mjs";
 
 // qemu-user has no set_robust_list(2): the kernel never marks a dead owner's mutex, and whoever waits for it waits on.
 const NOT_UNDER_EMULATION = "^owner_dead$";
@@ -14,6 +14,7 @@ main(async () => {
   await build();
   await prebuildArm64();
   const { sysroot, node, python, runtime } = await layOut();
+  await checkPins();
   const emulator = ["qemu-aarch64", "-L", sysroot];
   const failed = [];
 

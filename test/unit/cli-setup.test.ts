@@ -54,6 +54,19 @@ describe("setup --dry-run", () => {
     expect(readdirSync(directory)).toEqual(before);
   });
 
+  it("plans for arm64 as for x64, and for nothing else", async () => {
+    const arch = Object.getOwnPropertyDescriptor(process, "arch") ?? {};
+    const options = { directory: join(temporary(), "runtime"), device: "cpu", python } as const;
+    try {
+      Object.defineProperty(process, "arch", { ...arch, value: "arm64" });
+      expect((await planSetup(options)).packages).toContain("nvidia-pytriton==0.7.0");
+      Object.defineProperty(process, "arch", { ...arch, value: "s390x" });
+      await expect(planSetup(options)).rejects.toMatchObject({ code: "ERR_SETUP_PLATFORM" });
+    } finally {
+      Object.defineProperty(process, "arch", arch);
+    }
+  });
+
   it("says beforehand what would not work", async () => {
     const words = ["setup", "--dry-run", "--device", "cpu", "--dir", temporary()];
     const surroundings = context();

@@ -7,7 +7,6 @@ import { type Check, fail, ok, warn } from "./check";
 import { run } from "./process";
 import { formatBytes } from "./progress";
 import { onPath } from "./python";
-import { ARCHITECTURES } from "./requirements";
 
 const NODE_MINIMUM = [20, 17] as const;
 /** pidfd_open(2) came with Linux 5.3. */
@@ -31,13 +30,6 @@ export function checkPlatform(host: Host = thisHost()): Check {
   const name = "platform";
   const obstacle = hostObstacle(host);
   if (obstacle !== undefined) return fail(name, obstacle.reason, obstacle.hint);
-  if (!ARCHITECTURES.includes(host.arch)) {
-    return fail(
-      name,
-      `${describeHost(host)}: Triton and vLLM have no wheels for it`,
-      `use one of: ${ARCHITECTURES.join(", ")}`,
-    );
-  }
   return ok(name, describeHost(host));
 }
 

@@ -21,9 +21,6 @@ import type { Device } from "./runtime";
 /** Versions of Python (major.minor) that every pin has a wheel for: vLLM 0.32 wants 3.11, numpy 1.26 ends at 3.12. First = tested most. */
 export const PYTHON_VERSIONS = ["3.11", "3.12"] as const;
 
-/** Architectures, in Node's names, that every pin has a wheel for; what they need not have carries a marker. */
-export const ARCHITECTURES: readonly string[] = ["x64", "arm64"];
-
 /** pip that the venv is brought to: `--progress-bar raw` needs 24.1. */
 export const PIP = "pip==26.3";
 

@@ -25,7 +25,7 @@ import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } fro
 import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
-import { ARCHITECTURES, baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
+import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
 import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
@@ -108,7 +108,7 @@ function checked(options: SetupOptions): { device: Device; extras: Extra[]; dire
   const device = options.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
   checkDevice(device);
   const extras = checkExtras(options.extras ?? []);
-  checkPlatform(options.triton);
+  checkPlatform();
   return { device, extras, directory: namedDirectory(options.directory) ?? defaultDirectory(device) };
 }
 
@@ -289,17 +289,10 @@ async function makeRoom(directory: string, device: Device): Promise<void> {
   }
 }
 
-function checkPlatform(triton: string | undefined): void {
+function checkPlatform(): void {
   const obstacle = hostObstacle();
-  if (obstacle !== undefined) {
-    throw new SetupError(obstacle.reason, { code: "ERR_SETUP_PLATFORM", hint: obstacle.hint });
-  }
-  if (!ARCHITECTURES.includes(process.arch) && triton === undefined) {
-    throw new SetupError(`nvidia-pytriton has no wheel for ${process.arch}`, {
-      code: "ERR_SETUP_PLATFORM",
-      hint: `use a machine with one of: ${ARCHITECTURES.join(", ")}`,
-    });
-  }
+  if (obstacle === undefined) return;
+  throw new SetupError(obstacle.reason, { code: "ERR_SETUP_PLATFORM", hint: obstacle.hint });
 }
 
 function explained(error: unknown, signal: AbortSignal | undefined): unknown {

@@ -34,9 +34,8 @@ main(async () => {
   const ctest = ["--test-dir", core, "--output-on-failure", "--exclude-regex", NOT_UNDER_EMULATION];
   await check("C++ core", "ctest", [...ctest, "--timeout", "300"]);
 
-  // The addon that is shipped, not the one that this machine has built for itself.
+  // What this machine has built for itself does not load there, so it is the prebuilt addon that is tried.
   await check("addon, with Triton", emulator[0], [...emulator.slice(1), node, "test/arm64/server.mjs"], {
-    PREBUILDS_ONLY: "1",
     TRITONODE_ARM64_RUNTIME: JSON.stringify(runtime),
   });
 

@@ -8,6 +8,7 @@
 
 #include "../core/call.h"
 #include "../core/host.h"
+#include "../core/owner_lock.h"
 #include "../core/server.h"
 #include "environment.h"
 #include "marshal.h"
@@ -210,6 +211,16 @@ Napi::Value WatchProcess(Info info) {
   return Napi::Boolean::New(info.Env(), pid > 0 && sentinel->Watch(static_cast<int>(pid), arguments));
 }
 
+// ownerOf(lock): "lives" | "gone" | undefined: whether the process that made this lock file runs.
+Napi::Value OwnerOf(Info info) {
+  switch (OwnerLock::Look(StringAt(info, 0))) {
+    case OwnerLock::Owner::kLives: return Napi::String::New(info.Env(), "lives");
+    case OwnerLock::Owner::kGone: return Napi::String::New(info.Env(), "gone");
+    case OwnerLock::Owner::kUnknown: break;
+  }
+  return info.Env().Undefined();
+}
+
 // endChild(pid): kills a child that is watched, with its process group.
 void EndChild(Info info) {
   const std::shared_ptr<Sentinel> sentinel = Host::Get().sentinel();
@@ -250,6 +261,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("cancel", CancelCall);
   add("abandon", AbandonCall);
   add("watchProcess", WatchProcess);
+  add("ownerOf", OwnerOf);
   add("endChild", EndChild);
   add("noteChildDied", NoteChildDied);
   add("liveCalls", CountLiveCalls);

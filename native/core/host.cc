@@ -16,9 +16,28 @@
 #include "call.h"
 #include "library.h"
 #include "owner_dead.h"
+#include "owner_lock.h"
 #include "watchdog.h"
 
 namespace tritonode {
+
+namespace {
+
+// For the private directory and for the shared memory: they may be shared with different sets of other containers.
+struct ServerLocks {
+  OwnerLock directory;
+  OwnerLock sharedMemory;
+  void Hold(const StartOptions& options) {
+    directory.Hold(options.privateDirectory + "/owner");
+    sharedMemory.Hold("/dev/shm/" + options.shmPrefix + "owner");
+  }
+  void Release() {
+    directory.Release();
+    sharedMemory.Release();
+  }
+};
+
+}  // namespace
 
 struct Host::State {
   enum class Phase { kNone, kClaimed, kStarting, kRunning, kStopping };
@@ -32,6 +51,7 @@ struct Host::State {
   // From before the server's first child until after its last.
   std::shared_ptr<Sentinel> sentinel;
   Watchdog watchdog;
+  ServerLocks locks;
   std::string description;
   uint32_t exitTimeoutSeconds = 30;
   std::atomic<bool> childDied{false};
@@ -126,6 +146,8 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
   std::shared_ptr<Server> server;
   Watchdog watchdog;
   const std::string log = options.privateDirectory + "/log";
+  ServerLocks locks;
+  locks.Hold(options);
   Status status = watchdog.Start(options.privateDirectory, options.shmPrefix);
   if (status.ok()) status = Sentinel::Start(log, options.privateDirectory + "/children", &sentinel);
   if (status.ok()) {
@@ -149,6 +171,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
   if (!status.ok()) {
     if (sentinel != nullptr) sentinel->Stop();
     watchdog.Release(true);
+    locks.Release();
   }
 
   BeforeExit();
@@ -157,6 +180,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     s.phase = State::Phase::kRunning;
     s.server = server;
     s.watchdog = watchdog;
+    s.locks = locks;
     s.description = options.description;
     s.exitTimeoutSeconds = options.server.exitTimeoutSeconds;
     s.users.push_back(user);
@@ -216,6 +240,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   *stopped = true;
 
   const std::lock_guard<std::mutex> lock(s.mutex);
+  s.locks.Release();
   s.phase = State::Phase::kNone;
   s.sentinel = nullptr;
   s.description.clear();

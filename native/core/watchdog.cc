@@ -17,7 +17,8 @@ namespace {
 // $1: the private directory, $2: the prefix of our shared memory.
 // Two rounds of killing, because a child may have forked while the first one ran. A stub that leads its own process
 // group (the wrapper uses setsid where there is one) takes its group with it, which reaches children that have written
-// over their own environment (setproctitle does). Triton leaves its folder of python_env_* where a child of it was killed.
+// over their own environment (setproctitle does). Triton leaves its folder of python_env_* where a child of it was killed;
+// what a link leads to is removed only if it has that name and is this user's.
 // Semaphores have names of their own in /dev/shm (sem_overview(7)).
 constexpr const char* kScript = R"sh(
 read -r word
@@ -28,7 +29,11 @@ for round in 1 2; do
     kill -9 -- "-$pid" 2>/dev/null; kill -9 "$pid" 2>/dev/null
   done
 done
-for link in "$1"/python_env_*; do [ -L "$link" ] && rm -rf -- "$(readlink -- "$link")"; done
+for link in "$1"/python_env_*; do
+  [ -L "$link" ] || continue
+  made=$(readlink -- "$link")
+  [ "${made##*/}" = "${link##*/}" ] && [ -d "$made" ] && [ ! -L "$made" ] && [ -O "$made" ] && rm -rf -- "$made"
+done
 rm -f -- "/dev/shm/$2"* "/dev/shm/sem.$2"*
 rm -rf -- "$1"
 )sh";

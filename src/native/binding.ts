@@ -75,6 +75,7 @@ export interface Addon {
   abandon(call: number): void;
   watchProcess(pid: number, text?: string): boolean;
   endChild(pid: number): void;
+  ownerOf(lock: string): "lives" | "gone" | undefined;
   noteChildDied(): void;
   liveCalls(): number;
   acquireShared(name: string, key: string): Promise<string | undefined>;

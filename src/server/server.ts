@@ -71,7 +71,7 @@ export class TritonServer {
     const children = new Children(channel);
     try {
       if (found === undefined) {
-        sweep(temporaryDirectory());
+        sweep(addon, temporaryDirectory());
         workspace = Workspace.create({
           runtime: options.runtime,
           backends: options.backends ?? {},

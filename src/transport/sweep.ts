@@ -1,33 +1,66 @@
 import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
+import type { Addon } from "../native/binding";
 import { prefix } from "./workspace";
 
+/** Time in which a server that starts takes its locks, many times over, milliseconds. */
+const unlockedAge = 3_600_000;
+
 /**
- * Removes what dead processes of this user left behind: private directories and shared memory whose names hold the pid
- * of a process that is gone, and children that outlived it. The watchdog does this when a process ends; this is for the
- * case that the watchdog was killed as well.
+ * Removes what dead processes of this user left behind: private directories, shared memory, and children that outlived
+ * their host. The watchdog does this when a process ends; this is for the case that the watchdog was killed as well.
+ *
+ * Whether the owner lives is told by a lock (native/core/owner_lock.h), not by the pid in the name: with another PID
+ * namespace that is somebody else's or nobody's.
  *
  * @returns the paths that were removed
  */
-export function sweep(temporaryDirectory: string, shmDirectory = "/dev/shm"): string[] {
+export function sweep(addon: Pick<Addon, "ownerOf">, temporaryDirectory: string, shmDirectory = "/dev/shm"): string[] {
   const removed: string[] = [];
-  for (const [directory, pattern] of [
-    [temporaryDirectory, new RegExp(`^${prefix}-(\\d+)-\\w+$`)],
-    [shmDirectory, new RegExp(`^(?:sem\\.)?${prefix}_(\\d+)_[0-9a-f]+_`)],
-  ] as const) {
-    for (const name of list(directory)) {
-      const pid = Number(pattern.exec(name)?.[1] ?? 0);
-      const path = join(directory, name);
-      if (pid === 0 || alive(pid) || !isMine(path)) continue;
-      if (directory === temporaryDirectory) {
-        killChildrenOf(path);
-        removeLinked(path);
-      }
-      rmSync(path, { recursive: true, force: true });
-      removed.push(path);
-    }
+  const remove = (path: string) => {
+    rmSync(path, { recursive: true, force: true });
+    removed.push(path);
+  };
+  for (const { name, pid } of find(temporaryDirectory, new RegExp(`^${prefix}-(\\d+)-\\w+$`))) {
+    const path = join(temporaryDirectory, name);
+    if (!isMine(path) || !isLeft(addon, join(path, "owner"), pid, path)) continue;
+    killChildrenOf(path);
+    removeLinked(path);
+    remove(path);
   }
+  const left = new Map<string, boolean>();
+  const regions = find(shmDirectory, new RegExp(`^(?:sem\\.)?${prefix}_(\\d+)_[0-9a-f]+_`));
+  const locks: string[] = [];
+  for (const { name, pid, start } of regions) {
+    const path = join(shmDirectory, name);
+    if (!isMine(path)) continue;
+    const lock = join(shmDirectory, `${start.replace(/^sem\./, "")}owner`);
+    if (!left.has(lock)) left.set(lock, isLeft(addon, lock, pid, path));
+    if (left.get(lock) !== true) continue;
+    // Last: without it what a sweep that is interrupted leaves would count as unlocked.
+    if (path === lock) locks.push(path);
+    else remove(path);
+  }
+  for (const path of locks) remove(path);
   return removed;
+}
+
+function find(directory: string, pattern: RegExp): { name: string; pid: number; start: string }[] {
+  return list(directory).flatMap((name) => {
+    const found = pattern.exec(name);
+    return found === null ? [] : [{ name, pid: Number(found[1]), start: found[0] }];
+  });
+}
+
+/** Without a lock: a server that just starts, or one whose start was killed before it had one. */
+function isLeft(addon: Pick<Addon, "ownerOf">, lock: string, pid: number, path: string): boolean {
+  const owner = addon.ownerOf(lock);
+  if (owner !== undefined) return owner === "gone";
+  try {
+    return !alive(pid) && Date.now() - lstatSync(path).mtimeMs > unlockedAge;
+  } catch {
+    return false;
+  }
 }
 
 function list(directory: string): string[] {

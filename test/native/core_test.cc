@@ -311,8 +311,18 @@ void WatchdogCleans() {
   kept.Release(false);
   CHECK(fs::exists(directory));
   // A folder of Triton's, and the link to it (owner_dead.h).
-  const std::string made = MakeDirectory();
+  const std::string parent = MakeDirectory();
+  const std::string made = parent + "/python_env_a1B2c3";
+  fs::create_directory(made);
   fs::create_directory_symlink(made, directory + "/python_env_a1B2c3");
+  // Links that somebody else might have made: to a folder of another name, and to another user's.
+  const std::string named = parent + "/photos";
+  fs::create_directory(named);
+  fs::create_directory_symlink(named, directory + "/python_env_d4E5f6");
+  const std::string foreign = parent + "/python_env_g7H8i9";
+  fs::create_directory(foreign);
+  fs::create_directory_symlink(foreign, directory + "/python_env_g7H8i9");
+  const bool mayGiveAway = chown(foreign.c_str(), 65534, 65534) == 0;
   std::ofstream("/dev/shm/sem." + prefix + "semaphore") << "x";
 
   Watchdog watchdog;
@@ -335,6 +345,8 @@ void WatchdogCleans() {
   CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
   CHECK(!fs::exists(directory) && !fs::exists("/dev/shm/" + prefix + "region"));
   CHECK(!fs::exists(made) && !fs::exists("/dev/shm/sem." + prefix + "semaphore"));
+  CHECK(fs::exists(named) && fs::exists(foreign) == mayGiveAway);
+  fs::remove_all(parent);
 }
 
 // A process dies while it holds a robust mutex; the guarded library's next lock succeeds instead of failing.

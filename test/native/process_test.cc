@@ -24,6 +24,7 @@
 #include "../../native/core/call.h"
 #include "../../native/core/executor.h"
 #include "../../native/core/host.h"
+#include "../../native/core/owner_lock.h"
 #include "check.h"
 #include "support.h"
 
@@ -337,7 +338,35 @@ void WithoutThreads() {
   CHECK(ran == 0);
 }
 
+// A lock tells whether its owner lives, until the owner has ended in whichever way.
+void OwnerLocks() {
+  const std::string directory = MakeDirectory();
+  const std::string path = directory + "/owner";
+  CHECK(OwnerLock::Look(path) == OwnerLock::Owner::kUnknown);
+  const pid_t pid = fork();
+  if (pid == 0) {
+    OwnerLock lock;
+    lock.Hold(path);
+    pause();
+    _exit(0);
+  }
+  CHECK(Eventually([&] { return OwnerLock::Look(path) == OwnerLock::Owner::kLives; }));
+  kill(pid, SIGKILL);
+  CHECK(IsKilled(pid));
+  CHECK(OwnerLock::Look(path) == OwnerLock::Owner::kGone);
+  OwnerLock lock;
+  lock.Hold(path);
+  CHECK(OwnerLock::Look(path) == OwnerLock::Owner::kLives);
+  lock.Release();
+  CHECK(OwnerLock::Look(path) == OwnerLock::Owner::kGone);
+  OwnerLock nowhere;
+  nowhere.Hold(directory + "/missing/owner");
+  CHECK(OwnerLock::Look(directory + "/missing/owner") == OwnerLock::Owner::kUnknown);
+  fs::remove_all(directory);
+}
+
 const std::map<std::string, void (*)()> cases = {
+    {"owner_locks", OwnerLocks},
     {"watching", Watching},
     {"watching_without_descriptors", WatchingWithoutDescriptors},
     {"ending_groups", EndingGroups},

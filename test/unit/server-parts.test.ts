@@ -1,6 +1,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import {
   existsSync,
+  lutimesSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -14,6 +15,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
 import { InvalidArgumentError, RequestCancelledError } from "../../src/errors";
+import { loadAddon } from "../../src/native/binding";
 import { type Logger, logTo } from "../../src/server/logger";
 import { toNativeRequest } from "../../src/server/request";
 import { Responses, StreamState } from "../../src/server/stream";
@@ -285,19 +287,36 @@ describe("the sweep", () => {
       join(directory, `tritonode-${process.pid}-abcdef`),
       join(directory, "tritonode-setup-abcdef"),
       join(directory, "other"),
+      // In another PID namespace the owner has another pid.
+      join(directory, `tritonode-${dead}-locked`),
+      join(directory, `tritonode-${dead}-starts`),
       join(shm, `tritonode_${process.pid}_0a_x`),
+      join(shm, `tritonode_${dead}_0b_x`),
       join(shm, "triton_python_backend_shm_region_x"),
     ];
     const left = [
       join(directory, `tritonode-${dead}-abcdef`),
       join(directory, `tritonode-${dead}-linked`),
+      join(directory, `tritonode-${process.pid}-reused`),
       join(shm, `tritonode_${dead}_0a_x`),
       join(shm, `sem.tritonode_${dead}_0a_x`),
+      join(shm, `tritonode_${dead}_0a_owner`),
     ];
     const target = temporary();
     writeFileSync(join(target, "kept"), "");
-    for (const path of [...mine, left[0] as string, left[2] as string, left[3] as string]) mkdirSync(path);
+    for (const path of [...mine, ...left]) {
+      if (path !== left[1] && !path.endsWith("owner")) mkdirSync(path);
+    }
     symlinkSync(target, left[1] as string);
+    lutimesSync(left[1] as string, 0, 0);
+    const locked = [join(mine[3] as string, "owner"), join(shm, `tritonode_${dead}_0b_owner`)];
+    const owners = locked.map((path) => {
+      writeFileSync(path, "");
+      return spawn("flock", [path, "sh", "-c", "echo; exec sleep 60"], { stdio: ["ignore", "pipe", "ignore"] });
+    });
+    await Promise.all(owners.map((owner) => new Promise((resolve) => owner.stdout.once("data", resolve))));
+    for (const path of [left[0], left[2]]) writeFileSync(join(path as string, "owner"), "");
+    writeFileSync(left[5] as string, "");
 
     // What Triton made elsewhere for the dead one; a link of another name leads nowhere that is ours.
     const [elsewhere, notOurs] = [join(temporary(), "python_env_a1B2c3"), temporary()];
@@ -313,7 +332,7 @@ describe("the sweep", () => {
       writeFileSync(join(left[0] as string, "children", `${child.pid}`), "");
     }
     const ended = new Promise((resolve) => orphan.once("exit", resolve));
-    expect(sweep(directory, shm).sort()).toEqual([...left].sort());
+    expect(sweep(loadAddon(), directory, shm).sort()).toEqual([...left].sort());
     for (const path of mine) expect(existsSync(path)).toBe(true);
     for (const path of left) expect(existsSync(path)).toBe(false);
     expect(existsSync(join(target, "kept"))).toBe(true);
@@ -322,6 +341,7 @@ describe("the sweep", () => {
     expect(orphan.signalCode).toBe("SIGKILL");
     expect(stranger.exitCode ?? stranger.signalCode).toBeNull();
     stranger.kill();
-    expect(sweep("/nowhere", "/nowhere")).toEqual([]);
+    for (const owner of owners) owner.kill();
+    expect(sweep(loadAddon(), "/nowhere", "/nowhere")).toEqual([]);
   });
 });

@@ -90,6 +90,8 @@ describe("what the native files take from Node", () => {
   );
 });
 
+it("there are native files to look at", () => expect(shipped.length + built.length).toBeGreaterThan(1));
+
 it("the README states the floor", () => {
   expect(readFileSync(join(root, "README.md"), "utf8")).toContain(`glibc ${FLOOR.GLIBC}`);
 });

@@ -2,6 +2,7 @@
 // Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { listSkipped, reporter, skippedByPytest, skippedByVitest } from "./skipped.mjs";
 import { build, cache, dependencies, main, models, root, runtime, say, start } from "./steps.mjs";
 
 main(async () => {
@@ -46,6 +47,7 @@ main(async () => {
     "run",
     "--reporter=default",
     "--reporter=json",
+    reporter,
     `--outputFile=${report}`,
   ];
   const vitestCode = await start(process.execPath, [...vitest, ...only]);
@@ -59,20 +61,25 @@ main(async () => {
     failed++;
   }
   if (vitestCode !== 0 && failed === 0) failed++;
+  const skipped = skippedByVitest();
 
   if (only.length === 0) {
     say("pytest");
     const junit = join(cache, "pytest.xml");
     rmSync(junit, { force: true });
     const code = await start(python, ["-m", "pytest", "-q", `--junitxml=${junit}`]);
-    const counts = existsSync(junit) ? /<testsuite [^>]*>/.exec(readFileSync(junit, "utf8"))?.[0] : undefined;
+    const xml = existsSync(junit) ? readFileSync(junit, "utf8") : "";
+    const counts = /<testsuite [^>]*>/.exec(xml)?.[0];
     const count = (name) => Number(new RegExp(` ${name}="(\\d+)"`).exec(counts ?? "")?.[1] ?? 0);
     const bad = count("errors") + count("failures");
     passed += count("tests") - bad - count("skipped");
     failed += bad;
     if (code !== 0 && bad === 0) failed++;
+    skipped.push(...skippedByPytest(xml));
   }
 
+  // A run of some tests by name skips all others.
+  if (!only.some((argument) => /^(-t|--testNamePattern)/.test(argument))) listSkipped(skipped);
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed === 0 ? 0 : 1;
 });

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EngineDiedError, type RestartEvent, VllmModel } from "../../src";
 import { keepLog, tinyEngine } from "../support/models";
 import { adapter } from "../support/paths";
+import { chaosOnly } from "../support/skip";
 import { until } from "../support/triton";
 
 // The Python child is killed for real, at every moment of its life. `npm run chaos` repeats this with each signal.
@@ -9,8 +10,6 @@ import { until } from "../support/triton";
 const greedy = { temperature: 0, max_tokens: 12, ignore_eos: true };
 const endless = { temperature: 0, max_tokens: null, ignore_eos: true };
 const lora = { enable_lora: true, max_loras: 4, max_lora_rank: 16 };
-
-const chaos = process.env["TRITONODE_CHAOS"] !== undefined;
 
 function childOf(model: VllmModel): number {
   const child = model.server.children.find(({ model: name, instance }) => name === model.name && instance !== name);
@@ -113,26 +112,25 @@ describe("restart: on-failure", () => {
     expect(names).toEqual(expect.arrayContaining(["lora_a", "late"]));
   }, 120_000);
 
-  test.skipIf(!chaos)(
-    "killed again while it restarts: tried again, with a longer pause",
-    async () => {
-      events.length = 0;
-      const first = childOf(model);
-      process.kill(first, "SIGKILL");
-      await until(() => {
-        const child = model.server.children.find(({ pid, instance }) => pid !== first && instance !== model.name);
-        if (child === undefined) return false;
-        process.kill(child.pid, "SIGKILL");
-        return true;
-      }, 60_000);
-      await until(() => events.some(({ phase }) => phase === "failed"), 60_000);
-      await backUp();
-      const [died, failed] = ["died", "failed"].map((phase) => events.find((event) => event.phase === phase));
-      expect(failed?.delay).toBe(2 * (died?.delay ?? 0));
-      expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(12);
-    },
-    180_000,
-  );
+  test("killed again while it restarts: tried again, with a longer pause", {
+    ...chaosOnly,
+    timeout: 180_000,
+  }, async () => {
+    events.length = 0;
+    const first = childOf(model);
+    process.kill(first, "SIGKILL");
+    await until(() => {
+      const child = model.server.children.find(({ pid, instance }) => pid !== first && instance !== model.name);
+      if (child === undefined) return false;
+      process.kill(child.pid, "SIGKILL");
+      return true;
+    }, 60_000);
+    await until(() => events.some(({ phase }) => phase === "failed"), 60_000);
+    await backUp();
+    const [died, failed] = ["died", "failed"].map((phase) => events.find((event) => event.phase === phase));
+    expect(failed?.delay).toBe(2 * (died?.delay ?? 0));
+    expect((await model.generate("Hello", greedy)).usage.completionTokens).toBe(12);
+  });
 
   test("killed while it is disposed of: dispose ends all the same", async () => {
     const running = await start(model, 16);

@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { expectNothingLeft, Host, isRunning } from "../support/host";
 import { tinyEngine } from "../support/models";
 import { fixtures } from "../support/paths";
+import { chaosOnly } from "../support/skip";
 import { processTree } from "../support/sockets";
 import { until } from "../support/triton";
 
@@ -10,7 +11,7 @@ import { until } from "../support/triton";
 // test/unit/server-exit.test.ts; the long list here runs by `npm run chaos`.
 
 const load = { engine: { ...tinyEngine, max_model_len: 512, kv_cache_memory_bytes: 64 << 20 } };
-const chaos = process.env["TRITONODE_CHAOS"] !== undefined;
+const chaos = chaosOnly.skip === undefined;
 
 const ends: [how: string, step: { do: string; name?: string }, code: number | null, signal: string | null][] = [
   ["SIGKILL", { do: "signal", name: "SIGKILL" }, null, "SIGKILL"],
@@ -42,27 +43,19 @@ describe("a host that ends while it streams 64 requests", () => {
     120_000,
   );
 
-  test.skipIf(!chaos)(
-    "SIGKILL with two ranks: nothing is left within 2 s",
-    async () => {
-      const before = new Set(readdirSync("/dev/shm"));
-      const engine = { ...load.engine, model: fixtures.models.tiny_tp, tensor_parallel_size: 2 };
-      const host = new Host({ engine }, [
-        { do: "load" },
-        { do: "stream", count: 16 },
-        { do: "signal", name: "SIGKILL" },
-      ]);
-      const loaded = await host.report("load");
-      expect(loaded.error).toBeUndefined();
-      const during = readdirSync("/dev/shm").filter((name) => !before.has(name));
-      expect(during.filter((name) => !name.includes(`tritonode_${host.process.pid}_`))).toEqual([]);
-      expect(during.some((name) => name.includes("ranks"))).toBe(true);
-      await host.ended;
-      await expectNothingLeft(loaded, 2_000);
-      expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
-    },
-    240_000,
-  );
+  test("SIGKILL with two ranks: nothing is left within 2 s", { ...chaosOnly, timeout: 240_000 }, async () => {
+    const before = new Set(readdirSync("/dev/shm"));
+    const engine = { ...load.engine, model: fixtures.models.tiny_tp, tensor_parallel_size: 2 };
+    const host = new Host({ engine }, [{ do: "load" }, { do: "stream", count: 16 }, { do: "signal", name: "SIGKILL" }]);
+    const loaded = await host.report("load");
+    expect(loaded.error).toBeUndefined();
+    const during = readdirSync("/dev/shm").filter((name) => !before.has(name));
+    expect(during.filter((name) => !name.includes(`tritonode_${host.process.pid}_`))).toEqual([]);
+    expect(during.some((name) => name.includes("ranks"))).toBe(true);
+    await host.ended;
+    await expectNothingLeft(loaded, 2_000);
+    expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
+  });
 
   test("killed while it loads: the loading child is gone within 2 s", async () => {
     const host = new Host(load, [{ do: "load" }]);

@@ -6,6 +6,7 @@ import type { VllmModelOptions } from "../../src";
 import { findRuntime } from "../../src/runtime";
 import { expectNothingLeft, Host, type HostOptions, type Report } from "../support/host";
 import { temporaryFolder, tinyEngine } from "../support/models";
+import { chaosOnly, unless } from "../support/skip";
 
 // A host that runs out of something says so, and nothing hangs. Mounts are made in a mount namespace of the host's own.
 
@@ -16,9 +17,8 @@ const use = [
   { do: "settled" },
   { do: "dispose" },
 ];
-const chaos = process.env["TRITONODE_CHAOS"] !== undefined;
 const mayMount = spawnSync("unshare", ["-m", "true"]).status === 0;
-if (!mayMount) console.warn("skipped: this user may make no mount namespace (unshare -m)");
+const mounts = unless(!mayMount, "this user may make no mount namespace (unshare -m)");
 
 function shell(script: string): string[] {
   return ["sh", "-c", `${script}\nexec "$@"`, "sh"];
@@ -47,14 +47,14 @@ async function success(options: HostOptions): Promise<void> {
 }
 
 describe("too little of something", () => {
-  test.skipIf(!mayMount)("/dev/shm of 512 KiB: the load says so", async () => {
+  test("/dev/shm of 512 KiB: the load says so", mounts, async () => {
     const error = await failure({ wrapper: mounted("/dev/shm", "512k") });
     expect(error).toMatchObject({ class: "ModelLoadError", code: "ERR_MODEL_LOAD" });
     expect(error.message).toContain("shared memory");
     expect(error.took).toBeLessThan(10_000);
   });
 
-  test.skipIf(!mayMount)("a full disk for temporary files: the load says so", async () => {
+  test("a full disk for temporary files: the load says so", mounts, async () => {
     const folder = temporaryFolder("tritonode-disk-");
     const error = await failure({ wrapper: mounted(folder, "200k"), env: { ...process.env, TMPDIR: folder } });
     expect(error).toMatchObject({ class: "TritonodeError", code: "ERR_SYSTEM" });
@@ -68,17 +68,18 @@ describe("too little of something", () => {
     expect(error.message).toMatch(/Too many open files|EMFILE/);
   });
 
-  test.skipIf(!mayMount || !chaos)("/dev/shm of 64 MB, as in a container: serves", async () => {
+  test("/dev/shm of 64 MB, as in a container: serves", { ...mounts, ...chaosOnly }, async () => {
     await success({ wrapper: mounted("/dev/shm", "64m") });
   });
 
-  test.skipIf(!chaos)("40 file descriptors: serves", async () => {
+  test("40 file descriptors: serves", chaosOnly, async () => {
     await success({ wrapper: shell("ulimit -n 40") });
   });
 
   const group = "/sys/fs/cgroup/memory/tritonode-test";
-  test.skipIf(!chaos)(
+  test(
     "a memory limit that vLLM does not fit in: the child is killed, the load says so",
+    chaosOnly,
     async ({ skip }) => {
       try {
         mkdirSync(group);

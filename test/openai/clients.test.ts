@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { VllmModel } from "../../src";
 import { loadTiny } from "../support/models";
 import { adapter, root } from "../support/paths";
+import { unless } from "../support/skip";
 
 // The examples are plain JavaScript, as their readers write it.
 // biome-ignore lint/suspicious/noExplicitAny: JavaScript without types
@@ -238,8 +239,9 @@ describe("web chat", () => {
     while ((await model.info()).requests.running > 0) expect(Date.now()).toBeLessThan(end);
   });
 
-  test.skipIf(chromium === undefined)(
+  test(
     "in a browser: adapters in menus, answers side by side (needs Chromium)",
+    unless(chromium === undefined, "no Chromium here: install Debian's package `chromium`"),
     async () => {
       const { chromium: driver } = await import("playwright-core");
       const browser = await driver.launch({

@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { Host, type Report, type Step } from "../support/host";
 import { temporaryFolder, tinyEngine } from "../support/models";
 import { adapter, fixtures, root } from "../support/paths";
+import { chaosOnly, unless } from "../support/skip";
 
 // Checked from outside, by what the kernel says of the process tree, never by reading our own code.
 
@@ -63,9 +64,7 @@ const unshare = [
 ].find(([command = "", ...args]) => spawnSync(command, [...args, "true"]).status === 0);
 const traced = spawnSync("strace", ["-f", "--seccomp-bpf", "true"]).status === 0;
 if (!traced) console.warn("no strace here: sockets are looked for by sampling alone");
-if (unshare === undefined) {
-  console.warn("skipped: this kernel lets this user make no network namespace (unshare -n, unshare -rn)");
-}
+const namespaces = unless(unshare === undefined, "this user may make no network namespace (unshare -n, unshare -rn)");
 
 describe("no internet socket", () => {
   let normal: unknown[] = [];
@@ -105,18 +104,17 @@ describe("no internet socket", () => {
     expect((await stop()).internet.length).toBeGreaterThan(0);
   });
 
-  test.skipIf(unshare === undefined)(
-    "in a network namespace without an interface the same texts come",
-    async () => {
-      const host = new Host(load, life, { wrapper: unshare ?? [] });
-      expect(await host.ended).toEqual({ code: 0, signal: null });
-      expect(texts(host)).toEqual(normal);
-    },
-    120_000,
-  );
+  test("in a network namespace without an interface the same texts come", {
+    ...namespaces,
+    timeout: 120_000,
+  }, async () => {
+    const host = new Host(load, life, { wrapper: unshare ?? [] });
+    expect(await host.ended).toEqual({ code: 0, signal: null });
+    expect(texts(host)).toEqual(normal);
+  });
 });
 
-describe.skipIf(process.env["TRITONODE_CHAOS"] === undefined)("several ranks (npm run chaos)", () => {
+describe("several ranks (npm run chaos)", chaosOnly, () => {
   test("tensor_parallel_size 2: loopback and nothing else", async () => {
     const host = new Host(
       {

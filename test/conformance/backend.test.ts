@@ -1,9 +1,10 @@
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { VllmModel } from "../../src";
+import { VllmModel, type VllmModelOptions } from "../../src";
 import { ask, output, temporaryFolder, textOf, tinyEngine, writeRepository } from "../support/models";
 import { root } from "../support/paths";
+import { until } from "../support/triton";
 
 // Beside other models, in an ensemble, loaded and unloaded, and with Triton's health check.
 
@@ -115,7 +116,10 @@ describe("ENABLE_VLLM_HEALTH_CHECK", () => {
   // A real engine that dies of a real exception in its step (test/fixtures/breaking_processor.py).
   const breakable = { ...tinyEngine, logits_processors: ["breaking_processor:BreakingProcessor"] };
 
-  function load(value: string | undefined): Promise<VllmModel> {
+  function load(
+    value: string | undefined,
+    options: Pick<VllmModelOptions, "restart" | "onRestart"> = {},
+  ): Promise<VllmModel> {
     const parameter =
       value === undefined
         ? ""
@@ -127,7 +131,7 @@ describe("ENABLE_VLLM_HEALTH_CHECK", () => {
       join(root, "test/fixtures/breaking_processor.py"),
       join(modelRepository, "vllm_model/1/breaking_processor.py"),
     );
-    return VllmModel.load({ modelRepository });
+    return VllmModel.load({ modelRepository, ...options });
   }
 
   async function breakEngine(model: VllmModel): Promise<void> {
@@ -148,6 +152,26 @@ describe("ENABLE_VLLM_HEALTH_CHECK", () => {
     });
     await expect.poll(() => model.server.isModelReady("vllm_model"), { timeout: 15_000 }).toBe(false);
     await expect(ask(model, { text: "Hello", sampling })).rejects.toThrow();
+  });
+
+  test("restart: on-failure: every request in flight learns why, then the model serves again", async () => {
+    const phases: string[] = [];
+    await using model = await load(undefined, {
+      restart: { policy: "on-failure", delay: 50 },
+      onRestart: ({ phase }) => phases.push(phase),
+    });
+    const long = { temperature: 0, max_tokens: 400, ignore_eos: true };
+    const inFlight = [1, 2, 3].map((number) => ask(model, { text: `Hello ${number}`, sampling: long, stream: true }));
+    const refused = inFlight.map((answer) =>
+      expect(answer).rejects.toMatchObject({
+        code: "ERR_TRITON_UNAVAILABLE",
+        message: expect.stringContaining("the test broke the engine"),
+      }),
+    );
+    await breakEngine(model);
+    await Promise.all(refused);
+    await until(() => phases.includes("ready"), 60_000);
+    expect(textOf(await ask(model, { text: "Hello", sampling }))).not.toBe("");
   });
 
   test.each([undefined, "false"])("%s: the engine's own error, the model stays loaded", async (value) => {

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import no_network
 from .engine_settings import EngineSettings
+from .guard import refuse_fatal_requests
 from .inproc_client import InProcessAsyncClient, make_client
 from .tokenizing import tokenize_short_prompts_here
 from .vllm_api import AsyncEngineArgs, AsyncLLM, EngineCoreClient, SamplingParams, UsageContext, is_cpu
@@ -72,6 +73,14 @@ class Engine:
                 disable_log_stats=True,
             )
         tokenize_short_prompts_here(self._llm.renderer)
+        refuse_fatal_requests(self._llm)
+        self.client.on_request_failure = self._fail_request
+
+    def _fail_request(self, request_id: str, failure: Exception) -> None:
+        """Hand a failure to the request that it is about; who waits for it takes it out of vLLM."""
+        state = self.llm.output_processor.request_states.get(request_id)
+        if state is not None and state.queue is not None:
+            state.queue.put(failure)
 
     async def warm_up(self, lora_requests: list[Any]) -> None:
         """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""
@@ -79,8 +88,12 @@ class Engine:
             return
         vocabulary = min(97, self.llm.model_config.get_vocab_size())
         prompt = [position % vocabulary for position in range(1, 17)]
+        # With `max_logprobs` 0 a request may ask for the chosen token's log probability only.
+        logprobs = 0 if self.llm.model_config.max_logprobs == 0 else 1
         greedy = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
-        sampled = SamplingParams(temperature=0.8, top_p=0.9, top_k=20, seed=0, logprobs=1, max_tokens=4, min_tokens=4)
+        sampled = SamplingParams(
+            temperature=0.8, top_p=0.9, top_k=20, seed=0, logprobs=logprobs, max_tokens=4, min_tokens=4
+        )
         runs = [(greedy, None), (sampled, None), *((greedy, lora_request) for lora_request in lora_requests)]
 
         async def run(position: int, params: SamplingParams, lora_request: Any) -> None:

@@ -83,6 +83,8 @@ class Generator:
             )
             # An embedding comes whole: the last output is the only one.
             output = [output async for output in outputs][-1]
+            if output.error is not None:
+                raise BackendError(f"vLLM ended the request with an error: {output.error.message}")
             embedding = EmbeddingRequestOutput.from_base(output).outputs.embedding
             tensors = embedding_tensors(self._pb_utils, embedding, raw.returns, len(output.prompt_token_ids))
             await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)

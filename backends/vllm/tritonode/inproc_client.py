@@ -14,6 +14,7 @@ runs a third slower).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
@@ -24,9 +25,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .guard import check_request
+import torch
+
 from .pace import Pace
 from .vllm_api import (
+    AsyncMPClient,
     EngineCore,
     EngineCoreClient,
     EngineCoreOutput,
@@ -35,6 +38,8 @@ from .vllm_api import (
     EngineDeadError,
     Executor,
     FinishReason,
+    PauseMode,
+    RequestStatus,
     VllmConfig,
     is_cpu,
 )
@@ -70,8 +75,10 @@ class InProcessAsyncClient(EngineCoreClient):
         self._loop = asyncio.get_running_loop()
         self._core: EngineCore | None = None
         self._failure: BaseException | None = None
-        # Called on the engine's thread when it has failed and everybody has been told.
+        # Called once when the engine has failed, on its thread. The requests in flight learn of it at the same time.
         self.on_death: Callable[[], None] = lambda: None
+        # Called on the loop with the id of a request that the engine could not take in, and the reason.
+        self.on_request_failure: Callable[[str, Exception], None] = lambda request_id, failure: None
         # For a core that is stepped on the loop.
         self.pace: Pace | None = None
 
@@ -103,24 +110,38 @@ class InProcessAsyncClient(EngineCoreClient):
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         self._ensure_alive()
-        check_request(request.sampling_params, request.priority)
 
         def add(core: EngineCore) -> None:
             try:
                 core.add_request(*core.preprocess_add_request(request))
-            except Exception:
+            except Exception as failure:
                 # A request that cannot be prepared fails alone.
                 traceback.print_exc()
-                failed = EngineCoreOutput(
-                    request_id=request.request_id, new_token_ids=[], finish_reason=FinishReason.ERROR
-                )
-                self._publish(EngineCoreOutputs(outputs=[failed], finished_requests={request.request_id}))
+                self._loop.call_soon_threadsafe(self.on_request_failure, request.request_id, failure)
 
         self._submit(add)
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         if request_ids and not self.resources.engine_dead:
-            self._submit(lambda core: core.abort_requests(request_ids))
+            with contextlib.suppress(EngineDeadError):
+                self._submit(lambda core: core.abort_requests(request_ids))
+
+    async def pause_scheduler_async(self, mode: PauseMode = "abort", clear_cache: bool = True) -> None:
+        """`EngineCore.pause_scheduler`, which tells nobody of the requests that it aborts."""
+        await self.call(lambda core: self._aborting(core, mode, lambda: core.pause_scheduler(mode, clear_cache)))
+
+    async def sleep_async(self, level: int = 1, mode: PauseMode = "abort") -> None:
+        """`EngineCore.sleep`, which tells nobody of the requests that it aborts."""
+        await self.call(lambda core: self._aborting(core, mode, lambda: core.sleep(level, mode)))
+
+    def _aborting(self, core: EngineCore, mode: PauseMode, pause: Callable[[], Any]) -> Any:
+        """Abort all requests if `mode` says so, end them for their callers, then pause."""
+        if mode == "abort":
+            aborted = core.scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)
+            if aborted:
+                ends = [_aborted_output(request) for request in aborted]
+                self._publish(EngineCoreOutputs(outputs=ends, finished_requests={end.request_id for end in ends}))
+        return pause()
 
     async def call(self, function: Callable[[EngineCore], Any]) -> Any:
         """Run `function(core)` on the engine thread between two steps and return what it returns."""
@@ -218,7 +239,6 @@ class LoopClient(InProcessAsyncClient):
                 core.post_step(model_executed=executed)
             except Exception as failure:
                 dead = self._fail(failure)
-                # The requests are told first, by whoever gets this error.
                 self._loop.call_soon(self.on_death)
                 raise dead from failure
             self._outputs.extend((outputs or {}).values())
@@ -249,6 +269,9 @@ class ThreadClient(InProcessAsyncClient):
         super().__init__()
         self._outputs: asyncio.Queue[EngineCoreOutputs | BaseException] = asyncio.Queue()
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # So that no task is queued after the last one was taken.
+        self._inbox_lock = threading.Lock()
+        self._closed = False
         built: Future[None] = Future()
         self._thread = threading.Thread(
             target=self._run,
@@ -278,6 +301,7 @@ class ThreadClient(InProcessAsyncClient):
         del built
         try:
             self._step_until_stopped(core)
+            self._close(EngineDeadError())
         except BaseException as failure:
             self._die(failure)
         finally:
@@ -302,7 +326,11 @@ class ThreadClient(InProcessAsyncClient):
                 time.sleep(_IDLE_STEP_SECONDS)
 
     def _submit(self, task: Callable[[EngineCore], None]) -> None:
-        self._inbox.put(task)
+        with self._inbox_lock:
+            if not self._closed:
+                self._inbox.put(task)
+                return
+        raise EngineDeadError() from self._failure
 
     def _publish(self, output: EngineCoreOutputs | BaseException) -> None:
         # Raises once the loop is closed: nobody listens then.
@@ -314,13 +342,18 @@ class ThreadClient(InProcessAsyncClient):
     def _die(self, failure: BaseException) -> None:
         dead = self._fail(failure)
         self._publish(dead)
-        # What still waits in the inbox must not wait for ever.
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            reject = getattr(task, "reject", None)
-            if reject is not None:
-                reject(dead)
+        self._close(dead)
         self.on_death()
+
+    def _close(self, reason: EngineDeadError) -> None:
+        """Take no more tasks, and fail the calls that still wait in the inbox."""
+        with self._inbox_lock:
+            self._closed = True
+        while not self._inbox.empty():
+            reject = getattr(self._inbox.get(), "reject", None)
+            if reject is not None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    reject(reason)
 
     async def get_output_async(self) -> EngineCoreOutputs:
         output = await self._outputs.get()
@@ -337,6 +370,17 @@ class ThreadClient(InProcessAsyncClient):
                 self._thread.join(timeout if timeout else 30)
 
 
+def _aborted_output(request: Any) -> EngineCoreOutput:
+    # vLLM takes an output without a tensor for one of generation, whatever the request was.
+    pooling_output = None if request.pooling_params is None else torch.empty(0)
+    return EngineCoreOutput(
+        request_id=request.request_id,
+        new_token_ids=[],
+        pooling_output=pooling_output,
+        finish_reason=FinishReason.ABORT,
+    )
+
+
 def _has_work(core: EngineCore) -> bool:
     return bool(core.scheduler.has_requests() or core.batch_queue)
 
@@ -351,7 +395,7 @@ def _forward(method: str) -> Any:
 
 
 # `AsyncMPClient` spells out an `X_async` for every method `X` of the core; here one forwarder serves them all.
-for _name in dir(EngineCoreClient):
+for _name in dir(AsyncMPClient):
     _method = _name.removesuffix("_async")
     if _name.endswith("_async") and _name not in vars(InProcessAsyncClient) and hasattr(EngineCore, _method):
         setattr(InProcessAsyncClient, _name, _forward(_method))

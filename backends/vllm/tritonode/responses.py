@@ -10,6 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from .errors import BackendError
+
+# JSON has no number for the logarithm of 0: this stands for it, as in OpenAI's API and in vLLM's.
+_LEAST_LOGPROB = -9999.0
+
+
+def finite_logprob(logprob: float) -> float:
+    """A log probability that JSON can hold: -9999 for one of minus infinity (or of no number at all)."""
+    return logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB
+
 
 @dataclass
 class _Choice:
@@ -44,7 +54,10 @@ class ResponseState:
         self._choices = [_Choice() for _ in range(self.n)]
 
     def add(self, output: Any) -> None:
-        """Take in a `RequestOutput` whose texts, tokens and logprobs are deltas (or, without streaming, the whole)."""
+        """Take in a `RequestOutput` whose texts, tokens and logprobs are deltas (or, without streaming, the whole).
+
+        Raises BackendError if vLLM ended the request with an error.
+        """
         if output.prompt_token_ids is not None:
             self.num_input_tokens = len(output.prompt_token_ids)
         if self.first_token_at is None:
@@ -55,9 +68,11 @@ class ResponseState:
             choice.tokens += len(completion.token_ids)
             self.tokens += len(completion.token_ids)
             if completion.finish_reason is not None:
+                if completion.finish_reason == "error":
+                    raise BackendError("vLLM ended the request with an error; its log says why")
                 choice.finish_reason = str(completion.finish_reason)
             if completion.cumulative_logprob is not None:
-                choice.cumulative_logprob = completion.cumulative_logprob
+                choice.cumulative_logprob = finite_logprob(completion.cumulative_logprob)
             if completion.logprobs is not None and self.with_logprobs:
                 choice.logprobs = [*(choice.logprobs or []), *completion.logprobs]
 
@@ -119,11 +134,16 @@ def _logprobs_json(positions: list[Any] | None) -> str:
     return json.dumps(
         [
             {
-                token_id: {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.decoded_token}
+                token_id: {
+                    "logprob": finite_logprob(entry.logprob),
+                    "rank": entry.rank,
+                    "decoded_token": entry.decoded_token,
+                }
                 for token_id, entry in position.items()
             }
             for position in positions
-        ]
+        ],
+        allow_nan=False,
     )
 
 

@@ -32,14 +32,15 @@ from vllm.tool_parsers import ToolParserManager
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils import torch_utils
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason, PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core import EngineCore
-from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.engine.core_client import AsyncMPClient, EngineCoreClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+from vllm.v1.request import RequestStatus
 
 import vllm
 
@@ -57,6 +58,7 @@ __all__ = [
     "VERSION",
     "AsyncEngineArgs",
     "AsyncLLM",
+    "AsyncMPClient",
     "CompletionOutput",
     "EmbeddingRequestOutput",
     "EngineCore",
@@ -72,11 +74,13 @@ __all__ = [
     "LoRALayerWeights",
     "LoRAModel",
     "LoRARequest",
+    "PauseMode",
     "PoolingParams",
     "PoolingRequestOutput",
     "ReasoningParserManager",
     "RequestOutput",
     "RequestOutputKind",
+    "RequestStatus",
     "SamplingParams",
     "SchedulerStats",
     "StatLoggerBase",

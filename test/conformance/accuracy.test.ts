@@ -1,31 +1,12 @@
-import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { VllmModel } from "../../src";
 import { loadTiny } from "../support/models";
-import { adapter, fixtures, paths, root } from "../support/paths";
+import { adapter, fixtures, paths } from "../support/paths";
+import { type Reference, reference } from "../support/reference";
 
 // Greedy text of the base and of each adapter, equal to Hugging Face transformers + PEFT on the same weights, in float32
 // (bfloat16 is not batch-invariant). A margin near 1e-5 would mean that rounding decides.
-
-interface Reference {
-  prompt: string;
-  text: string;
-  finish_reason: string;
-  token_ids: number[];
-  margin: number;
-}
-
-function reference(model: string, requests: object[]): Reference[] {
-  const input = JSON.stringify({ model, dtype: "float32", requests });
-  const text = execFileSync(paths.python, [join(root, "test/fixtures/reference.py")], {
-    input,
-    maxBuffer: 64 << 20,
-    stdio: ["pipe", "pipe", "ignore"],
-    env: { ...process.env, HF_HUB_OFFLINE: "1" },
-  }).toString();
-  return (JSON.parse(text) as { results: Reference[] }).results;
-}
 
 /** The ids of the tokens that were chosen, from the logprobs of a greedy answer. */
 async function tokens(model: VllmModel, prompt: string, lora: string | undefined, max_tokens: number) {

@@ -1,83 +1,26 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { findRuntime, VllmModel } from "../../src";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { VllmModel } from "../../src";
 import { output, temporaryFolder, tinyEngine, writeRepository } from "../support/models";
-import { adapter, root } from "../support/paths";
+import { adapter } from "../support/paths";
+import { StockServer } from "../support/stock";
 
 // The way to a cluster: the same repository and the same backend, served by the stock `tritonserver` of the same wheel.
-// The steps are those of docs/stock-tritonserver.md. This test listens on loopback; the package never does.
+// What its gRPC clients see is in test/conformance/grpc.test.ts.
 
 const folder = temporaryFolder("tritonode-stock-");
 const repository = writeRepository(join(folder, "model_repository"), {
   model: { ...tinyEngine, enable_lora: "true" },
   loras: { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
 });
-let server: ChildProcess;
+const server = new StockServer();
 let url: string;
-let log = "";
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
-}
 
 beforeAll(async () => {
-  const runtime = await findRuntime({ device: "cpu" });
-  const { triton } = runtime;
-  const backends = join(folder, "backends");
-  mkdirSync(join(backends, "python"), { recursive: true });
-  for (const name of readdirSync(triton.pythonBackend)) {
-    if (/\.(so|py)$/.test(name)) copyFileSync(join(triton.pythonBackend, name), join(backends, "python", name));
-  }
-  const stub = join(backends, "python/triton_python_backend_stub");
-  copyFileSync(triton.stub, stub);
-  chmodSync(stub, 0o755);
-  cpSync(join(root, "backends/vllm"), join(backends, "vllm"), { recursive: true });
-  const port = await freePort();
-  url = `http://127.0.0.1:${port}/v2/models/vllm_model`;
-  server = spawn(
-    triton.server as string,
-    [
-      `--model-repository=${repository}`,
-      `--backend-directory=${backends}`,
-      `--http-port=${port}`,
-      "--http-address=127.0.0.1",
-      "--allow-grpc=false",
-      "--allow-metrics=false",
-    ],
-    {
-      env: {
-        ...process.env,
-        PATH: `${join(runtime.python, "..")}:${process.env["PATH"]}`,
-        LD_LIBRARY_PATH: [runtime.libpythonDirectory, triton.dependencyDirectory].join(":"),
-        TRITONODE_PUNICA_LIBRARY: join(root, `prebuilds/linux-${process.arch}/libtritonode_punica.so`),
-      },
-    },
-  );
-  for (const stream of [server.stdout, server.stderr]) {
-    stream?.setEncoding("utf8").on("data", (text: string) => {
-      log += text;
-    });
-  }
-  await vi.waitFor(
-    async () => {
-      expect(server.exitCode, log.slice(-3000)).toBeNull();
-      expect((await fetch(`${url}/ready`).catch(() => undefined))?.status).toBe(200);
-    },
-    { timeout: 120_000, interval: 250 },
-  );
+  await server.start(folder, repository);
+  url = `http://127.0.0.1:${server.ports.http}/v2/models/vllm_model`;
 });
-
-afterAll(async () => {
-  server.kill("SIGTERM");
-  await new Promise((resolve) => (server.exitCode === null ? server.once("exit", resolve) : resolve(undefined)));
-});
+afterAll(() => server.stop());
 
 const requests = [
   { text_input: "Hello, my name is", sampling_parameters: { temperature: 0, max_tokens: 12 } },

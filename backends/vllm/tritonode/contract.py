@@ -53,3 +53,9 @@ def complete(config: Any) -> Any:
     config.set_model_transaction_policy({"decoupled": True})
     config.set_max_batch_size(0)
     return config
+
+
+def instance_count(config: dict[str, Any]) -> int:
+    """How many processes serve a model of this configuration: one for each instance."""
+    groups = config.get("instance_group", [])
+    return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", []))) for group in groups) or 1

@@ -13,6 +13,8 @@ from .adapters import AdapterRegistry
 from .errors import InvalidRequestError, UnsupportedError, did_you_mean
 from .sampling import parse_object
 
+_CHANGES = frozenset({"adapters.load", "adapters.replace", "adapters.unload", "adapters.pin", "adapters.unpin"})
+
 
 class Control:
     """The operations of one model."""
@@ -22,8 +24,10 @@ class Control:
         adapters: AdapterRegistry | None,
         info: Callable[[], dict[str, Any]],
         cancel: Callable[[list[str]], int],
+        instances: int = 1,
     ) -> None:
         self._adapters = adapters
+        self._instances = instances
         self._info = info
         self._cancel = cancel
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -47,6 +51,11 @@ class Control:
         if operation is None:
             near = did_you_mean(str(name), self._operations)
             raise InvalidRequestError(f"control_request: unknown op {name!r}{near}")
+        if self._instances > 1 and name in _CHANGES:
+            raise UnsupportedError(
+                f"control_request: {name} would reach one of the model's {self._instances} instances; set `count: 1` "
+                "in the instance_group of config.pbtxt, or `watch_multi_lora` in model.json, which all of them follow"
+            )
         return json.dumps(await operation(request))
 
     @property

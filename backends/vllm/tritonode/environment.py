@@ -129,5 +129,23 @@ def check_addresses(world_size: int) -> None:
                 f"{name} is {address!r}: the ranks of a model talk over loopback here, nothing may listen elsewhere; "
                 "unset it, or serve the model repository with a stock tritonserver"
             )
-    # gloo binds to what the host's name resolves to, unless it is told an interface.
+    # gloo binds to what the host's name resolves to, NCCL to any interface but this one, unless they are told.
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+
+
+def visible_device(index: int, inherited: str | None) -> str:
+    """What CUDA_VISIBLE_DEVICES must be for the device that Triton numbers `index`.
+
+    Triton numbers the devices that it sees itself: with "2,3" inherited, its device 0 is the machine's 2. The entries
+    may be UUIDs too. Raises SettingsError for a number beyond the inherited list.
+    """
+    if inherited is None:
+        return str(index)
+    devices = [device.strip() for device in inherited.split(",")]
+    if index >= len(devices):
+        raise SettingsError(
+            f"the model is placed on GPU {index}, and CUDA_VISIBLE_DEVICES={inherited!r} shows {len(devices)}; "
+            "correct `gpus` of the instance_group in config.pbtxt"
+        )
+    return devices[index]

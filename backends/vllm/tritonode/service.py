@@ -16,11 +16,12 @@ from .adapter_engine import AdapterEngine
 from .adapters import AdapterRegistry
 from .asgi import HttpDoor
 from .asgi_arguments import serve_arguments
+from .contract import instance_count
 from .control import Control
 from .deltas import DeltaChannel
 from .engine import Engine, available_memory
 from .engine_settings import EngineSettings, apply_defaults, read_settings
-from .environment import binding_is_ours, check_addresses, waiting_is_ours
+from .environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
 from .errors import BackendError, SettingsError, UnavailableError
 from .generate import Generator, cancelled
 from .heap import Heap
@@ -36,6 +37,8 @@ from .senders import CancellationWatch, ResponseWriter, Sender, error_response
 from .vllm_api import VERSION, engine_arg_types, frontend_arg_types, is_cpu
 
 _UNLOAD_TIMEOUT_SECONDS = 30.0
+# How long the answers to the requests of a dead engine may take to get to Triton.
+_ANSWER_SECONDS = 5.0
 _UNHEALTHY = "Model is unavailable due to unhealthy vLLM engine"
 
 
@@ -47,6 +50,7 @@ class Service:
         self._logger = pb_utils.Logger
         self._name = args["model_name"]
         self._config = json.loads(args["model_config"])
+        self._instances = instance_count(self._config)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_token: dict[str, asyncio.Task[None]] = {}
         self._channels: dict[str, DeltaChannel] = {}
@@ -56,6 +60,7 @@ class Service:
         started = time.monotonic()
         if not pb_utils.using_decoupled_model_transaction_policy(self._config):
             raise BackendError("the vLLM backend needs the decoupled model transaction policy")
+        self._check_instances()
         frontend = frontend_arg_types()
         self._settings = read_settings(pb_utils.get_model_dir(), {**frontend, **engine_arg_types()})
         frontend_args = self._settings.take(frontend)
@@ -103,7 +108,20 @@ class Service:
             )
         device = int(args["model_instance_device_id"])
         if device >= 0:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+    def _check_instances(self) -> None:
+        """Several instances are several engines, and a request reaches one of them."""
+        if self._instances == 1:
+            return
+        if "TRITONODE_PRIVATE_DIR" in os.environ:
+            raise SettingsError(
+                f"config.pbtxt asks for {self._instances} instances of the model; tritonode serves a model from one, "
+                "so that adapters and cancellations reach every request: set `count: 1` in the instance_group, and "
+                "tensor_parallel_size in model.json for several GPUs"
+            )
+        # Leaves /v1/load_lora_adapter out of vLLM's application: it would change one instance of them.
+        os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
 
     def _apply_defaults(self) -> None:
         for key in self._settings.ignored:
@@ -176,7 +194,7 @@ class Service:
             if registry is not None:
                 registry.on_end = self._metrics.record_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
-        self._control = Control(registry, self._info, self._cancel)
+        self._control = Control(registry, self._info, self._cancel, self._instances)
         self._http = HttpDoor(llm, registry, self._name, self._serve_args, self._pb_utils)
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
@@ -201,7 +219,15 @@ class Service:
         """Called on the engine's thread, which has failed: make way for the next child where there will be one."""
         if self._ledger.restarts:
             self._logger.log_error(f"[vllm] the engine of {self._name} is dead; the host starts another")
-            end_process()
+            self._engine.call(self._end_after_answers())
+
+    async def _end_after_answers(self) -> None:
+        """End this process once every request in flight has been told why, or after some seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ANSWER_SECONDS)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._writer.close), _ANSWER_SECONDS)
+        end_process()
 
     def _is_idle(self) -> bool:
         return self._engine.client.request_counts() == (0, 0)
@@ -271,7 +297,15 @@ class Service:
             self._by_token[token] = task
             task.add_done_callback(lambda _: self._by_token.pop(token, None))
         # A tritonode host says by itself what it cancels; that a thread of it is gone can be noticed a little later.
-        self._watch.add(sender, lambda: _cancel(task), slowly=raw.cancel_token is not None)
+        self._watch.add(sender, lambda: self._cancel_task(task), slowly=raw.cancel_token is not None)
+
+    def _cancel_task(self, task: asyncio.Task[None]) -> None:
+        """Cancel a request because Triton was told so; both lines of the log are part of the contract."""
+        if task.done():
+            return
+        self._logger.log_info("[vllm] Cancelling the request")
+        task.add_done_callback(lambda _: self._logger.log_info("[vllm] Successfully cancelled the request"))
+        task.cancel()
 
     async def _answer(self, raw: RawRequest, sender: Sender) -> None:
         """Serve one request; whatever happens, exactly one final response goes out."""
@@ -364,10 +398,6 @@ def _is_json(value: Any) -> bool:
         json.dumps(value)
         return True
     return False
-
-
-def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
 
 
 def _install_cpu_kernels(settings: EngineSettings) -> None:

@@ -1,0 +1,90 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { expect, vi } from "vitest";
+import { findRuntime } from "../../src";
+import { root } from "./paths";
+
+// The stock `tritonserver` of the runtime's wheel with this project's backend, as docs/stock-tritonserver.md sets it up.
+// It listens on loopback; the package never does.
+
+async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const { port } = probe.address() as { port: number };
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
+
+/** Lays out the folder of backends. Copies: Triton refuses a library that a link leads out of its folder. */
+async function writeBackends(backends: string): Promise<NodeJS.ProcessEnv> {
+  const runtime = await findRuntime({ device: "cpu" });
+  const { triton } = runtime;
+  mkdirSync(join(backends, "python"), { recursive: true });
+  for (const name of readdirSync(triton.pythonBackend)) {
+    if (/\.(so|py)$/.test(name)) copyFileSync(join(triton.pythonBackend, name), join(backends, "python", name));
+  }
+  const stub = join(backends, "python/triton_python_backend_stub");
+  copyFileSync(triton.stub, stub);
+  chmodSync(stub, 0o755);
+  cpSync(join(root, "backends/vllm"), join(backends, "vllm"), { recursive: true });
+  return {
+    ...process.env,
+    PATH: `${join(runtime.python, "..")}:${process.env["PATH"]}`,
+    LD_LIBRARY_PATH: [runtime.libpythonDirectory, triton.dependencyDirectory].join(":"),
+    TRITONODE_PUNICA_LIBRARY: join(root, `prebuilds/linux-${process.arch}/libtritonode_punica.so`),
+  };
+}
+
+export class StockServer {
+  #process: ChildProcess | undefined;
+  /** All that it has written to its standard output and error. */
+  log = "";
+  ports = { http: 0, grpc: 0, metrics: 0 };
+
+  /**
+   * Starts it; resolves when it is ready, with every model that it loads at start.
+   *
+   * @param folder where its backends are laid out
+   * @param repository its model repository
+   */
+  async start(folder: string, repository: string, ...options: string[]): Promise<void> {
+    const backends = join(folder, "backends");
+    const env = await writeBackends(backends);
+    const server = (await findRuntime({ device: "cpu" })).triton.server as string;
+    const doors = [];
+    for (const door of ["http", "grpc", "metrics"] as const) {
+      this.ports[door] = await freePort();
+      doors.push(`--${door}-port=${this.ports[door]}`, `--${door}-address=127.0.0.1`);
+    }
+    const args = [`--model-repository=${repository}`, `--backend-directory=${backends}`, ...doors, ...options];
+    const child = spawn(server, args, { env });
+    this.#process = child;
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        this.log += text;
+      });
+    }
+    await vi.waitFor(
+      async () => {
+        expect(child.exitCode, this.log.slice(-3000)).toBeNull();
+        const ready = await fetch(`http://127.0.0.1:${this.ports.http}/v2/health/ready`).catch(() => undefined);
+        expect(ready?.status).toBe(200);
+      },
+      { timeout: 120_000, interval: 250 },
+    );
+  }
+
+  /** The text of Triton's metrics. */
+  async metrics(): Promise<string> {
+    return (await fetch(`http://127.0.0.1:${this.ports.metrics}/metrics`)).text();
+  }
+
+  async stop(): Promise<void> {
+    const child = this.#process;
+    if (child === undefined) return;
+    child.kill("SIGTERM");
+    await new Promise((resolve) => (child.exitCode === null ? child.once("exit", resolve) : resolve(undefined)));
+  }
+}

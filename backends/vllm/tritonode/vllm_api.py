@@ -9,6 +9,7 @@ import dataclasses
 import typing
 from typing import Any
 
+import vllm
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
@@ -41,8 +42,6 @@ from vllm.v1.executor import Executor
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 from vllm.v1.request import RequestStatus
-
-import vllm
 
 VERSION: str = vllm.__version__
 

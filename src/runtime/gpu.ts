@@ -28,10 +28,8 @@ const LIBRARY_FOLDERS = [
   "usr/lib/aarch64-linux-gnu",
 ];
 
-/** True where a driver for NVIDIA's GPUs is loaded: NVIDIA's own, or Windows' under WSL 2 (/dev/dxg). */
-function hasDriver(root: string): boolean {
-  return ["proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg"].some((path) => existsSync(join(root, path)));
-}
+/** What CUDA opens to reach a GPU: NVIDIA's own driver, Windows' under WSL 2, a Jetson's. One of them is enough. */
+const DEVICES = ["dev/nvidiactl", "dev/dxg", "dev/nvhost-gpu", "dev/nvgpu", "dev/nvmap"];
 
 /**
  * Looks for the driver, its device files and its library, as CUDA does; starts nothing. vLLM itself says "Failed to infer
@@ -42,11 +40,12 @@ function hasDriver(root: string): boolean {
 export function gpuFlaw(places: GpuPlaces = {}): GpuFlaw | undefined {
   const { root = "/", environment = process.env } = places;
   const cpu = `without a GPU: ${setupCommand({ device: "cpu" })}`;
-  if (!hasDriver(root)) {
-    return { detail: "no NVIDIA driver is loaded", hint: `install NVIDIA's driver; ${CONTAINER}; ${cpu}` };
+  if (DEVICES.every((path) => !existsSync(join(root, path)))) {
+    // In a container the kernel's driver shows in /proc, whether the container has the device or not.
+    return existsSync(join(root, "proc/driver/nvidia/version"))
+      ? { detail: "the driver is loaded, but /dev/nvidiactl is not here", hint: `${CONTAINER}; ${cpu}` }
+      : { detail: "no NVIDIA driver is loaded", hint: `install NVIDIA's driver; ${CONTAINER}; ${cpu}` };
   }
-  const missing = ["dev/nvidiactl", "dev/dxg"].every((path) => !existsSync(join(root, path)));
-  if (missing) return { detail: "the driver is loaded, but /dev/nvidiactl is not here", hint: `${CONTAINER}; ${cpu}` };
   if (!hasDriverLibrary(root, environment)) {
     return {
       detail: `the driver's library ${DRIVER_LIBRARY} is not found`,

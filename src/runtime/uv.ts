@@ -18,7 +18,7 @@ export async function uvInstall(
   const file = join(context.scratch, "requirements.txt");
   await writeFile(file, `${pins.join("\n")}\n`);
   const sources =
-    context.wheels === undefined ? indexes(options.index) : ["--no-index", "--find-links", context.wheels];
+    context.wheels === undefined ? indexes(options.index) : ["--offline", "--no-index", "--find-links", context.wheels];
   const args = ["pip", "install", "--python", context.python, ...EXACTLY, ...QUIET, ...sources, "-r", file];
   const { onProgress } = context;
   let downloaded = 0;

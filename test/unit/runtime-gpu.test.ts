@@ -45,6 +45,9 @@ describe("a GPU's driver", () => {
     expect(gpuFlaw({ root: machine(DEVICE), environment: { LD_LIBRARY_PATH: `/nowhere:${named}` } })).toBeUndefined();
     // WSL 2: Windows' driver, no device file of NVIDIA's own
     expect(gpuFlaw({ root: machine("dev/dxg", "usr/lib/libcuda.so.1"), environment: {} })).toBeUndefined();
+    // a Jetson
+    const jetson = machine("dev/nvhost-gpu", "usr/lib/aarch64-linux-gnu/libcuda.so.1");
+    expect(gpuFlaw({ root: jetson, environment: {} })).toBeUndefined();
   });
 
   it("is asked of a CUDA runtime only", () => {

@@ -76,7 +76,7 @@ export async function checkTemporaryFolder(folder = tmpdir()): Promise<Check> {
   const usable = /^[A-Za-z0-9_@%+=:,./-]+$/.test(folder) ? folder : "/tmp";
   let scratch: string | undefined;
   try {
-    scratch = await mkdtemp(join(usable, "tritonode-doctor-"));
+    scratch = await mkdtemp(join(usable, `tritonode-${process.pid}-`));
     const script = join(scratch, "script");
     await writeFile(script, "#!/bin/sh\nexit 7\n");
     await chmod(script, 0o700);

@@ -62,7 +62,7 @@ export interface UvQuestion {
  */
 export async function uvResolves(question: UvQuestion): Promise<string | undefined> {
   const [torch = "", ...rest] = question.pins;
-  const scratch = await mkdtemp(join(tmpdir(), "tritonode-uv-"));
+  const scratch = await mkdtemp(join(tmpdir(), `tritonode-${process.pid}-`));
   try {
     const flaw = await asked(question, scratch, rest, undefined);
     if (flaw !== undefined) return flaw;

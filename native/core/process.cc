@@ -5,9 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <csignal>
-#include <fstream>
+#include <cstdio>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -28,8 +29,11 @@ struct Stat {
 
 // Zeros if /proc does not tell (no such process, no descriptor left, hidepid).
 Stat ReadStat(int pid) {
-  std::string line;
-  std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/stat"), line);
+  std::FILE* file = std::fopen(("/proc/" + std::to_string(pid) + "/stat").c_str(), "re");
+  if (file == nullptr) return {};
+  std::array<char, 1024> buffer{};
+  const std::string line(buffer.data(), std::fread(buffer.data(), 1, buffer.size(), file));
+  std::fclose(file);
   // The name in parentheses may hold anything, so the fields are counted from the last one: state is the 3rd of all and
   // the start time the 22nd (proc_pid_stat(5)).
   const size_t end = line.rfind(')');

@@ -16,10 +16,9 @@
 #include <csignal>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <mutex>
-#include <sstream>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -258,21 +257,24 @@ class SentinelThread final : public Sentinel {
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
     if (error != std::errc() || end != name.data() + name.size() || pid <= 0) return;
     const std::string path = directory_ + "/" + name;
-    std::ifstream file(path);
-    if (!file.is_open() && IsShortOfDescriptors(errno)) {
+    const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.get() < 0 && IsShortOfDescriptors(errno)) {
       rescan_ = true;
       polling_ = true;
       return;
     }
-    std::stringstream text;
-    text << file.rdbuf();
+    std::string text;
+    std::array<char, 4096> buffer;
+    for (ssize_t size; (size = read(file.get(), buffer.data(), buffer.size())) > 0;) {
+      text.append(buffer.data(), static_cast<size_t>(size));
+    }
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!WatchLocked(pid, text.str())) {
+    if (!WatchLocked(pid, text)) {
       // Gone before we looked: report a whole life at once rather than nothing.
       unlink(path.c_str());
       for (const auto& queue : queues_) {
-        queue->Push(ChildChange{pid, true, text.str()});
-        queue->Push(ChildChange{pid, false, text.str()});
+        queue->Push(ChildChange{pid, true, text});
+        queue->Push(ChildChange{pid, false, text});
       }
     }
   }

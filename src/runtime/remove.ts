@@ -1,12 +1,12 @@
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { lstat, opendir, realpath, rename, rm, rmdir } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { lstat, opendir, realpath, rename, rm, rmdir, symlink, unlink } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { contentsOf } from "./contents";
 import { SetupError } from "./errors";
 import { acquireLock, lockHolder } from "./lock";
 import { removeManifest } from "./manifest";
-import { dataDirectory } from "./paths";
+import { dataDirectory, makeDirectories } from "./paths";
 
 /** A runtime on this disk, of any version of tritonode. */
 export interface InstalledRuntime {
@@ -20,18 +20,39 @@ export interface Removed {
   kept: string[];
 }
 
-/** The runtimes in the user's data folder, of every version; what stands elsewhere (--dir) only its owner knows. */
+/** Links in the user's data folder to runtimes that stand elsewhere: else nobody could name them after an uninstall. */
+const ELSEWHERE = "elsewhere-";
+
+function usualFolder(environment: NodeJS.ProcessEnv): string {
+  return join(dataDirectory(environment), "tritonode");
+}
+
+function linkTo(directory: string, environment: NodeJS.ProcessEnv): string {
+  const name = createHash("sha256").update(directory).digest("hex").slice(0, 12);
+  return join(usualFolder(environment), `${ELSEWHERE}${name}`);
+}
+
+/** Remembers a runtime that was made outside the data folder. A home that can't be written is no obstacle to a setup. */
+export async function remember(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<void> {
+  const folder = usualFolder(environment);
+  if (dirname(directory) === folder) return;
+  await makeDirectories(folder)
+    .then(() => symlink(directory, linkTo(directory, environment)))
+    .catch(() => {});
+}
+
+/** The runtimes of every version: in the user's data folder, and those elsewhere that setup has remembered there. */
 export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env): InstalledRuntime[] {
-  const parent = join(dataDirectory(environment), "tritonode");
+  const folder = usualFolder(environment);
   let names: string[];
   try {
-    names = readdirSync(parent);
+    names = readdirSync(folder);
   } catch {
     return []; // nothing was ever set up there
   }
   return names.sort().flatMap((name) => {
-    const directory = join(parent, name);
     try {
+      const directory = name.startsWith(ELSEWHERE) ? readlinkSync(join(folder, name)) : join(folder, name);
       const { state } = contentsOf(directory);
       return state === "none" ? [] : [{ directory, state }];
     } catch {
@@ -47,7 +68,7 @@ export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env):
  * @throws {@link SetupError} `ERR_SETUP_DIRECTORY` where there is no runtime, `ERR_SETUP_LOCKED` where a setup works on
  *   it, `ERR_RUNTIME_IN_USE` where a live process runs from it.
  */
-export async function remove(directory: string): Promise<Removed> {
+export async function remove(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<Removed> {
   const target = resolve(directory);
   if (contentsOf(target).state === "none") {
     throw new SetupError(`there is no runtime in ${target}`, {
@@ -89,6 +110,7 @@ export async function remove(directory: string): Promise<Removed> {
   }
   const kept = contentsOf(target).foreign;
   if (kept.length === 0) await rmdir(target).catch(() => {});
+  await unlink(linkTo(target, environment)).catch(() => {});
   return { directory: target, kept };
 }
 

@@ -25,6 +25,7 @@ import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } fro
 import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { findPython, type Python } from "./python";
+import { remember } from "./remove";
 import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
 import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
@@ -226,6 +227,7 @@ async function build(task: Build): Promise<Runtime> {
       setChild,
     });
     await writeManifest(directory, packed(directory, manifest));
+    await remember(directory);
     finished = true;
     report({ phase: "done", message: `the runtime is complete: ${directory}` });
     return toRuntime(directory, manifest);

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
-import { basename, isAbsolute, join } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 import { type Check, ok, warn } from "./check";
 import { dataDirectory, defaultDirectory, shellWord } from "./paths";
 import { type InstalledRuntime, installedRuntimes } from "./remove";
@@ -12,7 +12,6 @@ export interface Stored {
   caches: string[];
 }
 
-/** Looks in the usual places; runtimes set up with --dir stand elsewhere. */
 export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored {
   const home = environment.HOME || homedir();
   const configured = environment.XDG_CACHE_HOME;
@@ -34,13 +33,14 @@ export function checkStored(stored: Stored = findStored(), environment: NodeJS.P
   const name = "stored";
   const { runtimes, caches } = stored;
   const usable = [defaultDirectory("cpu", environment), defaultDirectory("cuda", environment)];
-  const unused = runtimes.filter(({ directory, state }) => state === "partial" || !usable.includes(directory));
-  const described = runtimes.map(
-    ({ directory, state }) => basename(directory) + (state === "partial" ? " (partial)" : ""),
-  );
   const folder = join(dataDirectory(environment), "tritonode");
+  // What stands elsewhere was put there on purpose, and is named by whoever uses it.
+  const unused = runtimes.filter(
+    ({ directory, state }) => state === "partial" || (dirname(directory) === folder && !usable.includes(directory)),
+  );
+  const described = runtimes.map(({ directory, state }) => directory + (state === "partial" ? " (partial)" : ""));
   const detail = [
-    runtimes.length === 0 ? "no runtime in the usual place" : `runtimes in ${folder}: ${described.join(", ")}`,
+    runtimes.length === 0 ? "no runtime" : `runtimes: ${described.join(", ")}`,
     caches.length === 0 ? "no caches" : `caches, shared with other programs: ${caches.join(", ")}`,
   ].join("; ");
   if (unused.length === 0) return ok(name, `${detail} (they stay when the package is uninstalled)`);

@@ -1,9 +1,17 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { findRuntime, SetupError, type SetupProgress, setup } from "../../src/runtime";
+import { installedRuntimes } from "../../src/runtime/remove";
 import { baseDigest, EXTRAS, TORCH_CPU_INDEX } from "../../src/runtime/requirements";
 import { fakePython, script, temporary } from "./runtime-files";
+
+beforeEach(() => {
+  // uv would install for real; and a runtime that is made is remembered in the data folder
+  vi.stubEnv("TRITONODE_INSTALLER", "pip");
+  vi.stubEnv("XDG_DATA_HOME", temporary());
+});
+afterEach(() => vi.unstubAllEnvs());
 
 /**
  * An interpreter whose `-m venv` makes a venv with a pip of our own: it writes its arguments down, lays out what the
@@ -74,6 +82,7 @@ describe("setup from the ground up", () => {
     expect(phases).toEqual(["python", "environment", "download", "check", "done"]);
     expect(events).toContainEqual(expect.objectContaining({ package: "torch", receivedBytes: 5, totalBytes: 10 }));
     expect(readdirSync(directory).sort()).toEqual(["manifest.json", "setup.log", "venv"]);
+    expect(installedRuntimes()).toEqual([{ directory, state: "complete" }]);
   });
 
   it("adds only the extras that are missing, and keeps those that are there", async () => {

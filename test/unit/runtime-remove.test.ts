@@ -7,7 +7,7 @@ import { main } from "../../src/cli/main";
 import type { SetupError } from "../../src/runtime";
 import { acquireLock } from "../../src/runtime/lock";
 import { defaultDirectory } from "../../src/runtime/paths";
-import { installedRuntimes, remove } from "../../src/runtime/remove";
+import { installedRuntimes, remember, remove } from "../../src/runtime/remove";
 import { checkStored, findStored } from "../../src/runtime/stored";
 import { context } from "./cli-context";
 import { fakeRuntime, temporary } from "./runtime-files";
@@ -162,10 +162,24 @@ describe("what stays on the disk", () => {
     mkdirSync(join(environment.HOME ?? "", ".cache", "vllm"), { recursive: true });
     const check = checkStored(findStored(environment), environment);
     expect(check.status).toBe("warn");
-    expect(check.detail).toContain("0.0.9-cpu, 0.1.0-cuda (partial)");
+    expect(check.detail).toContain(`${join(folder, "0.0.9-cpu")}, ${half} (partial)`);
     expect(check.detail).toContain(join(environment.HOME ?? "", ".cache", "vllm"));
     expect(check.mend).toContain(`npx tritonode remove --dir ${join(folder, "0.0.9-cpu")}`);
     expect(check.mend).toContain(`npx tritonode remove --dir ${half}`);
+  });
+
+  it("is named wherever setup was told to put it, until it is removed", async () => {
+    const { environment } = await dataFolder();
+    const directory = temporary();
+    await fakeRuntime(directory);
+    await remember(directory, environment);
+    await remember(directory, environment);
+    expect(installedRuntimes(environment)).toEqual([{ directory, state: "complete" }]);
+    const check = checkStored(findStored(environment), environment);
+    expect(check).toMatchObject({ status: "ok", detail: expect.stringContaining(directory) });
+    expect(await main(["remove", "--all", "--yes"], context({ environment }))).toBe(0);
+    expect(existsSync(join(directory, "venv"))).toBe(false);
+    expect(readdirSync(join(environment.XDG_DATA_HOME ?? "", "tritonode"))).toEqual([]);
   });
 
   it("is no warning where this version uses it", async () => {

@@ -1,10 +1,14 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { InvalidArgumentError } from "../../src/errors";
 import { bundle, SetupCancelledError, SetupError, type SetupProgress, setup } from "../../src/runtime";
 import { baseDigest, digest, EXTRAS } from "../../src/runtime/requirements";
 import { fakePython, fakeRuntime, temporary } from "./runtime-files";
+
+// These interpreters know no uv.
+beforeEach(() => vi.stubEnv("TRITONODE_INSTALLER", "pip"));
+afterEach(() => vi.unstubAllEnvs());
 
 const refusal = (promise: Promise<unknown>): Promise<SetupError> =>
   promise.then(

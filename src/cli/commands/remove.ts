@@ -16,7 +16,7 @@ that a live process uses. Files in it that setup did not make stay.
 Options:
   --dir FOLDER          the runtime in this folder
   --device cpu|cuda     this version's runtime for this device, in its usual place
-  --all                 every runtime in the user's data folder, of every version
+  --all                 every runtime of every version that setup made for this user
   -y, --yes             do not ask first (without a terminal it is needed)
   -h, --help            show this text
 `;
@@ -45,7 +45,7 @@ export const removeCommand: Command = {
         context.stdout.write(`${style("yellow", "kept")}: ${directory}\n`);
         continue;
       }
-      const { kept } = await remove(directory);
+      const { kept } = await remove(directory, context.environment);
       context.stdout.write(`${style("green", "removed")}: ${what}\n`);
       if (kept.length > 0) context.stdout.write(`not made by setup, and still there: ${kept.join(", ")}\n`);
     }

@@ -1,14 +1,13 @@
-import { randomBytes } from "node:crypto";
 import { join, resolve } from "node:path";
 import { callback } from "../common/callbacks";
-import { DisposedError, ModelLoadError, RequestCancelledError, type TritonodeError } from "../errors";
-import { loadAddon } from "../native/binding";
 import { packageRoot } from "../package-root";
 import { findRuntime, requireGpu } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
-import { type InferenceRequest, type InferenceResponse, type ResponseStream, TritonServer } from "../server";
-import { DeltaChannel, type ReadEntry, readTextEntry } from "../transport/deltas";
+import type { TritonServer } from "../server";
+import { ServerCore } from "../server/core";
+import { toTritonServer } from "../server/triton-server";
 import { Adapters } from "./adapters";
+import { Backend } from "./backend";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
@@ -22,12 +21,10 @@ import type { Structure } from "./openai/schema";
 import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "./openai/tokenize";
 import type { CallOptions } from "./options";
 import { locateModel } from "./repository";
-import { type GenerateOptions, type PreparedRequest, prepareRequest } from "./request";
-import { type GenerateResult, mergeResponses, ResponseReader } from "./results";
+import { type GenerateOptions, prepareRequest } from "./request";
+import { type GenerateResult, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./serve";
 
-/** Request parameter that names a request for the `cancel` operation (tritonode/control.py). */
-const cancelToken = "tritonode_cancel_token";
 const defaultName = "vllm_model";
 
 /** What a model says of itself. */
@@ -74,13 +71,11 @@ export class VllmModel implements AsyncDisposable {
    */
   readonly fetch: typeof globalThis.fetch;
   readonly #door: Door;
-  readonly #server: TritonServer;
+  /** The Triton server that serves the model: its metrics, statistics, and other models beside this one. */
+  readonly server: TritonServer;
+  readonly #core: ServerCore;
   readonly #served: ServedModel;
-  readonly #channel: DeltaChannel;
-  readonly #cancelled: string[] = [];
-  // Models are shared by a process's threads, tokens must not be.
-  readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
-  #nextToken = 1;
+  readonly #backend: Backend;
   #disposed: Promise<void> | undefined;
 
   /**
@@ -100,7 +95,7 @@ export class VllmModel implements AsyncDisposable {
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
     // First, for on a machine that can't run it nothing else is worth knowing.
-    loadAddon();
+    ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
     const began = performance.now();
@@ -117,46 +112,39 @@ export class VllmModel implements AsyncDisposable {
         ...(total === undefined ? {} : { total }),
       }),
     );
-    const server = await TritonServer.start({
+    const core = await ServerCore.start({
       runtime,
       logger,
       backends: { vllm: backend },
     });
     try {
       throwIfAborted(signal);
-      const model = new VllmModel(name, server, await ServedModel.load(server, name, options));
-      await model.#channel.open();
+      const model = new VllmModel(name, core, await ServedModel.load(core, name, options));
+      await model.#backend.open();
       return model;
     } catch (error) {
-      await server.stop().catch(() => {});
+      await core.stop().catch(() => {});
       throw fromLoadFailure(name, error);
     }
   }
 
-  private constructor(name: string, server: TritonServer, served: ServedModel) {
+  private constructor(name: string, core: ServerCore, served: ServedModel) {
     this.name = name;
-    this.#server = server;
+    this.server = toTritonServer(core);
+    this.#core = core;
     this.#served = served;
-    this.adapters = new Adapters((request) => this.#control(request));
-    this.#channel = new DeltaChannel(name, server.privateDirectory, (request) => this.#infer(request));
-    this.fetch = createFetch({
-      send: (request, read) => this.#infer(request, read),
-      tell: (request) => server.infer({ ...request, model: name }),
-    });
+    this.#backend = new Backend(core, name);
+    this.adapters = new Adapters((operation) => this.#backend.control(operation));
+    this.fetch = createFetch(this.#backend);
     this.#door = {
       fetch: this.fetch,
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
     };
   }
 
-  /** The Triton server that serves the model: its metrics, statistics, and other models beside this one. */
-  get server(): TritonServer {
-    return this.#server;
-  }
-
   /** Whether the model takes requests: false from the moment its child is gone. */
   async isReady(): Promise<boolean> {
-    return this.#disposed === undefined && (await this.#server.isModelReady(this.name));
+    return this.#disposed === undefined && (await this.#core.isModelReady(this.name));
   }
 
   /**
@@ -167,7 +155,7 @@ export class VllmModel implements AsyncDisposable {
    *   {@link DisposedError}.
    */
   async generate(prompt: string, options: GenerateOptions = {}): Promise<GenerateResult> {
-    const stream = this.#send(prepareRequest(prompt, options, false));
+    const stream = this.#backend.send(prepareRequest(prompt, options, false));
     try {
       const reader = new ResponseReader();
       reader.choices(await stream.response());
@@ -184,7 +172,7 @@ export class VllmModel implements AsyncDisposable {
    * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
    */
   stream(prompt: string, options: GenerateOptions = {}): GenerationStream {
-    return new GenerationStream(this.#send(prepareRequest(prompt, options, true), readTextEntry));
+    return new GenerationStream(this.#backend.send(prepareRequest(prompt, options, true)));
   }
 
   /**
@@ -229,7 +217,7 @@ export class VllmModel implements AsyncDisposable {
 
   /** What the model says of itself: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
-    const raw = (await this.#control({ op: "info" })) as RawInfo;
+    const raw = (await this.#backend.control({ op: "info" })) as RawInfo;
     const { in_memory: inMemory, ...counts } = raw.adapters ?? { loads: 0, evictions: 0, in_memory: 0 };
     return {
       model: raw.model,
@@ -259,71 +247,12 @@ export class VllmModel implements AsyncDisposable {
   }
 
   async #dispose(drain: boolean): Promise<void> {
-    if (!drain) this.#server.cancelAll(new RequestCancelledError("the model was disposed of"));
-    await this.#server.drained();
-    this.#channel.close();
+    await this.#backend.end({ drain });
     try {
       await this.#served.release();
     } finally {
-      await this.#server.stop();
+      await this.#core.stop();
     }
-  }
-
-  /** Sends a request; with `read` its pieces come through the channel. */
-  #infer(request: Omit<InferenceRequest, "model">, read?: ReadEntry): ResponseStream {
-    if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
-    const token = `${this.#tokenPrefix}${this.#nextToken++}`;
-    const channel = read === undefined ? undefined : this.#channel.parameters;
-    return this.#server.infer({
-      ...request,
-      model: this.name,
-      parameters: { ...request.parameters, ...channel, [cancelToken]: token },
-      onCancel: () => this.#cancelSoon(token),
-      ...(read === undefined || channel === undefined
-        ? {}
-        : { deliver: (handler) => this.#channel.add(token, handler, read) }),
-    });
-  }
-
-  /**
-   * Tells the backend which requests were cancelled. It would learn it from Triton too, but only by asking for each
-   * running request in turn. All of one turn of the event loop go together.
-   */
-  #cancelSoon(token: string): void {
-    if (this.#cancelled.push(token) > 1) return;
-    queueMicrotask(() => {
-      const tokens = this.#cancelled.splice(0);
-      // A model that is gone has nothing left to cancel.
-      this.#ask({ op: "cancel", tokens }).catch(() => {});
-    });
-  }
-
-  #send(prepared: PreparedRequest, read?: ReadEntry): ResponseStream {
-    return this.#infer({ ...prepared, merge: mergeResponses }, read);
-  }
-
-  async #control(request: Record<string, unknown>): Promise<unknown> {
-    if (this.#disposed !== undefined) throw new DisposedError(`the model '${this.name}'`);
-    return this.#ask(request);
-  }
-
-  async #ask(request: Record<string, unknown>): Promise<unknown> {
-    const stream = this.#server.infer({
-      model: this.name,
-      inputs: [
-        { name: "text_input", datatype: "BYTES", data: [""] },
-        { name: "control_request", datatype: "BYTES", data: [JSON.stringify(request)] },
-      ],
-      outputs: ["text_output"],
-    });
-    let response: InferenceResponse;
-    try {
-      response = await stream.response();
-    } catch (error) {
-      throw fromRequestFailure(error) as TritonodeError;
-    }
-    const answer = response.outputs["text_output"]?.data[0];
-    return JSON.parse(typeof answer === "string" ? answer : "null");
   }
 }
 

@@ -1,7 +1,9 @@
 import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../transport/tensors";
+import type { BackendRequest } from "./backend";
 import { type AdapterChoice, type CallOptions, checkOptions, fieldsToJson } from "./options";
+import { mergeResponses, readTextEntry } from "./results";
 import type { SamplingParameters } from "./sampling";
 
 /** What a request takes beside vLLM's sampling parameters. */
@@ -22,23 +24,13 @@ export interface RequestOptions extends Omit<CallOptions, "lora"> {
 /** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: ours in camelCase, vLLM's in its own names. */
 export type GenerateOptions = SamplingParameters & RequestOptions;
 
-/** A request read and checked, ready for Triton. */
-export interface PreparedRequest {
-  readonly inputs: InputTensor[];
-  readonly parameters: Record<string, string>;
-  readonly outputs: string[];
-  readonly id: string | undefined;
-  readonly signal: AbortSignal | undefined;
-  readonly deadline: number | undefined;
-}
-
 /**
  * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
  * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/requests.py), because each tensor has its price.
  *
  * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
  */
-export function prepareRequest(prompt: string, options: GenerateOptions, stream: boolean): PreparedRequest {
+export function prepareRequest(prompt: string, options: GenerateOptions, stream: boolean) {
   checkPrompt(prompt);
   const { lora, signal, deadline, fields } = checkOptions(options, { ours: ["requestId", "images"], paths: true });
   const { requestId, images } = options;
@@ -65,7 +57,9 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
     id: requestId,
     signal,
     deadline,
-  };
+    merge: mergeResponses,
+    read: stream ? readTextEntry : undefined,
+  } satisfies BackendRequest;
 }
 
 function checkPrompt(prompt: unknown): asserts prompt is string {

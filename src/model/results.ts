@@ -1,5 +1,7 @@
 import { TritonodeError } from "../errors";
 import type { InferenceResponse } from "../transport/channel";
+import type { DeltaEntry } from "../transport/deltas";
+import { type Tensor, tensor } from "../transport/tensors";
 
 /** Why a choice ended: vLLM's own words. */
 export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {});
@@ -183,4 +185,29 @@ function joinJsonLists(earlier: string, later: string): string {
   if (later === "null" || later === "[]") return earlier;
   if (earlier === "null" || earlier === "[]") return later;
   return `${earlier.slice(0, -1)},${later.slice(1)}`;
+}
+
+/** A piece of a generated text; see `ResponseState.take_entry` in backends/vllm/tritonode/responses.py. */
+export function readTextEntry(entry: DeltaEntry): Record<string, Tensor> {
+  const [, , texts, reasons, tokens, promptTokens, cumulative, logprobs] = entry as unknown as [
+    string,
+    number,
+    string[],
+    string[],
+    number[],
+    number,
+    number[] | undefined,
+    string[] | undefined,
+  ];
+  const outputs: Record<string, Tensor> = {
+    text_output: tensor("text_output", "BYTES", texts),
+    finish_reason: tensor("finish_reason", "BYTES", reasons),
+    num_output_tokens: tensor("num_output_tokens", "UINT32", tokens),
+    num_input_tokens: tensor("num_input_tokens", "UINT32", [promptTokens]),
+  };
+  if (cumulative !== undefined && logprobs !== undefined) {
+    outputs["cumulative_logprob"] = tensor("cumulative_logprob", "FP32", cumulative);
+    outputs["logprobs"] = tensor("logprobs", "BYTES", logprobs);
+  }
+  return outputs;
 }

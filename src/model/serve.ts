@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { unlessAborted } from "../common/abort";
 import { checkLimit } from "../common/duration";
 import { ModelLoadError, RequestCancelledError } from "../errors";
-import type { TritonServer } from "../server";
+import type { ServerCore } from "../server/core";
 import { environmentKey } from "../server/options";
 import { InUseError } from "../transport/shared";
 import type { VllmModelOptions } from "./load";
@@ -23,7 +23,7 @@ interface Placement {
  * process, share the model: the first loads it, the last unloads it, and one of them loads it again when its engine died.
  */
 export class ServedModel {
-  readonly #server: TritonServer;
+  readonly #core: ServerCore;
   readonly #name: string;
   readonly #options: VllmModelOptions;
   readonly #placement: Placement;
@@ -36,9 +36,9 @@ export class ServedModel {
    *
    * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` where another model has the name), or what Triton said.
    */
-  static async load(server: TritonServer, name: string, options: VllmModelOptions): Promise<ServedModel> {
+  static async load(core: ServerCore, name: string, options: VllmModelOptions): Promise<ServedModel> {
     const { signal } = options;
-    const written = options.engine === undefined ? undefined : mkdtempSync(join(server.privateDirectory, "model-"));
+    const written = options.engine === undefined ? undefined : mkdtempSync(join(core.privateDirectory, "model-"));
     let leaveRepository: (() => Promise<void>) | undefined;
     const resource = `model/${name}`;
     let loading = false;
@@ -49,28 +49,28 @@ export class ServedModel {
           : writeModel(written as string, name, options.engine, options.loras);
       checkModelFiles(location);
       const found = await acquire(
-        server,
+        core,
         resource,
         fingerprint(location, written === undefined, options.environment),
         signal,
       );
       loading = found === undefined;
       if (found === undefined) {
-        if (await server.isModelReady(name).catch(() => false)) throw inUse(name);
-        leaveRepository = await server.shareRepository(location.repository);
-        forgetAdapters(server, name);
-        await loadWithin(server, name, options, signal);
+        if (await core.isModelReady(name).catch(() => false)) throw inUse(name);
+        leaveRepository = await core.shareRepository(location.repository);
+        forgetAdapters(core, name);
+        await loadWithin(core, name, options, signal);
         const placement: Placement = written === undefined ? {} : { written };
-        server.shared.settle(resource, JSON.stringify(placement));
-        return new ServedModel(server, name, options, placement, leaveRepository);
+        core.shared.settle(resource, JSON.stringify(placement));
+        return new ServedModel(core, name, options, placement, leaveRepository);
       }
       if (written !== undefined) removeModel(written);
       const placement = JSON.parse(found) as Placement;
-      leaveRepository = await server.shareRepository(placement.written ?? location.repository);
-      const served = new ServedModel(server, name, options, placement, leaveRepository);
+      leaveRepository = await core.shareRepository(placement.written ?? location.repository);
+      const served = new ServedModel(core, name, options, placement, leaveRepository);
       try {
         // Its engine may have died before this one came, and Triton has not noticed.
-        if (!(await isUp(server, name))) await served.#reload(signal);
+        if (!(await isUp(core, name))) await served.#reload(signal);
       } catch (error) {
         leaveRepository = undefined;
         await served.release();
@@ -80,19 +80,19 @@ export class ServedModel {
     } catch (error) {
       await leaveRepository?.().catch(() => {});
       if (written !== undefined) removeModel(written);
-      if (loading) server.shared.settle(resource);
+      if (loading) core.shared.settle(resource);
       throw error;
     }
   }
 
   private constructor(
-    server: TritonServer,
+    core: ServerCore,
     name: string,
     options: VllmModelOptions,
     placement: Placement,
     leaveRepository: () => Promise<void>,
   ) {
-    this.#server = server;
+    this.#core = core;
     this.#name = name;
     this.#options = options;
     this.#placement = placement;
@@ -104,10 +104,10 @@ export class ServedModel {
     );
     if (options.restart !== undefined && toRestartOptions(options.restart).policy !== "never") {
       // An engine that failed inside a child that lives on is restarted too: the child then ends by itself.
-      mkdirSync(stateFolder(server, name), { recursive: true, mode: 0o700 });
-      writeFileSync(join(stateFolder(server, name), "restart"), "");
+      mkdirSync(stateFolder(core, name), { recursive: true, mode: 0o700 });
+      writeFileSync(join(stateFolder(core, name), "restart"), "");
     }
-    this.#stopListening = server.onModelDied((model, error) => {
+    this.#stopListening = core.onModelDied((model, error) => {
       if (model === name) this.#restarter.died(error);
     });
   }
@@ -116,14 +116,14 @@ export class ServedModel {
   async release(): Promise<void> {
     this.#stopListening();
     await this.#restarter.stop();
-    const { shared } = this.#server;
+    const { shared } = this.#core;
     const resource = `model/${this.#name}`;
     try {
       if (!(await shared.release(resource))) return;
       try {
-        await this.#server.unloadModel(this.#name);
+        await this.#core.unloadModel(this.#name);
       } finally {
-        rmSync(stateFolder(this.#server, this.#name), { recursive: true, force: true });
+        rmSync(stateFolder(this.#core, this.#name), { recursive: true, force: true });
         if (this.#placement.written !== undefined) removeModel(this.#placement.written);
         shared.settle(resource);
       }
@@ -134,14 +134,14 @@ export class ServedModel {
 
   /** Loads the model again unless another of its users has done so meanwhile. Its adapters come back with it. */
   async #reload(signal: AbortSignal | undefined): Promise<void> {
-    const { shared } = this.#server;
+    const { shared } = this.#core;
     const resource = `model/${this.#name}`;
     if (!(await shared.retake(resource))) return;
     try {
-      if (await isUp(this.#server, this.#name)) return;
+      if (await isUp(this.#core, this.#name)) return;
       // Where this server object has not seen the death, it would take the dead model for a healthy one as Triton does.
-      if (await this.#server.isModelReady(this.#name)) await this.#server.unloadModel(this.#name);
-      await loadWithin(this.#server, this.#name, this.#options, signal);
+      if (await this.#core.isModelReady(this.#name)) await this.#core.unloadModel(this.#name);
+      await loadWithin(this.#core, this.#name, this.#options, signal);
     } finally {
       shared.settle(resource, JSON.stringify(this.#placement));
     }
@@ -149,19 +149,19 @@ export class ServedModel {
 }
 
 /** Whether Triton takes requests for the model and its engine is alive. */
-async function isUp(server: TritonServer, name: string): Promise<boolean> {
-  const alive = server.children.some((child) => child.model === name && child.instance !== name);
-  return alive && (await server.isModelReady(name));
+async function isUp(core: ServerCore, name: string): Promise<boolean> {
+  const alive = core.children.some((child) => child.model === name && child.instance !== name);
+  return alive && (await core.isModelReady(name));
 }
 
 /** Joins the model's users, but waits for a load of another one no longer than the signal allows. */
 async function acquire(
-  server: TritonServer,
+  core: ServerCore,
   resource: string,
   key: string,
   signal: AbortSignal | undefined,
 ): Promise<string | undefined> {
-  const acquired = server.shared.acquire(resource, key);
+  const acquired = core.shared.acquire(resource, key);
   try {
     return await unlessAborted(acquired, signal, () => abortError(signal));
   } catch (error) {
@@ -169,8 +169,8 @@ async function acquire(
     // Gives back what comes too late: as its only user, or as one of them.
     acquired
       .then(async (found) => {
-        if (found === undefined) server.shared.settle(resource);
-        else await server.shared.release(resource);
+        if (found === undefined) core.shared.settle(resource);
+        else await core.shared.release(resource);
       })
       .catch(() => {});
     throw error;
@@ -203,13 +203,13 @@ function fingerprint(location: ModelLocation, isFolder: boolean, environment: Vl
 }
 
 /** Adapters that the engine's next child would bring back (tritonode/ledger.py); a model loaded anew starts without. */
-function forgetAdapters(server: TritonServer, name: string): void {
-  rmSync(join(stateFolder(server, name), "adapters.json"), { force: true });
+function forgetAdapters(core: ServerCore, name: string): void {
+  rmSync(join(stateFolder(core, name), "adapters.json"), { force: true });
 }
 
 /** What the children of a model leave for each other, and the host for them (tritonode/ledger.py). */
-function stateFolder(server: TritonServer, name: string): string {
-  return join(server.privateDirectory, "models", name);
+function stateFolder(core: ServerCore, name: string): string {
+  return join(core.privateDirectory, "models", name);
 }
 
 export function abortError(signal: AbortSignal | undefined): RequestCancelledError {
@@ -218,7 +218,7 @@ export function abortError(signal: AbortSignal | undefined): RequestCancelledErr
 
 /** Loads the model, but no longer than the options' `timeout`. */
 async function loadWithin(
-  server: TritonServer,
+  core: ServerCore,
   name: string,
   { environment, timeout = defaultLoadTimeout }: VllmModelOptions,
   signal: AbortSignal | undefined,
@@ -227,7 +227,7 @@ async function loadWithin(
   const limit = new AbortController();
   const timer = milliseconds === undefined ? undefined : setTimeout(() => limit.abort(), milliseconds);
   try {
-    await server.loadModel(name, {
+    await core.loadModel(name, {
       environment,
       signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
     });

@@ -5,5 +5,5 @@ export type { Logger } from "./logger";
 export type { LoadModelOptions } from "./models";
 export type { ServerDescription, TritonServerOptions } from "./options";
 export type { InferenceRequest } from "./request";
-export { type ModelIndexEntry, TritonServer } from "./server";
 export type { ResponseStream } from "./stream";
+export { type ModelIndexEntry, TritonServer } from "./triton-server";

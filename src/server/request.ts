@@ -2,7 +2,7 @@ import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
 import { InvalidArgumentError } from "../errors";
 import type { NativeRequest } from "../native/binding";
-import type { CallHandler, InferenceResponse } from "../transport/channel";
+import type { InferenceResponse } from "../transport/channel";
 import { type InputTensor, toNativeTensor } from "../transport/tensors";
 
 export interface InferenceRequest {
@@ -29,15 +29,6 @@ export interface InferenceRequest {
   readonly deadline?: number | undefined;
   /** Gets each response as it comes; the stream is not to be iterated then. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
-  /** Called once if the request is cancelled while it runs, after Triton was asked to: some backends can be told sooner. */
-  readonly onCancel?: (() => void) | undefined;
-  /** Does not keep the process alive, and is not waited for: a request that is open as long as its model is used. */
-  readonly background?: boolean | undefined;
-  /**
-   * Called with the handler of this request's responses, for a model that sends them inside another request's responses
-   * and ends this request with an empty one, which counts for nothing then. Gives back what is to be called at the end.
-   */
-  readonly deliver?: ((handler: CallHandler) => () => void) | undefined;
   /** Joins two responses that wait unread; undefined keeps them apart. */
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
@@ -51,7 +42,7 @@ const sequenceStart = 1;
 const sequenceEnd = 2;
 
 /** @throws {@link InvalidArgumentError} naming what is wrong. */
-export function toNativeRequest(request: InferenceRequest, id: string): NativeRequest {
+export function toNativeRequest(request: InferenceRequest, id: string, background = false): NativeRequest {
   if (typeof request !== "object" || request === null) throw new InvalidArgumentError("a request must be an object");
   const { model, version, deadline, priority, sequence, signal, inputs, outputs } = request;
   checkText("model", model);
@@ -82,7 +73,7 @@ export function toNativeRequest(request: InferenceRequest, id: string): NativeRe
     outputs: outputs === undefined ? undefined : [...outputs],
     parameters: toNativeParameters(request.parameters ?? {}),
     raw: request.raw ?? false,
-    background: request.background ?? false,
+    background,
   };
 }
 

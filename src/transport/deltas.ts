@@ -2,7 +2,6 @@ import { randomBytes } from "node:crypto";
 import { closeSync, constants, openSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
-import type { InferenceRequest, ResponseStream } from "../server";
 import { type CallHandler, noParameters } from "./channel";
 import type { Tensor } from "./tensors";
 
@@ -22,7 +21,18 @@ const openLimit = 10_000;
 /** Milliseconds before it is tried again after a failure: each attempt costs a request. */
 const retryDelay = 5_000;
 
-type Infer = (request: Omit<InferenceRequest, "model">) => ResponseStream;
+/** The request that stands for an open channel. */
+export interface ChannelRequest {
+  /** Settles when the backend has ended it. */
+  readonly finished: Promise<void>;
+  cancel(): void;
+}
+
+/**
+ * Sends the request that opens a channel: the backend makes a FIFO of that name in the private directory, answers, and
+ * leaves the request open. `onAnswer` is called with that answer.
+ */
+export type OpenChannel = (name: string, onAnswer: () => void) => ChannelRequest;
 
 /**
  * The pieces of all streams of a model, through a FIFO that its child writes once for each step of the engine
@@ -33,25 +43,25 @@ type Infer = (request: Omit<InferenceRequest, "model">) => ResponseStream;
 export class DeltaChannel {
   readonly #model: string;
   readonly #directory: string;
-  readonly #infer: Infer;
+  readonly #send: OpenChannel;
   readonly #receivers = new Map<string, Receiver>();
   #name: string | undefined;
-  #request: ResponseStream | undefined;
+  #request: ChannelRequest | undefined;
   #pipe: Socket | undefined;
   #rest = "";
   #retryAt = 0;
 
   /** @param directory the server's private one, where the FIFO is made */
-  constructor(model: string, directory: string, infer: Infer) {
+  constructor(model: string, directory: string, send: OpenChannel) {
     this.#model = model;
     this.#directory = directory;
-    this.#infer = infer;
+    this.#send = send;
   }
 
-  /** The parameters that lead a request's pieces here; none while the channel is not open, which opens it for later. */
-  get parameters(): Record<string, string> | undefined {
+  /** The name by which requests ask for it; none while it is not open, which opens it for later ones. */
+  get name(): string | undefined {
     if (this.#name === undefined && performance.now() >= this.#retryAt) this.open().catch(() => {});
-    return this.#name === undefined ? undefined : { tritonode_channel: this.#name };
+    return this.#name;
   }
 
   /** Resolves when the channel is open, or can't be. */
@@ -62,15 +72,9 @@ export class DeltaChannel {
     const ready = new Promise<void>((resolve) => {
       opened = resolve;
     });
-    const request = this.#infer({
-      inputs: [{ name: "text_input", datatype: "BYTES", data: [""] }],
-      outputs: ["text_output"],
-      parameters: { tritonode_open_channel: name },
-      background: true,
-      onResponse: (response) => {
-        if (response !== undefined && this.#request === request) this.#start(name);
-        opened();
-      },
+    const request = this.#send(name, () => {
+      if (this.#request === request) this.#start(name);
+      opened();
     });
     this.#request = request;
     request.finished
@@ -166,34 +170,4 @@ export class DeltaChannel {
       final,
     );
   }
-}
-
-/** An output of one dimension. */
-export function tensor(name: string, datatype: Tensor["datatype"], data: Tensor["data"]): Tensor {
-  return { name, datatype, shape: [data.length], data };
-}
-
-/** A piece of a generated text; see `ResponseState.take_entry` in backends/vllm/tritonode/responses.py. */
-export function readTextEntry(entry: DeltaEntry): Record<string, Tensor> {
-  const [, , texts, reasons, tokens, promptTokens, cumulative, logprobs] = entry as unknown as [
-    string,
-    number,
-    string[],
-    string[],
-    number[],
-    number,
-    number[] | undefined,
-    string[] | undefined,
-  ];
-  const outputs: Record<string, Tensor> = {
-    text_output: tensor("text_output", "BYTES", texts),
-    finish_reason: tensor("finish_reason", "BYTES", reasons),
-    num_output_tokens: tensor("num_output_tokens", "UINT32", tokens),
-    num_input_tokens: tensor("num_input_tokens", "UINT32", [promptTokens]),
-  };
-  if (cumulative !== undefined && logprobs !== undefined) {
-    outputs["cumulative_logprob"] = tensor("cumulative_logprob", "FP32", cumulative);
-    outputs["logprobs"] = tensor("logprobs", "BYTES", logprobs);
-  }
-  return outputs;
 }

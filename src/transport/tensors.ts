@@ -82,6 +82,11 @@ const arrays: Partial<Record<TritonDataType, ArrayClass>> = {
   FP64: Float64Array as unknown as ArrayClass,
 };
 
+/** A tensor of one dimension. */
+export function tensor(name: string, datatype: TritonDataType, data: TensorData): Tensor {
+  return { name, datatype, shape: [data.length], data };
+}
+
 /** The name of an output's data type. */
 export function dataTypeName(number: number): TritonDataType {
   return (names[number] ?? "INVALID") as TritonDataType;

@@ -20,16 +20,18 @@ const ends = {
   stop: (server) => server.stop(),
 };
 
+const streams = [];
+
 async function serve() {
   const server = await TritonServer.start({ runtime });
   await server.loadModel("command", { config: { backend: "python" }, files: { "1/model.py": code } });
   if (streaming) {
+    // Without a rejection handler of ours a stream that is cut off must not change how the process ends.
     const first = Array.from(
       { length: 64 },
       () =>
         new Promise((resolve) => {
-          // Without a rejection handler of ours a stream that is cut off must not change how the process ends.
-          server.infer({ ...request, onResponse: resolve });
+          streams.push(server.infer({ ...request, onResponse: resolve }));
         }),
     );
     await Promise.all(first);
@@ -64,6 +66,9 @@ async function serve() {
     return;
   }
   // While streaming, nothing ends by itself: the requests keep the event loop alive.
-  if (how === "normal" && streaming) return server.cancelAll?.();
+  if (how === "normal" && streaming) {
+    for (const stream of streams) stream.cancel();
+    return;
+  }
   await ends[how](server);
 })();

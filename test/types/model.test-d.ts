@@ -7,8 +7,10 @@ import {
   type ChatChunk,
   type Choice,
   type GenerateResult,
+  type InferenceRequest,
   type StreamChunk,
   TritonodeError,
+  type TritonServer,
   type Usage,
   VllmModel,
 } from "../../src";
@@ -64,6 +66,15 @@ test("streams: one class, disposable, with the whole answer at the end", () => {
   expectTypeOf(stream.toReadableStream()).toEqualTypeOf<ReadableStream<StreamChunk>>();
   expectTypeOf(model.server.infer({ model: "m", inputs: [] })).toExtend<AsyncDisposable>();
   expectTypeOf(model.chatStream([])).toExtend<CancellableStream<ChatChunk, ChatAnswer<undefined>>>();
+});
+
+test("a server and its requests have no internals on them", () => {
+  for (const name of ["shared", "cancelAll", "drained", "shareRepository", "ask"] as const) {
+    expectTypeOf<TritonServer>().not.toHaveProperty(name);
+  }
+  for (const name of ["onCancel", "background", "deliver"] as const) {
+    expectTypeOf<InferenceRequest>().not.toHaveProperty(name);
+  }
 });
 
 test("whether it is ready can't be taken for true by mistake", () => {

@@ -2,10 +2,11 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { InferenceRequest, InferenceResponse } from "../../src";
+import type { InferenceResponse } from "../../src";
 import { GenerationStream } from "../../src/model/generation";
+import { readTextEntry } from "../../src/model/results";
 import { Responses, StreamState } from "../../src/server/stream";
-import { DeltaChannel, readTextEntry } from "../../src/transport/deltas";
+import { DeltaChannel } from "../../src/transport/deltas";
 
 // The parts of the model layer that need no engine: what Triton would send is handed to them here.
 
@@ -59,8 +60,8 @@ describe("the channel of pieces", () => {
   /** A channel whose requests are answered as a backend would that has made no FIFO. */
   function channelWithoutFifo() {
     const sent: StreamState[] = [];
-    const channel = new DeltaChannel("m", directory, (request: Omit<InferenceRequest, "model">) => {
-      const state = new StreamState({ ...options, onResponse: request.onResponse });
+    const channel = new DeltaChannel("m", directory, (_, onAnswer) => {
+      const state = new StreamState({ ...options, onResponse: onAnswer });
       state.begin(() => {});
       sent.push(state);
       setImmediate(() => state.onResponse(response([""]), false));
@@ -72,13 +73,13 @@ describe("the channel of pieces", () => {
   test("a FIFO that can't be opened is no uncaught exception: requests are answered one by one", async () => {
     const { channel, sent } = channelWithoutFifo();
     await channel.open();
-    expect(channel.parameters).toBeUndefined();
+    expect(channel.name).toBeUndefined();
     await settled();
     expect(uncaught).toEqual([]);
     // Its request is ended: nobody reads what it would bring.
     await expect(sent[0]?.finished).rejects.toMatchObject({ code: "ERR_REQUEST_CANCELLED" });
     // The next requests do not try again, each for itself.
-    for (let i = 0; i < 5; i++) expect(channel.parameters).toBeUndefined();
+    for (let i = 0; i < 5; i++) expect(channel.name).toBeUndefined();
     await settled();
     expect(sent).toHaveLength(1);
     expect(uncaught).toEqual([]);
@@ -87,16 +88,16 @@ describe("the channel of pieces", () => {
   test("a request that ends leaves no stream waiting", async () => {
     const { execFileSync } = await import("node:child_process");
     let background: StreamState | undefined;
-    const channel = new DeltaChannel("m", directory, (request: Omit<InferenceRequest, "model">) => {
-      const state = new StreamState({ ...options, onResponse: request.onResponse });
+    const channel = new DeltaChannel("m", directory, (name, onAnswer) => {
+      const state = new StreamState({ ...options, onResponse: onAnswer });
       state.begin(() => {});
       background = state;
-      execFileSync("mkfifo", [join(directory, String(request.parameters?.["tritonode_open_channel"]))]);
+      execFileSync("mkfifo", [join(directory, name)]);
       setImmediate(() => state.onResponse(response([""]), false));
       return new Responses(state, false);
     });
     await channel.open();
-    const name = channel.parameters?.["tritonode_channel"] ?? "";
+    const name = channel.name ?? "";
     expect(existsSync(join(directory, name))).toBe(false);
     const state = new StreamState({ ...options, delivered: true });
     state.begin(() => {});

@@ -1,6 +1,7 @@
 import { onAbort, unlessAborted } from "../../common/abort";
 import type { ResponseStream } from "../../server";
-import { type Backend, partsOf, type ResponseHead, sendHttp, sendRead } from "./http";
+import type { Backend } from "../backend";
+import { partsOf, type ResponseHead, sendHttp, sendRead } from "./http";
 
 /** Paths are relative to this; the host of an absolute URL is not looked at. */
 const base = "http://localhost/v1/";

@@ -1,16 +1,7 @@
-import type { InferenceRequest, ResponseStream } from "../../server";
-import type { InferenceResponse } from "../../transport/channel";
-import { type DeltaEntry, type ReadEntry, tensor } from "../../transport/deltas";
-import type { Tensor } from "../../transport/tensors";
-
-type Request = Omit<InferenceRequest, "model">;
-
-/** The model's backend. Both throw what keeps a request from being sent. */
-export interface Backend {
-  send(request: Request, read: ReadEntry): ResponseStream;
-  /** Sends a message about a request that runs; as long as one runs, even if the model takes no further requests. */
-  tell(request: Request): ResponseStream;
-}
+import type { InferenceResponse, ResponseStream } from "../../server";
+import type { DeltaEntry } from "../../transport/deltas";
+import { type Tensor, tensor } from "../../transport/tensors";
+import type { Backend, BackendRequest } from "../backend";
 
 /** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/asgi.py). */
 export interface RequestHead {
@@ -33,7 +24,7 @@ const output = "http_response";
 /** Sends an HTTP request through Triton; the responses carry its answer. */
 export function sendHttp(backend: Backend, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
   const parts = body === undefined ? [encode(head)] : [encode(head), body];
-  return backend.send(httpRequest(parts), readHttpEntry);
+  return backend.send({ ...httpRequest(parts), read: readHttpEntry });
 }
 
 /** Tells the backend how much of a response's body was read. What becomes of the message does not matter to anybody. */
@@ -45,7 +36,7 @@ export function sendRead(backend: Backend, id: string, bytes: number): void {
   }
 }
 
-function httpRequest(parts: Uint8Array[]): Request {
+function httpRequest(parts: Uint8Array[]): BackendRequest {
   return {
     inputs: [
       { name: "text_input", datatype: "BYTES", data: [""] },

@@ -1,55 +1,36 @@
-import { randomUUID } from "node:crypto";
 import { callback } from "../common/callbacks";
-import { checkLimit } from "../common/duration";
 import { DisposedError, type EngineDiedError, InvalidArgumentError, RequestCancelledError } from "../errors";
+import { loadAddon } from "../native/binding";
 import { Channel } from "../transport/channel";
 import { fromNative } from "../transport/failure";
 import { Shared } from "../transport/shared";
 import { sweep } from "../transport/sweep";
 import { temporaryDirectory, Workspace } from "../transport/workspace";
+import { type CallRequest, Calls } from "./calls";
 import { Children, type ServerChild } from "./children";
 import { logTo } from "./logger";
 import { type LoadModelOptions, Models } from "./models";
 import { environmentKey, type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
-import { type InferenceRequest, toNativeRequest } from "./request";
-import { type ResponseStream, Responses, StreamState } from "./stream";
-
-/** Triton's view of a model in its repositories (`TRITONSERVER_ServerModelIndex`). */
-export interface ModelIndexEntry {
-  readonly name: string;
-  readonly version?: string;
-  readonly state?: string;
-  readonly reason?: string;
-}
+import type { ResponseStream } from "./stream";
 
 /** Whether the server is gone in spite of an error of its release: everything but the lack of a thread to do it on. */
 function hasStopped(error: unknown): boolean {
   return (error as { code?: unknown }).code !== "SYSTEM";
 }
 
-interface Running {
-  readonly model: string;
-  readonly call: number;
-  readonly state: StreamState;
-  /** When it was sent, on the clock of `performance.now()`. */
-  readonly since: number;
-}
-
 /**
- * NVIDIA Triton in this process. There is one for the whole process: further starts, from workers too, join it, and it
- * stops with the last one that stops.
+ * One use of the process's Triton, by a {@link TritonServer} or a {@link VllmModel}. There is one Triton for the whole
+ * process: further uses, from workers too, join it, and it stops with the last one that stops.
  */
-export class TritonServer {
+export class ServerCore {
   /** What the environments of this process share beside the server itself. */
   readonly shared: Shared;
   readonly #channel: Channel;
   readonly #workspace: Workspace;
   readonly #children: Children;
   readonly #stopLog: () => void;
-  readonly #running = new Map<number, Running>();
-  /** Requests that are open as long as their model is used: nobody waits for their end. */
-  readonly #background = new Map<number, Running>();
   readonly #models: Models;
+  readonly #calls: Calls;
   readonly #diedListeners = new Set<(model: string, error: EngineDiedError) => void>();
   #stopped: Promise<void> | undefined;
 
@@ -59,7 +40,7 @@ export class TritonServer {
    * @throws {@link AddonLoadError} without a usable addon, {@link RuntimeMissingError} if the runtime's libraries can't be
    *   opened, {@link InvalidArgumentError} for a bad option or if another runtime is in use, {@link TritonServerError}.
    */
-  static async start(options: TritonServerOptions): Promise<TritonServer> {
+  static async start(options: TritonServerOptions): Promise<ServerCore> {
     const channel = Channel.get();
     const { addon } = channel;
     const found = await addon.acquire().catch((error: unknown) => Promise.reject(fromNative(error)));
@@ -100,7 +81,7 @@ export class TritonServer {
         workspace = Workspace.open(description.directory, description.shmPrefix);
         workspace.addBackends(options.backends ?? {});
       }
-      const server = new TritonServer(channel, workspace, children, stopLog);
+      const server = new ServerCore(channel, workspace, children, stopLog);
       for (const path of options.modelRepositories ?? []) await server.registerRepository(path);
       return server;
     } catch (error) {
@@ -113,6 +94,11 @@ export class TritonServer {
     }
   }
 
+  /** @throws {@link AddonLoadError} where the addon can't be loaded on this machine. */
+  static checkAddon(): void {
+    loadAddon();
+  }
+
   private constructor(channel: Channel, workspace: Workspace, children: Children, stopLog: () => void) {
     this.#channel = channel;
     this.#workspace = workspace;
@@ -122,8 +108,9 @@ export class TritonServer {
     channel.join();
     this.#models = new Models(channel.addon, workspace, children, {
       died: (model, error) => this.#modelDied(model, error),
-      replaced: (model, error, since) => this.#failOlder(model, error, since),
+      replaced: (model, error, since) => this.#calls.childReplaced(model, error, since),
     });
+    this.#calls = new Calls(channel, (model) => this.#models.death(model));
   }
 
   /** The server's private directory: for tests and for what a backend wants to place there. */
@@ -138,19 +125,17 @@ export class TritonServer {
 
   /** Requests of this object that run. */
   get runningRequests(): number {
-    return this.#running.size;
+    return this.#calls.running;
   }
 
   /** Ends every request of this object that runs; each rejects with `reason`. */
   cancelAll(reason: Error): void {
-    for (const { state } of [...this.#running.values()]) state.fail(reason);
+    this.#calls.cancelAll(reason, { background: false });
   }
 
   /** Resolves when no request of this object runs. */
-  async drained(): Promise<void> {
-    while (this.#running.size > 0) {
-      await Promise.allSettled([...this.#running.values()].map(({ state }) => state.finished));
-    }
+  drained(): Promise<void> {
+    return this.#calls.drained();
   }
 
   /** The Python children that run now, of the whole process's server. */
@@ -164,7 +149,8 @@ export class TritonServer {
     return () => this.#diedListeners.delete(listener);
   }
 
-  async #ask<T>(question: (addon: Channel["addon"]) => Promise<T>): Promise<T> {
+  /** Asks Triton. @throws {@link DisposedError} after `stop`, and what Triton answers with. */
+  async ask<T>(question: (addon: Channel["addon"]) => Promise<T>): Promise<T> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
     try {
       return await question(this.#channel.addon);
@@ -173,53 +159,22 @@ export class TritonServer {
     }
   }
 
-  isLive(): Promise<boolean> {
-    return this.#ask((addon) => addon.isLive());
-  }
-
-  async isReady(): Promise<boolean> {
-    return (await this.#ask((addon) => addon.isReady())) && !this.#models.anyDead;
+  /** Whether a model's child has died and the model was not loaded again. */
+  get anyModelDead(): boolean {
+    return this.#models.anyDead;
   }
 
   /** Whether the model takes requests; false from the moment its child died, whatever Triton still believes. */
   async isModelReady(name: string, version?: number): Promise<boolean> {
-    return this.#models.death(name) === undefined && (await this.#ask((addon) => addon.isModelReady(name, version)));
-  }
-
-  /** Triton's name, version and extensions. */
-  async metadata(): Promise<{ name: string; version: string; extensions: string[] }> {
-    return JSON.parse(await this.#ask((addon) => addon.metadata()));
-  }
-
-  async modelMetadata(name: string, version?: number): Promise<Record<string, unknown>> {
-    return JSON.parse(await this.#ask((addon) => addon.modelMetadata(name, version)));
-  }
-
-  async modelConfig(name: string, version?: number): Promise<Record<string, unknown>> {
-    return JSON.parse(await this.#ask((addon) => addon.modelConfig(name, version)));
-  }
-
-  /** Triton's counters of a model; of all models with an empty name. */
-  async modelStatistics(name = "", version?: number): Promise<Record<string, unknown>> {
-    return JSON.parse(await this.#ask((addon) => addon.modelStatistics(name, version)));
-  }
-
-  /** Models of the registered repositories; one that was loaded from files is among them only while it is loaded. */
-  async repositoryIndex(options: { readyOnly?: boolean } = {}): Promise<ModelIndexEntry[]> {
-    return JSON.parse(await this.#ask((addon) => addon.repositoryIndex(options.readyOnly ?? false)));
-  }
-
-  /** Prometheus text, as Triton's metrics port would serve it. */
-  metrics(): Promise<string> {
-    return this.#ask((addon) => addon.metrics());
+    return this.#models.death(name) === undefined && (await this.ask((addon) => addon.isModelReady(name, version)));
   }
 
   registerRepository(path: string): Promise<void> {
-    return this.#ask((addon) => addon.registerRepository(this.#workspace.repository(path)));
+    return this.ask((addon) => addon.registerRepository(this.#workspace.repository(path)));
   }
 
   unregisterRepository(path: string): Promise<void> {
-    return this.#ask((addon) => addon.unregisterRepository(this.#workspace.repository(path)));
+    return this.ask((addon) => addon.unregisterRepository(this.#workspace.repository(path)));
   }
 
   /**
@@ -232,7 +187,7 @@ export class TritonServer {
     const name = `repository/${link}`;
     if ((await this.shared.acquire(name, link)) === undefined) {
       try {
-        await this.#ask((addon) => addon.registerRepository(link));
+        await this.ask((addon) => addon.registerRepository(link));
       } catch (error) {
         this.shared.settle(name);
         throw error;
@@ -242,7 +197,7 @@ export class TritonServer {
     return async () => {
       if (!(await this.shared.release(name))) return;
       try {
-        await this.#ask((addon) => addon.unregisterRepository(link));
+        await this.ask((addon) => addon.unregisterRepository(link));
       } finally {
         this.shared.settle(name);
       }
@@ -265,91 +220,15 @@ export class TritonServer {
     return this.#models.unload(name, options);
   }
 
-  /**
-   * Sends a request. Its responses come as the returned stream is read; errors of the request itself (unknown model,
-   * wrong tensors) reject there too.
-   *
-   * @throws {@link InvalidArgumentError} for a request that can't be sent at all, {@link DisposedError} after `stop`.
-   */
-  infer(request: InferenceRequest): ResponseStream {
+  /** See {@link TritonServer.infer}. */
+  infer(request: CallRequest): ResponseStream {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
-    const id = request?.id ?? randomUUID();
-    const native = toNativeRequest(request, id);
-    const state = new StreamState({
-      id,
-      model: request.model,
-      signal: request.signal,
-      deadline: checkLimit("deadline", request.deadline),
-      onResponse: request.onResponse,
-      merge: request.merge,
-      delivered: request.deliver !== undefined,
-      maxQueuedResponses: request.maxQueuedResponses ?? 65_536,
-    });
-    const stream = new Responses(state, request.onResponse === undefined);
-    const dead = this.#models.death(request.model);
-    if (dead !== undefined) {
-      state.fail(dead);
-      return stream;
-    }
-    if (request.signal?.aborted) {
-      state.fail(new RequestCancelledError("the request was aborted by its signal", { cause: request.signal.reason }));
-      return stream;
-    }
-    let call: number;
-    try {
-      call = this.#channel.addon.infer(native);
-    } catch (error) {
-      state.fail(fromNative(error));
-      return stream;
-    }
-    const running = { model: request.model, call, state, since: performance.now() };
-    const list = request.background ? this.#background : this.#running;
-    list.set(call, running);
-    const endDelivery = this.#deliver(request, state);
-    state.onEnd(() => {
-      list.delete(call);
-      endDelivery?.();
-    });
-    this.#channel.addCall(call, state);
-    state.begin(() => {
-      this.#channel.addon.cancel(call);
-      const { onCancel } = request;
-      if (onCancel !== undefined) callback("onCancel", onCancel, onCancel);
-    });
-    return stream;
-  }
-
-  /** Hands the stream to whoever brings its responses. Triton may end the request before the last of them is here. */
-  #deliver({ deliver }: InferenceRequest, state: StreamState): (() => void) | undefined {
-    if (deliver === undefined) return undefined;
-    const end = deliver(state);
-    this.#channel.addon.hold();
-    return () => {
-      this.#channel.addon.unhold();
-      end();
-    };
-  }
-
-  /** Every request of this object that Triton has, as they are now. */
-  get #open(): Running[] {
-    return [...this.#running.values(), ...this.#background.values()];
+    return this.#calls.infer(request);
   }
 
   #modelDied(model: string, error: EngineDiedError): void {
-    for (const running of this.#open) {
-      if (running.model === model) running.state.fail(error);
-    }
-    this.#channel.abandonCalls(model);
+    this.#calls.modelDied(model, error);
     for (const listener of this.#diedListeners) callback("onModelDied", listener, () => listener(model, error));
-  }
-
-  /** Ends what was sent to a child that is gone before its successor started; as a rule there is nothing. */
-  #failOlder(model: string, error: EngineDiedError, since: number): void {
-    const lost = this.#open.filter((running) => running.model === model && running.since < since);
-    if (lost.length === 0) return;
-    this.#channel.addon.noteChildDied();
-    for (const { state } of lost) state.fail(error);
-    this.#channel.abandonCalls(model, new Set(lost.map(({ call }) => call)));
   }
 
   /** Ends this object's requests and leaves the server; the last one to leave stops it. Repeated calls are one call. */
@@ -361,7 +240,7 @@ export class TritonServer {
   async #stop(): Promise<void> {
     this.#models.close();
     const reason = new RequestCancelledError("the server was stopped");
-    for (const { state } of this.#open) state.fail(reason);
+    this.#calls.cancelAll(reason, { background: true });
     try {
       const last = await this.#channel.addon.release();
       if (last) this.#workspace.remove();
@@ -373,9 +252,5 @@ export class TritonServer {
       this.#children.close();
       this.#stopLog();
     }
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.stop();
   }
 }

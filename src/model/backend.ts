@@ -1,0 +1,142 @@
+import { randomBytes } from "node:crypto";
+import { DisposedError, RequestCancelledError } from "../errors";
+import type { InferenceRequest, InferenceResponse, ResponseStream } from "../server";
+import type { CallRequest } from "../server/calls";
+import type { ServerCore } from "../server/core";
+import { DeltaChannel, type ReadEntry } from "../transport/deltas";
+import { fromRequestFailure } from "./failure";
+
+/** Parameters of a request that only this host sends (backends/vllm/tritonode). */
+const parameters = {
+  /** Names a request for the `cancel` operation. */
+  cancelToken: "tritonode_cancel_token",
+  /** Opens a channel of that name. */
+  openChannel: "tritonode_open_channel",
+  /** Sends the responses through the channel of that name. */
+  channel: "tritonode_channel",
+} as const;
+
+/** A request to the model's backend: what every call of a model comes down to. */
+export type BackendRequest = Pick<
+  InferenceRequest,
+  "id" | "inputs" | "outputs" | "parameters" | "raw" | "signal" | "deadline" | "merge"
+> & {
+  /** Reads the responses where they come through the channel; without it they do not. */
+  readonly read?: ReadEntry | undefined;
+};
+
+/** A model's backend in its Python child, as one VllmModel talks to it. */
+export class Backend {
+  readonly #core: ServerCore;
+  readonly #model: string;
+  readonly #channel: DeltaChannel;
+  // Models are shared by a process's threads, tokens must not be.
+  readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
+  #nextToken = 1;
+  readonly #cancelled: string[] = [];
+  #closed = false;
+
+  constructor(core: ServerCore, model: string) {
+    this.#core = core;
+    this.#model = model;
+    this.#channel = new DeltaChannel(model, core.privateDirectory, (name, onAnswer) =>
+      this.#openChannel(name, onAnswer),
+    );
+  }
+
+  /** Resolves when requests can be sent; they could be before, but would be answered one by one. */
+  open(): Promise<void> {
+    return this.#channel.open();
+  }
+
+  /** Takes no further requests; those that run go on. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /** Ends the requests that run, or waits until they are done, and then the channel. */
+  async end({ drain }: { drain: boolean }): Promise<void> {
+    this.close();
+    if (!drain) this.#core.cancelAll(new RequestCancelledError("the model was disposed of"));
+    await this.#core.drained();
+    this.#channel.close();
+  }
+
+  /** Sends a request. @throws {@link DisposedError}, and what keeps it from being sent */
+  send({ read, ...request }: BackendRequest): ResponseStream {
+    const channel = read === undefined ? undefined : this.#channel.name;
+    if (read === undefined || channel === undefined) return this.#send(request, () => ({}));
+    const named = { ...request, parameters: { ...request.parameters, [parameters.channel]: channel } };
+    return this.#send(named, (token) => ({ deliver: (handler) => this.#channel.add(token, handler, read) }));
+  }
+
+  /** @param more - what the request asks for beside, by its token */
+  #send(request: BackendRequest, more: (token: string) => Partial<CallRequest>): ResponseStream {
+    if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
+    const token = `${this.#tokenPrefix}${this.#nextToken++}`;
+    return this.#core.infer({
+      ...request,
+      model: this.#model,
+      parameters: { ...request.parameters, [parameters.cancelToken]: token },
+      onCancel: () => this.#cancelSoon(token),
+      ...more(token),
+    });
+  }
+
+  /** Sends a message about a request that runs: as long as one does, even if no further ones are taken. */
+  tell(request: BackendRequest): ResponseStream {
+    return this.#core.infer({ ...request, model: this.#model });
+  }
+
+  /** Asks for an operation beside the requests (tritonode/control.py). @throws {@link DisposedError} */
+  async control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
+    if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
+    return this.#control(operation);
+  }
+
+  async #control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
+    let response: InferenceResponse;
+    try {
+      response = await this.tell({
+        inputs: [
+          { name: "text_input", datatype: "BYTES", data: [""] },
+          { name: "control_request", datatype: "BYTES", data: [JSON.stringify(operation)] },
+        ],
+        outputs: ["text_output"],
+      }).response();
+    } catch (error) {
+      throw fromRequestFailure(error);
+    }
+    const answer = response.outputs["text_output"]?.data[0];
+    return JSON.parse(typeof answer === "string" ? answer : "null");
+  }
+
+  #openChannel(name: string, onAnswer: () => void): ResponseStream {
+    return this.#send(
+      {
+        inputs: [{ name: "text_input", datatype: "BYTES", data: [""] }],
+        outputs: ["text_output"],
+        parameters: { [parameters.openChannel]: name },
+      },
+      () => ({
+        background: true,
+        onResponse: (response) => {
+          if (response !== undefined) onAnswer();
+        },
+      }),
+    );
+  }
+
+  /**
+   * Tells the backend which requests were cancelled. It would learn it from Triton too, but only by asking for each
+   * running request in turn. All of one turn of the event loop go together.
+   */
+  #cancelSoon(token: string): void {
+    if (this.#cancelled.push(token) > 1) return;
+    queueMicrotask(() => {
+      const tokens = this.#cancelled.splice(0);
+      // A model that is gone has nothing left to cancel.
+      this.#control({ op: "cancel", tokens }).catch(() => {});
+    });
+  }
+}

@@ -104,7 +104,7 @@ function newest(paths) {
 }
 
 /** Whether `target` is there and no older than what it is made of. */
-function fresh(target, sources) {
+export function fresh(target, sources) {
   const path = join(root, target);
   return existsSync(path) && statSync(path).mtimeMs >= newest(sources);
 }
@@ -120,13 +120,15 @@ export async function dependencies(folder = ".") {
   await (npm === undefined ? run("npm", args, options) : run(process.execPath, [npm, ...args], options));
 }
 
+/** What the native files are made of; the headers change with their package alone, not with the whole lock. */
+export const NATIVE_SOURCES = ["native", "binding.gyp", "node_modules/node-addon-api/package.json"];
+
 /** The native files and the TypeScript, as they are shipped. */
 export async function build() {
   const prebuilt = ["tritonode.glibc.node", "libtritonode_punica.so"].map(
     (name) => `prebuilds/${process.platform}-${process.arch}/${name}`,
   );
-  const sources = ["native", "binding.gyp", "node_modules/node-addon-api/package.json"];
-  if (!prebuilt.every((path) => fresh(path, sources))) {
+  if (!prebuilt.every((path) => fresh(path, NATIVE_SOURCES))) {
     say("the native addon (prebuildify)");
     await run(process.execPath, ["native/build.mjs", "--prebuild"]);
   }

@@ -34,6 +34,7 @@ main(async () => {
     const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
     await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
     await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);
+    await check("the packed package (publint, attw)", node, ["scripts/check-package.mjs"]);
     // cmake and ctest are the runtime's, where the machine has none.
     const PATH = `${process.env.PATH}:${dirname(python)}`;
     await check("C++ under the sanitizers", node, ["test/native/run.mjs"], { env: { ...process.env, PATH } });

@@ -14,6 +14,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   doctor: async () => (await import("./commands/doctor.js")).doctorCommand,
   bundle: async () => (await import("./commands/setup.js")).bundleCommand,
   remove: async () => (await import("./commands/remove.js")).removeCommand,
+  build: async () => (await import("./commands/build.js")).buildCommand,
   generate: async () => (await import("./commands/generate.js")).generateCommand,
   chat: async () => (await import("./commands/chat.js")).chatCommand,
 };

@@ -1,4 +1,13 @@
-import { chmodSync, copyFileSync, existsSync, lstatSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { application, Machine, matrix, npm, pack } from "../support/install";
@@ -152,6 +161,38 @@ describe.each(Object.entries(matrix.nodes))("Node %s", (name, node) => {
   });
 });
 
+/** Each installs into a folder of its own; then the tiny model answers in a worker thread. */
+describe.runIf(matrix.pnpm !== undefined).each([
+  ["pnpm", (tar: string) => [matrix.pnpm ?? "", "add", "--offline", tar], []],
+  ["Yarn 1", (tar: string) => [matrix.yarn ?? "", "add", "--offline", tar], []],
+  ["Yarn 4 with node_modules", (tar: string) => [matrix.berry ?? "", "add", `tritonode@file:${tar}`], []],
+  [
+    "Yarn 4 with Plug'n'Play",
+    (tar: string) => [matrix.berry ?? "", "add", `tritonode@file:${tar}`],
+    ["--require", "./.pnp.cjs"],
+  ],
+] as const)("%s", (name, add, flags) => {
+  test("installs it, and a model answers", () => {
+    const [version = "", node = ""] = Object.entries(matrix.nodes).find(([key]) => key.startsWith("v22")) ?? [];
+    const machine = new Machine(join(folder, `machine ${name}`), node);
+    const app = application(join(folder, `${name} ${version}`));
+    if (name.startsWith("Yarn 4")) {
+      const linker = flags.length > 0 ? "pnp" : "node-modules";
+      writeFileSync(join(app, ".yarnrc.yml"), `nodeLinker: ${linker}\nenableNetwork: false\n`);
+      // Without a lock of its own Yarn takes the nearest folder above that has one for the project.
+      writeFileSync(join(app, "yarn.lock"), "");
+    }
+    const install = machine.node(app, ...add(tarball));
+    expect(install.status, install.stdout + install.stderr).toBe(0);
+    writeFileSync(join(app, "worker.cjs"), worker);
+    const run = machine.node(app, ...flags, "worker.cjs");
+    expect(run.stderr).toBe("");
+    const { text, addon } = JSON.parse(run.stdout) as { text: boolean; addon: string[] };
+    expect(text).toBe(true);
+    expect(addon).toEqual([expect.stringMatching(/prebuilds\/linux-\w+\/tritonode\.glibc\.node$/)]);
+  });
+});
+
 test("it carries what a user needs and nothing else", () => {
   const app = application(join(folder, "contents"));
   const machine = new Machine(join(folder, "machine"), process.execPath);
@@ -175,4 +216,92 @@ test("it carries what a user needs and nothing else", () => {
   const manifest = JSON.parse(readFileSync(join(installed, "package.json"), "utf8")) as Record<string, unknown>;
   expect(manifest["dependencies"]).toBeUndefined();
   for (const hook of ["preinstall", "install", "postinstall"]) expect(manifest["scripts"]).not.toHaveProperty(hook);
+});
+
+test.each([
+  ["darwin", "arm64"],
+  ["win32", "x64"],
+])("npm installs it on %s-%s as well", (os, cpu) => {
+  const app = application(join(folder, `on ${os}`));
+  const machine = new Machine(join(folder, `machine ${os}`), process.execPath);
+  const run = machine.node(app, npm, "install", "--offline", `--os=${os}`, `--cpu=${cpu}`, tarball);
+  expect(run.stderr).toBe("");
+  expect(run.status).toBe(0);
+  expect(existsSync(join(app, "node_modules/tritonode/dist/index.js"))).toBe(true);
+});
+
+test("source maps point at files that are shipped", () => {
+  const app = application(join(folder, "maps"));
+  new Machine(join(folder, "machine maps"), process.execPath).node(app, npm, "install", "--offline", tarball);
+  const dist = join(app, "node_modules/tritonode/dist");
+  const maps = readdirSync(dist, { recursive: true, encoding: "utf8" }).filter((path) => path.endsWith(".map"));
+  expect(maps.length).toBeGreaterThan(50);
+  for (const map of maps) {
+    const { sources } = JSON.parse(readFileSync(join(dist, map), "utf8")) as { sources: string[] };
+    for (const source of sources) expect(existsSync(join(dist, map, "..", source)), `${map}: ${source}`).toBe(true);
+  }
+});
+
+test("packing it twice gives the same bytes, whatever the files' times", () => {
+  const again = pack(application(join(folder, "again")));
+  expect(readFileSync(again).equals(readFileSync(tarball))).toBe(true);
+});
+
+test("the README's links lead somewhere from npm's page too", () => {
+  // npm resolves relative links against `repository`: they are files of this repository.
+  const { repository } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    repository: { url: string };
+  };
+  expect(repository.url).toMatch(/^git\+https:\/\/github\.com\/[\w-]+\/[\w-]+\.git$/);
+  const links = [...readFileSync(join(root, "README.md"), "utf8").matchAll(/\]\(([^)]+)\)/g)].map(
+    (match) => match[1] ?? "",
+  );
+  expect(links.length).toBeGreaterThan(5);
+  for (const link of links.filter((target) => !/^(https:|#)/.test(target))) {
+    expect(existsSync(join(root, link.split("#")[0] ?? "")), link).toBe(true);
+  }
+});
+
+describe("building it from source", () => {
+  test("works in the installed package with a compiler alone, and says which is missing without one", () => {
+    const app = application(join(folder, "build"));
+    const machine = new Machine(join(folder, "machine build"), process.execPath);
+    machine.node(app, npm, "install", "--offline", tarball);
+    const cli = join(app, "node_modules/tritonode/dist/cli/main.js");
+    const without = machine.node(app, cli, "build");
+    expect(without.stderr).toContain("none of c++, g++, clang++ is on PATH");
+    expect(without.stderr).toContain("apt-get install g++");
+    expect(without.status).toBe(1);
+
+    const installed = join(app, "node_modules/tritonode");
+    for (const path of ["prebuilds", "build"]) rmSync(join(installed, path), { recursive: true, force: true });
+    const doctor = machine.node(app, cli, "doctor");
+    expect(doctor.stdout).toMatch(/FAIL {2}addon/);
+    expect(doctor.stdout).toContain("npx tritonode build");
+    machine.provide("g++", "as", "ld");
+    const built = machine.node(app, cli, "build");
+    expect(built.stderr).not.toContain("error");
+    expect(built.status).toBe(0);
+    expect(readdirSync(join(installed, "build/Release")).sort()).toEqual(["libtritonode_punica.so", "tritonode.node"]);
+    writeFileSync(join(app, "worker.cjs"), worker);
+    const run = machine.node(app, "worker.cjs");
+    expect(run.stderr).toBe("");
+    expect((JSON.parse(run.stdout) as { addon: string[] }).addon).toEqual([
+      join(installed, "build/Release/tritonode.node"),
+    ]);
+    // Compiling takes a minute on two cores of its own.
+  }, 900_000);
+
+  test("a compiler without C++20 is refused by name", () => {
+    const machine = new Machine(join(folder, "machine old"), process.execPath);
+    const old = join(folder, "old compiler");
+    writeFileSync(old, "#!/bin/sh\necho 'error: unrecognized command line option -std=c++20' >&2\nexit 1\n", {
+      mode: 0o755,
+    });
+    machine.environment["CXX"] = old;
+    const run = machine.node(folder, join(root, "dist/cli/main.js"), "build");
+    expect(run.stderr).toContain(`${old}: error: unrecognized command line option -std=c++20`);
+    expect(run.stderr).toContain("GCC 11");
+    expect(run.status).toBe(1);
+  });
 });

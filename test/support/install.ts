@@ -9,6 +9,8 @@ export interface Matrix {
   pnpm?: string;
   yarn?: string;
   berry?: string;
+  /** Packed in a clean clone, by `prepack`. */
+  tarball?: string;
 }
 
 export const matrix: Matrix =
@@ -27,16 +29,16 @@ const PROGRAMS = ["sh", "bash", "lscpu"];
 /** A machine with one Node, no compiler, no Python and an empty npm cache; nothing of this process's npm settings. */
 export class Machine {
   readonly #node: string;
+  readonly #bin: string;
   readonly environment: NodeJS.ProcessEnv;
 
   constructor(folder: string, node: string) {
     this.#node = node;
     const bin = join(folder, "bin");
+    this.#bin = bin;
     mkdirSync(bin, { recursive: true });
     symlinkSync(node, join(bin, "node"));
-    for (const name of PROGRAMS) {
-      symlinkSync(execFileSync("sh", ["-c", `command -v ${name}`], { encoding: "utf8" }).trim(), join(bin, name));
-    }
+    this.provide(...PROGRAMS);
     const kept = ["HOME", "TRITONODE_RUNTIME_DIR", "TMPDIR", "LANG"].flatMap((name) =>
       process.env[name] === undefined ? [] : [[name, process.env[name]]],
     );
@@ -58,6 +60,14 @@ export class Machine {
     this.environment["TRITONODE_RUNTIME_DIR"] ??= join(process.env["HOME"] ?? "", ".local/share/tritonode/0.1.0-cpu");
   }
 
+  /** Puts programs of this machine on its PATH. */
+  provide(...names: string[]): void {
+    for (const name of names) {
+      const path = execFileSync("sh", ["-c", `command -v ${name}`], { encoding: "utf8" }).trim();
+      symlinkSync(path, join(this.#bin, name));
+    }
+  }
+
   /** Runs Node with these arguments. */
   node(cwd: string, ...args: string[]): SpawnSyncReturns<string> {
     return spawnSync(this.#node, args, { cwd, encoding: "utf8", env: this.environment });
@@ -73,6 +83,7 @@ export class Machine {
 
 /** Packs the tarball that would be published. */
 export function pack(folder: string): string {
+  if (matrix.tarball !== undefined) return matrix.tarball;
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
   // What the package holds was built before vitest started (scripts/steps.mjs); matrix.mjs runs `prepack` as well.
   execFileSync(process.execPath, [npm, "pack", root, "--ignore-scripts", "--pack-destination", folder], {

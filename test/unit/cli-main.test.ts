@@ -16,7 +16,7 @@ describe("main", () => {
   it("lists the commands, as an answer to --help and as an error without one", async () => {
     const asked = context();
     expect(await main(["--help"], asked)).toBe(0);
-    for (const name of ["setup", "doctor", "bundle", "remove", "generate", "chat"])
+    for (const name of ["setup", "doctor", "bundle", "remove", "build", "generate", "chat"])
       expect(asked.stdout.text).toContain(`  ${name}`);
     const bare = context();
     expect(await main([], bare)).toBe(2);
@@ -24,7 +24,7 @@ describe("main", () => {
     expect(bare.stderr.text).toBe(asked.stdout.text);
   });
 
-  it.each(["setup", "doctor", "bundle", "remove", "generate", "chat"])("explains %s", async (name) => {
+  it.each(["setup", "doctor", "bundle", "remove", "build", "generate", "chat"])("explains %s", async (name) => {
     for (const words of [
       [name, "--help"],
       [name, "--nonsense", "-h"],

@@ -38,7 +38,10 @@ export async function uvInstall(
         const message = `downloaded ${done} (${downloaded} large ones so far)`;
         onProgress({ phase: "download", package: packageName(done), message });
       } else if (/^(Prepared|Installed) \d+/.test(line)) {
-        onProgress({ phase: "install", message: `installing ${pins.length} packages` });
+        onProgress({
+          phase: "install",
+          message: `installing ${pins.length} ${pins.length === 1 ? "package" : "packages"}`,
+        });
       }
     },
   });

@@ -34,7 +34,7 @@ export async function main(args: readonly string[], context: Context): Promise<n
       return name === undefined ? USAGE : 0;
     }
     if (name === "--version" || name === "-V") {
-      const { packageVersion } = await import("../runtime/paths.js");
+      const { packageVersion } = await import("../runtime/find/paths.js");
       context.stdout.write(`${packageVersion()}\n`);
       return 0;
     }

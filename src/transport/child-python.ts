@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { sitePackages } from "../runtime/find/triton";
 import type { Runtime } from "../runtime/runtime";
-import { sitePackages } from "../runtime/triton";
 
 /**
  * Makes a virtual environment with the runtime's packages in which Python writes no `__pycache__`: Triton takes a new

@@ -4,11 +4,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { findRuntime } from "../../src/runtime";
-import { chooseInstaller } from "../../src/runtime/installer";
-import { InstallerError, isNotFound, type PipContext, pipInstall } from "../../src/runtime/pip";
-import type { SetupProgress } from "../../src/runtime/progress";
-import { sitePackages } from "../../src/runtime/triton";
-import { uvInstall, uvResolves } from "../../src/runtime/uv";
+import { sitePackages } from "../../src/runtime/find/triton";
+import { chooseInstaller } from "../../src/runtime/install/installer";
+import { InstallerError, isNotFound, type PipContext, pipInstall } from "../../src/runtime/install/pip";
+import type { SetupProgress } from "../../src/runtime/install/progress";
+import { uvInstall, uvResolves } from "../../src/runtime/install/uv";
 import { makeWheel, PackageIndex, startProxy } from "../support/package-index";
 
 // The real pip (that of the runtime) and the real uv, on an index of this machine's own that breaks off when it is told to.

@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Check, doctor, findRuntime, type Runtime, setup } from "../../src/runtime";
-import type { Manifest } from "../../src/runtime/manifest";
-import { importCheck, stubFlaw } from "../../src/runtime/verify";
+import type { Manifest } from "../../src/runtime/find/manifest";
+import { importCheck, stubFlaw } from "../../src/runtime/install/verify";
 
 // Needs the runtime that `npm test` sets up. Without one these tests fail, with the command that makes it.
 let runtime: Runtime;

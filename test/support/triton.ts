@@ -1,4 +1,4 @@
-import { findRuntime } from "../../src/runtime/find";
+import { findRuntime } from "../../src/runtime/find/find";
 import type { InferenceRequest, InferenceResponse, TritonServer, TritonServerOptions } from "../../src/server";
 
 /**

@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { main } from "../../src/cli/main";
 import { planSetup } from "../../src/runtime";
-import { withoutCredentials } from "../../src/runtime/installer";
-import { digest, EXTRAS } from "../../src/runtime/requirements";
+import { withoutCredentials } from "../../src/runtime/install/installer";
+import { digest, EXTRAS } from "../../src/runtime/packages/requirements";
 import { context } from "./cli-context";
 import { fakePython, fakeRuntime, temporary } from "./runtime-files";
 

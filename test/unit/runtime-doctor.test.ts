@@ -11,7 +11,7 @@ import {
   checkPlatform,
   checkSharedMemory,
   checkTemporaryFolder,
-} from "../../src/runtime/checks-host";
+} from "../../src/runtime/check/checks-host";
 import {
   checkGpu,
   checkLibpython,
@@ -20,9 +20,9 @@ import {
   checkStub,
   checkUnwanted,
   checkVersions,
-} from "../../src/runtime/checks-runtime";
-import { checkAddon } from "../../src/runtime/doctor";
-import { checkLeftovers, findLeftovers } from "../../src/runtime/leftovers";
+} from "../../src/runtime/check/checks-runtime";
+import { checkAddon } from "../../src/runtime/check/doctor";
+import { checkLeftovers, findLeftovers } from "../../src/runtime/check/leftovers";
 import { fakeRuntime, script, temporary } from "./runtime-files";
 
 const status = (check: Check) => check.status;

@@ -2,8 +2,8 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
-import { type Manifest, packed, writeManifest } from "../../src/runtime/manifest";
-import { baseDigest } from "../../src/runtime/requirements";
+import { type Manifest, packed, writeManifest } from "../../src/runtime/find/manifest";
+import { baseDigest } from "../../src/runtime/packages/requirements";
 
 /** A folder that goes away when the test file ends. */
 export function temporary(): string {

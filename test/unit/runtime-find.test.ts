@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { InvalidArgumentError, RuntimeMissingError } from "../../src/errors";
 import { findRuntime } from "../../src/runtime";
-import { dataDirectory, makeDirectories, setupCommand } from "../../src/runtime/paths";
+import { dataDirectory, makeDirectories, setupCommand } from "../../src/runtime/find/paths";
 import { fakeRuntime, script, temporary } from "./runtime-files";
 
 async function refusal(promise: Promise<unknown>): Promise<RuntimeMissingError> {

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { VllmModel } from "../../src/model";
 import { doctor } from "../../src/runtime";
-import { gpuFlaw, requireGpu } from "../../src/runtime/gpu";
+import { gpuFlaw, requireGpu } from "../../src/runtime/find/gpu";
 import { fakeRuntime, temporary } from "./runtime-files";
 
 afterEach(() => vi.unstubAllEnvs());

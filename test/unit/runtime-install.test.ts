@@ -2,8 +2,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { findRuntime, SetupError, type SetupProgress, setup } from "../../src/runtime";
-import { installedRuntimes } from "../../src/runtime/remove";
-import { baseDigest, EXTRAS, TORCH_CPU_INDEX } from "../../src/runtime/requirements";
+import { installedRuntimes } from "../../src/runtime/install/remove";
+import { baseDigest, EXTRAS, TORCH_CPU_INDEX } from "../../src/runtime/packages/requirements";
 import { fakePython, script, temporary } from "./runtime-files";
 
 beforeEach(() => {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { SetupCancelledError, SetupError } from "../../src/runtime";
-import { acquireLock, lockHolder } from "../../src/runtime/lock";
+import { acquireLock, lockHolder } from "../../src/runtime/install/lock";
 import { startTime } from "../../src/runtime/process";
 import { temporary } from "./runtime-files";
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { InstallerError, isNotFound, pipEnvironment } from "../../src/runtime/pip";
-import { formatBytes, PipOutput, packageName, type SetupProgress } from "../../src/runtime/progress";
-import { basePins, EXTRAS, PIP, TORCH, TRITON } from "../../src/runtime/requirements";
+import { InstallerError, isNotFound, pipEnvironment } from "../../src/runtime/install/pip";
+import { formatBytes, PipOutput, packageName, type SetupProgress } from "../../src/runtime/install/progress";
+import { basePins, EXTRAS, PIP, TORCH, TRITON } from "../../src/runtime/packages/requirements";
 
 function fed(lines: string[], count = 3): { events: SetupProgress[]; output: PipOutput } {
   const events: SetupProgress[] = [];

@@ -2,7 +2,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { PythonNotFoundError } from "../../src/runtime";
-import { candidates, findPython } from "../../src/runtime/python";
+import { candidates, findPython } from "../../src/runtime/find/python";
 import { fakePython, script, temporary } from "./runtime-files";
 
 /** PATH with only these folders: the system's own Pythons in /usr/bin are looked at all the same, so tests name theirs. */

@@ -5,10 +5,10 @@ import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { main } from "../../src/cli/main";
 import type { SetupError } from "../../src/runtime";
-import { acquireLock } from "../../src/runtime/lock";
-import { defaultDirectory } from "../../src/runtime/paths";
-import { installedRuntimes, remember, remove } from "../../src/runtime/remove";
-import { checkStored, findStored } from "../../src/runtime/stored";
+import { checkStored, findStored } from "../../src/runtime/check/stored";
+import { defaultDirectory } from "../../src/runtime/find/paths";
+import { acquireLock } from "../../src/runtime/install/lock";
+import { installedRuntimes, remember, remove } from "../../src/runtime/install/remove";
 import { context } from "./cli-context";
 import { fakeRuntime, temporary } from "./runtime-files";
 

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { InvalidArgumentError } from "../../src/errors";
 import { bundle, SetupCancelledError, SetupError, type SetupProgress, setup } from "../../src/runtime";
-import { baseDigest, digest, EXTRAS } from "../../src/runtime/requirements";
+import { baseDigest, digest, EXTRAS } from "../../src/runtime/packages/requirements";
 import { fakePython, fakeRuntime, temporary } from "./runtime-files";
 
 // These interpreters know no uv.

@@ -2,7 +2,7 @@ import { execFile } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { findRuntime } from "../../src/runtime/find";
+import { findRuntime } from "../../src/runtime/find/find";
 import type { Runtime } from "../../src/runtime/runtime";
 import { command, commandModel, until } from "../support/triton";
 

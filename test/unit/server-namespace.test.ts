@@ -2,7 +2,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { findRuntime } from "../../src/runtime/find";
+import { findRuntime } from "../../src/runtime/find/find";
 import { TritonServer } from "../../src/server";
 
 const mayUnshare = spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0;

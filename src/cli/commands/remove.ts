@@ -1,8 +1,8 @@
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "../../errors";
 import { diskUsage, installedRuntimes, remove } from "../../runtime";
-import { defaultDirectory, namedDirectory } from "../../runtime/paths";
-import { formatBytes } from "../../runtime/progress";
+import { defaultDirectory, namedDirectory } from "../../runtime/find/paths";
+import { formatBytes } from "../../runtime/install/progress";
 import { parse } from "../arguments";
 import type { Command, Context } from "../context";
 import { device } from "../shared-options";

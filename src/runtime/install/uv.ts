@@ -1,8 +1,8 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { run } from "../process";
 import { installerFailed, type PipContext, type PipOptions } from "./pip";
-import { run } from "./process";
 import { packageName } from "./progress";
 
 const EXACTLY = ["--no-deps", "--only-binary", ":all:"];

@@ -1,8 +1,8 @@
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { RuntimeMissingError } from "../errors";
-import { TRITON_WHEEL_VERSION } from "./requirements";
-import type { TritonFiles } from "./runtime";
+import { RuntimeMissingError } from "../../errors";
+import { TRITON_WHEEL_VERSION } from "../packages/requirements";
+import type { TritonFiles } from "../runtime";
 
 /**
  * Finds the parts of Triton that the nvidia-pytriton wheel put into `sitePackages`. The libraries carry a hash in

@@ -1,6 +1,6 @@
-import { InvalidArgumentError } from "../errors";
-import { EXTRAS, type Extra, isExtra } from "./requirements";
-import type { Device } from "./runtime";
+import { InvalidArgumentError } from "../../errors";
+import { EXTRAS, type Extra, isExtra } from "../packages/requirements";
+import type { Device } from "../runtime";
 
 /** @throws {@link InvalidArgumentError} for a device that there is no runtime for. */
 export function checkDevice(device: string): asserts device is Device {

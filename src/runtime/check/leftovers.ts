@@ -1,8 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { startTime } from "../process";
 import { type Check, ok, warn } from "./check";
-import { startTime } from "./process";
 
 /** What dead processes left behind; nothing in it is in use. */
 export interface Leftovers {

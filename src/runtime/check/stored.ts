@@ -1,9 +1,9 @@
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
+import { dataDirectory, defaultDirectory, shellWord } from "../find/paths";
+import { type InstalledRuntime, installedRuntimes } from "../install/remove";
 import { type Check, ok, warn } from "./check";
-import { dataDirectory, defaultDirectory, shellWord } from "./paths";
-import { type InstalledRuntime, installedRuntimes } from "./remove";
 
 /** What stays on the disk when the npm package is uninstalled. */
 export interface Stored {

@@ -1,8 +1,8 @@
 import { readdirSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { SetupError } from "./errors";
-import { type RunResult, run } from "./process";
+import { SetupError } from "../errors";
+import { type RunResult, run } from "../process";
 import { type OnSetupProgress, PipOutput, packageName } from "./progress";
 
 export interface PipContext {

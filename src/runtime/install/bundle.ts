@@ -1,15 +1,25 @@
 import { existsSync, statSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { SetupCancelledError, SetupError } from "./errors";
-import { checkDevice, checkExtras } from "./options";
-import { makeDirectories, packageVersion } from "./paths";
+import { SetupCancelledError, SetupError } from "../errors";
+import { checkDevice, checkExtras } from "../find/options";
+import { makeDirectories, packageVersion } from "../find/paths";
+import { findPython, type Python } from "../find/python";
+import {
+  baseDigest,
+  basePins,
+  digest,
+  EXTRAS,
+  type Extra,
+  PIP,
+  TORCH,
+  TORCH_CPU_INDEX,
+  TRITON,
+} from "../packages/requirements";
+import { run } from "../process";
+import type { Device } from "../runtime";
 import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
-import { run } from "./process";
 import type { OnSetupProgress } from "./progress";
-import { findPython, type Python } from "./python";
-import { baseDigest, basePins, digest, EXTRAS, type Extra, PIP, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
-import type { Device } from "./runtime";
 
 export interface BundleOptions {
   /** Where the bundle is written: a `.tar` file. */

@@ -2,11 +2,11 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { chmod, mkdtemp, rm, statfs, writeFile } from "node:fs/promises";
 import { availableParallelism, release, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
-import { atLeast, describeHost, type Host, hostObstacle, thisHost } from "../host";
+import { atLeast, describeHost, type Host, hostObstacle, thisHost } from "../../host";
+import { onPath } from "../find/python";
+import { formatBytes } from "../install/progress";
+import { run } from "../process";
 import { type Check, fail, ok, warn } from "./check";
-import { run } from "./process";
-import { formatBytes } from "./progress";
-import { onPath } from "./python";
 
 const NODE_MINIMUM = [20, 17] as const;
 /** pidfd_open(2) came with Linux 5.3. */

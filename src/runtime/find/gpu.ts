@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
-import { RuntimeMissingError } from "../errors";
+import { RuntimeMissingError } from "../../errors";
+import type { Device, Runtime } from "../runtime";
 import { setupCommand } from "./paths";
-import type { Device, Runtime } from "./runtime";
 
 /** What keeps CUDA from finding a GPU, and what to do about it. */
 export interface GpuFlaw {

@@ -1,8 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { delimiter, isAbsolute, join, resolve } from "node:path";
-import { PythonNotFoundError } from "./errors";
-import { run } from "./process";
-import { PYTHON_VERSIONS } from "./requirements";
+import { PythonNotFoundError } from "../errors";
+import { PYTHON_VERSIONS } from "../packages/requirements";
+import { run } from "../process";
 
 /** A Python that can serve: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {

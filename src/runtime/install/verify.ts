@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { run } from "./process";
-import type { Runtime } from "./runtime";
-import { sitePackages } from "./triton";
+import { sitePackages } from "../find/triton";
+import { run } from "../process";
+import type { Runtime } from "../runtime";
 
 /** What the runtime's Python found when it imported what the backend imports. */
 export interface ImportReport {

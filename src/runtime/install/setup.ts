@@ -1,15 +1,10 @@
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { RuntimeMissingError, TritonodeError } from "../errors";
-import { hostObstacle } from "../host";
-import { openBundle } from "./bundle";
-import { contentsOf, MARKER, SCRATCH } from "./contents";
-import { SetupCancelledError, SetupError } from "./errors";
-import { gpuFlaw } from "./gpu";
-import { installInto } from "./install";
-import { chooseInstaller, type Installer } from "./installer";
-import { acquireLock } from "./lock";
+import { RuntimeMissingError, TritonodeError } from "../../errors";
+import { hostObstacle } from "../../host";
+import { SetupCancelledError, SetupError } from "../errors";
+import { gpuFlaw } from "../find/gpu";
 import {
   checkFiles,
   hasManifest,
@@ -19,16 +14,21 @@ import {
   removeManifest,
   toRuntime,
   writeManifest,
-} from "./manifest";
-import { checkDevice, checkExtras } from "./options";
-import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "./paths";
+} from "../find/manifest";
+import { checkDevice, checkExtras } from "../find/options";
+import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "../find/paths";
+import { findPython, type Python } from "../find/python";
+import { stubPythonVersion, tritonOfDirectory } from "../find/triton";
+import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "../packages/requirements";
+import type { Device, Runtime } from "../runtime";
+import { openBundle } from "./bundle";
+import { contentsOf, MARKER, SCRATCH } from "./contents";
+import { installInto } from "./install";
+import { chooseInstaller, type Installer } from "./installer";
+import { acquireLock } from "./lock";
 import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
-import { findPython, type Python } from "./python";
 import { remember } from "./remove";
-import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "./requirements";
-import type { Device, Runtime } from "./runtime";
-import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
 export interface SetupOptions {
   /** Default: `cuda` where an NVIDIA driver and a GPU are in reach, else `cpu`. */

@@ -1,11 +1,26 @@
 import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
-import { SetupError } from "./errors";
+import { SetupError } from "../errors";
+import type { Manifest } from "../find/manifest";
+import { toRuntime } from "../find/manifest";
+import { packageVersion } from "../find/paths";
+import type { Python } from "../find/python";
+import { sitePackages, tritonOfDirectory, tritonOfWheel } from "../find/triton";
+import {
+  baseDigest,
+  basePins,
+  digest,
+  EXTRAS,
+  type Extra,
+  PIP,
+  TORCH,
+  TORCH_CPU_INDEX,
+  TRITON,
+} from "../packages/requirements";
+import { run } from "../process";
+import type { Device } from "../runtime";
 import type { Installer } from "./installer";
-import type { Manifest } from "./manifest";
-import { toRuntime } from "./manifest";
-import { packageVersion } from "./paths";
 import {
   InstallerError,
   installedPackages,
@@ -15,12 +30,7 @@ import {
   pipEnvironment,
   pipInstall,
 } from "./pip";
-import { run } from "./process";
 import type { OnSetupProgress } from "./progress";
-import type { Python } from "./python";
-import { baseDigest, basePins, digest, EXTRAS, type Extra, PIP, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
-import type { Device } from "./runtime";
-import { sitePackages, tritonOfDirectory, tritonOfWheel } from "./triton";
 import { uvInstall } from "./uv";
 import { importCheck, stubFlaw } from "./verify";
 

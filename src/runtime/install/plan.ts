@@ -1,11 +1,11 @@
 import { statfs } from "node:fs/promises";
+import { nearestFolder } from "../find/paths";
+import type { Python } from "../find/python";
+import { basePins, EXTRAS, type Extra, TORCH, TORCH_CPU_INDEX, TRITON } from "../packages/requirements";
+import type { Device } from "../runtime";
 import type { Installer } from "./installer";
 import { withoutCredentials } from "./installer";
-import { nearestFolder } from "./paths";
 import { formatBytes } from "./progress";
-import type { Python } from "./python";
-import { basePins, EXTRAS, type Extra, TORCH, TORCH_CPU_INDEX, TRITON } from "./requirements";
-import type { Device } from "./runtime";
 
 /** What a `setup` is about to do. */
 export interface SetupPlan {

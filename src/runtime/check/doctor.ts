@@ -1,7 +1,11 @@
-import { RuntimeMissingError } from "../errors";
-import { thisHost } from "../host";
-import { addonCandidates, explainFailure, type FailedCandidate } from "../native/addon-file";
-import { packageRoot } from "../package-root";
+import { RuntimeMissingError } from "../../errors";
+import { thisHost } from "../../host";
+import { addonCandidates, explainFailure, type FailedCandidate } from "../../native/addon-file";
+import { packageRoot } from "../../package-root";
+import { type FindRuntimeOptions, findRuntime } from "../find/find";
+import { defaultDirectory, namedDirectory, nearestFolder, setupCommand } from "../find/paths";
+import { run } from "../process";
+import type { Runtime } from "../runtime";
 import { type Check, fail, ok } from "./check";
 import {
   checkBash,
@@ -24,11 +28,7 @@ import {
   checkUnwanted,
   checkVersions,
 } from "./checks-runtime";
-import { type FindRuntimeOptions, findRuntime } from "./find";
 import { checkLeftovers } from "./leftovers";
-import { defaultDirectory, namedDirectory, nearestFolder, setupCommand } from "./paths";
-import { run } from "./process";
-import type { Runtime } from "./runtime";
 import { checkStored } from "./stored";
 
 export interface DoctorOptions extends FindRuntimeOptions {

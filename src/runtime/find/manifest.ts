@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { open, readFile, rename, unlink } from "node:fs/promises";
 import { isAbsolute, join, relative } from "node:path";
-import { RuntimeMissingError } from "../errors";
+import { RuntimeMissingError } from "../../errors";
+import type { Device, Runtime, TritonFiles } from "../runtime";
 import { packageVersion, setupCommand } from "./paths";
-import type { Device, Runtime, TritonFiles } from "./runtime";
 
 /** What `<runtime>/manifest.json` holds. Paths inside the runtime are relative to it. Written last: no manifest, no runtime. */
 export interface Manifest {

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
+import type { Device } from "../runtime";
 import { PINS_COMMON } from "./pins-common";
 import { PINS_CPU } from "./pins-cpu";
 import { PINS_CUDA } from "./pins-cuda";
-import type { Device } from "./runtime";
 
 /*
  * The whole closure is pinned and installed with `pip --no-deps`. The reasons, each seen with pip 26:

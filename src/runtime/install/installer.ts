@@ -1,9 +1,9 @@
 import { existsSync } from "node:fs";
-import { InvalidArgumentError } from "../errors";
-import { SetupError } from "./errors";
+import { InvalidArgumentError } from "../../errors";
+import { SetupError } from "../errors";
+import { onPath } from "../find/python";
+import { run } from "../process";
 import { pipEnvironment } from "./pip";
-import { run } from "./process";
-import { onPath } from "./python";
 import { uvResolves } from "./uv";
 
 /** What installs the Python packages. */

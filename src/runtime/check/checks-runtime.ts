@@ -1,15 +1,15 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { gpuFlaw } from "../find/gpu";
+import { type Manifest, readManifest } from "../find/manifest";
+import { setupCommand } from "../find/paths";
+import { howToGet } from "../find/python";
+import { sitePackages, stubPythonVersion } from "../find/triton";
+import { importCheck, stubFlaw, unwantedPackages } from "../install/verify";
+import { baseDigest } from "../packages/requirements";
+import { run } from "../process";
+import type { Runtime } from "../runtime";
 import { type Check, fail, ok, warn } from "./check";
-import { gpuFlaw } from "./gpu";
-import { type Manifest, readManifest } from "./manifest";
-import { setupCommand } from "./paths";
-import { run } from "./process";
-import { howToGet } from "./python";
-import { baseDigest } from "./requirements";
-import type { Runtime } from "./runtime";
-import { sitePackages, stubPythonVersion } from "./triton";
-import { importCheck, stubFlaw, unwantedPackages } from "./verify";
 
 /** The command that mends a runtime whose files were damaged: it takes the old one away first, for its manifest still fits. */
 function rebuild(runtime: Runtime): string {

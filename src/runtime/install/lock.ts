@@ -3,8 +3,8 @@ import { link, readFile, rename, unlink, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { SetupCancelledError, SetupError } from "./errors";
-import { killGroup, startTime } from "./process";
+import { SetupCancelledError, SetupError } from "../errors";
+import { killGroup, startTime } from "../process";
 
 interface Owner {
   pid: number;

@@ -2,8 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
-import { packageRoot } from "../package-root";
-import type { Device } from "./runtime";
+import { packageRoot } from "../../package-root";
+import type { Device } from "../runtime";
 
 let version: string | undefined;
 

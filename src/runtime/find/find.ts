@@ -1,8 +1,8 @@
-import { RuntimeMissingError } from "../errors";
+import { RuntimeMissingError } from "../../errors";
+import type { Device, Runtime } from "../runtime";
 import { checkFiles, hasManifest, readManifest, toRuntime } from "./manifest";
 import { checkDevice } from "./options";
 import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
-import type { Device, Runtime } from "./runtime";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
 export interface FindRuntimeOptions {

@@ -2,11 +2,11 @@ import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { lstat, opendir, realpath, rename, rm, rmdir, symlink, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { SetupError } from "../errors";
+import { removeManifest } from "../find/manifest";
+import { dataDirectory, makeDirectories } from "../find/paths";
 import { contentsOf } from "./contents";
-import { SetupError } from "./errors";
 import { acquireLock, lockHolder } from "./lock";
-import { removeManifest } from "./manifest";
-import { dataDirectory, makeDirectories } from "./paths";
 
 /** A runtime on this disk, of any version of tritonode. */
 export interface InstalledRuntime {

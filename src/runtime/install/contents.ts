@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { hasManifest } from "./manifest";
+import { hasManifest } from "../find/manifest";
 
 /** Lies in a venv from its first moment: only what carries it, or stands beside a manifest, is ever deleted. */
 export const MARKER = "tritonode-runtime";

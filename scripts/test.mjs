@@ -31,6 +31,8 @@ main(async () => {
     const node = process.execPath;
     await check("types", node, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json", "--noEmit"]);
     await check("style of TypeScript", node, ["node_modules/@biomejs/biome/bin/biome", "check", "."]);
+    const cruise = "node_modules/dependency-cruiser/bin/dependency-cruise.mjs";
+    await check("arrows between the folders of src", node, [cruise, "--config", ".dependency-cruiser.cjs", "src"]);
     const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
     await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
     await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);

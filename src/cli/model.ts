@@ -20,11 +20,28 @@ const PHASES: Readonly<Record<LoadProgress["phase"], readonly [end: number, text
   ready: [1, "ready"],
 };
 
-/** Loads a model with a progress bar on stderr, the log above it where `verbose`. */
-export async function loadModel(
+interface ModelOptions {
+  modelRepository: string;
+  model: string | undefined;
+  verbose: boolean;
+}
+
+/** Loads a model for as long as `use` needs it. */
+export async function withModel<T>(
   context: Context,
-  options: { modelRepository: string; model: string | undefined; verbose: boolean },
-): Promise<VllmModel> {
+  options: ModelOptions,
+  use: (model: VllmModel) => Promise<T>,
+): Promise<T> {
+  const model = await loadModel(context, options);
+  try {
+    return await use(model);
+  } finally {
+    await model.dispose();
+  }
+}
+
+/** Loads a model with a progress bar on stderr, the log above it where `verbose`. */
+async function loadModel(context: Context, options: ModelOptions): Promise<VllmModel> {
   const bar = new ProgressBar(context.stderr, context.environment);
   const style = styler(context.stderr, context.environment);
   const quiet = () => {};

@@ -4,7 +4,7 @@ import type { VllmModel } from "../../model";
 import { integer, jsonObject, nearest, parse } from "../arguments";
 import { type ChatFormat, chatFormat, type Message } from "../chat-format";
 import type { Command, Context } from "../context";
-import { loadModel } from "../model";
+import { withModel } from "../model";
 import { reportError } from "../report-error";
 import { styler } from "../terminal";
 
@@ -52,16 +52,14 @@ export const chatCommand: Command = {
       max_tokens: integer("--max-tokens", values["max-tokens"], 1),
       ...(more === undefined ? {} : jsonObject("--sampling-parameters", more)),
     };
-    await using model = await loadModel(context, {
-      modelRepository: values["model-repository"],
-      model: values.model,
-      verbose: values.verbose,
+    const where = { modelRepository: values["model-repository"], model: values.model, verbose: values.verbose };
+    return withModel(context, where, async (model) => {
+      const { engineArgs } = await model.info();
+      const chat = new Chat(model, context, chatFormat(String(engineArgs.model)), sampling, values.system);
+      if (values.lora !== undefined) await chat.switchTo(values.lora);
+      await chat.run();
+      return 0;
     });
-    const { engineArgs } = await model.info();
-    const chat = new Chat(model, context, chatFormat(String(engineArgs.model)), sampling, values.system);
-    if (values.lora !== undefined) await chat.switchTo(values.lora);
-    await chat.run();
-    return 0;
   },
 };
 

@@ -2,7 +2,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { InvalidArgumentError } from "../../errors";
 import { integer, jsonObject, parse, positive } from "../arguments";
 import type { Command, Context } from "../context";
-import { loadModel, type TextModel } from "../model";
+import { type TextModel, withModel } from "../model";
 
 const help = `Usage: tritonode generate [options]
 
@@ -76,12 +76,8 @@ export const generateCommand: Command = {
     const resultsFile = values["results-file"];
     stdout.write(`Loading inputs from \`${promptsFile}\`...\n`);
     const prompts = readLines(await readPrompts(promptsFile));
-    await using model = await loadModel(context, {
-      modelRepository: values["model-repository"],
-      model: values.model,
-      verbose: values.verbose,
-    });
-    const { results, success } = await answer(model, prompts, flags, context);
+    const where = { modelRepository: values["model-repository"], model: values.model, verbose: values.verbose };
+    const { results, success } = await withModel(context, where, (model) => answer(model, prompts, flags, context));
     const text = formatResults(results);
     await writeFile(resultsFile, text);
     stdout.write(`Storing results into \`${resultsFile}\`...\n`);

@@ -1,5 +1,5 @@
-import { BuildError, compile } from "../../native/compile";
-import { checkAddon } from "../../runtime/doctor";
+import { BuildError, compile } from "../../runtime/install/compile";
+import { checkAddon } from "../../runtime/check/doctor";
 import { parse } from "../arguments";
 import type { Command } from "../context";
 import { ProgressBar } from "../progress-bar";

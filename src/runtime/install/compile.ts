@@ -2,11 +2,11 @@ import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { TritonodeError } from "../errors";
-import { hostObstacle } from "../host";
-import { packageRoot } from "../package-root";
-import { run } from "../runtime/process";
-import { onPath } from "../runtime/python";
+import { TritonodeError } from "../../errors";
+import { hostObstacle } from "../../host";
+import { packageRoot } from "../../package-root";
+import { onPath } from "../find/python";
+import { run } from "../process";
 
 /** The native files could not be built: `hint` names the tool that is missing, or what to change. */
 export class BuildError extends TritonodeError {

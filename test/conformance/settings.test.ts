@@ -55,6 +55,15 @@ describe("files that are refused", () => {
     expect(error.message).toContain("/nowhere/llama");
   });
 
+  test("several instances: adapters and cancellations could not reach all of them", async () => {
+    const error = await failure({
+      model: tinyEngine,
+      config: 'backend: "vllm"\ninstance_group [ { count: 2, kind: KIND_MODEL } ]\n',
+    });
+    expect(error.message).toContain("config.pbtxt asks for 2 instances of the model");
+    expect(error.message).toContain("set `count: 1` in the instance_group");
+  });
+
   test("KIND_GPU for a model over several devices", async () => {
     const error = await failure({
       model: { ...tinyEngine, tensor_parallel_size: 2 },

@@ -184,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
 
     make_adapters(options.model, options.adapters)
-    import punica_cpu
+    from tritonode.cpu import punica_wrapper
 
     names = options.engines.split(",")
     engines: list[Bench] = []
@@ -192,7 +192,7 @@ def main() -> None:
     for name in sorted(names, key=ENGINES.index):
         lora = None if "off" in name.split("-") else options.adapters
         if name.startswith("tritonode"):
-            punica_cpu.install(name.endswith("compiled"))
+            punica_wrapper.install(name.endswith("compiled"))
         engines.append(Bench(name, options.model, lora, enforce_eager=name in ("off-eager", "tritonode-off")))
         print(f"{name}: {engines[-1].mode}, {engines[-1].start:.1f} s to start", file=sys.stderr, flush=True)
 
@@ -240,7 +240,7 @@ def main() -> None:
 
 
 def _level() -> str:
-    import punica_library
+    from tritonode.cpu import punica_library
 
     try:
         return punica_library.level()

@@ -3,7 +3,7 @@
 // accounted for in Triton's and vLLM's own counters, and memory, handles and shared memory be where they started.
 //
 // Memory is compared between moments of rest, when the child has given back what is free in its heap
-// (backends/vllm/tritonode/heap.py); the most it had in between is reported beside it.
+// (backends/vllm/tritonode/cpu/heap.py); the most it had in between is reported beside it.
 //
 // Writes a row for each sample to .cache/soak.csv and ends with exit code 1 if something leaks.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";

@@ -17,7 +17,9 @@ sys.path.insert(0 if os.path.realpath(__file__).isascii() else 1, os.path.dirnam
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from tritonode import contract, environment, progress
+from tritonode.contract import tensors as contract
+from tritonode.engine import environment
+from tritonode.triton import progress
 
 
 class TritonPythonModel:
@@ -31,7 +33,7 @@ class TritonPythonModel:
         return completed
 
     def initialize(self, args: dict[str, str]) -> None:
-        from tritonode.host_watch import watch_host
+        from tritonode.triton.host_watch import watch_host
 
         watch_host(os.getppid())
         environment.prepare()

@@ -7,7 +7,7 @@ popularity, after the Punica paper: distinct (every row its own adapter), unifor
 skewed (Zipf, exponent 1.5) and identical (one). The contenders take turns on the same data; the figure is the median.
 
 * tritonode: ``libtritonode_punica``, on torch's threads;
-* torch: a loop over segments of equal adapter with ``addmm_`` (backends/vllm/punica_torch.py);
+* torch: a loop over segments of equal adapter with ``addmm_`` (backends/vllm/tritonode/cpu/punica_torch.py);
 * vllm: ``bgmv_shrink`` and ``bgmv_expand`` of vLLM 0.32, which gather the weights of each row.
 
 Weights lie cold: there are as many copies of the layer as exceed the last cache, used in turn, as a model's layers are.
@@ -32,9 +32,9 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "backends" / "vllm"))
 
 import numpy as np
-import punica_library as punica
-import punica_torch
 import torch
+from tritonode.cpu import punica_library as punica
+from tritonode.cpu import punica_torch
 
 CACHE_BYTES = 48 * 2**20
 POPULARITIES = ("distinct", "uniform", "skewed", "identical")

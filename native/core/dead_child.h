@@ -33,7 +33,7 @@ int WaitForChild(sem_t* semaphore);
 // sem_timedwait(3); the deadline is later for a child that lives.
 int WaitForChildUntil(sem_t* semaphore, const timespec* until);
 // sleep(3), but returns at once where the child that this thread last waited for completes a configuration and has named
-// itself kIdleName (/proc/self/comm; backends/vllm/tritonode/progress.py).
+// itself kIdleName (/proc/self/comm; backends/vllm/tritonode/triton/progress.py).
 unsigned SleepUnlessIdle(unsigned seconds);
 inline constexpr const char* kIdleName = "tritonode-idle";
 

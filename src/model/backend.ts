@@ -88,7 +88,7 @@ export class Backend {
     return this.#core.infer({ ...request, model: this.#model });
   }
 
-  /** Asks for an operation beside the requests (tritonode/control.py). @throws {@link DisposedError} */
+  /** Asks for an operation beside the requests (tritonode/triton/control.py). @throws {@link DisposedError} */
   async control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
     if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
     return this.#control(operation);

@@ -75,7 +75,7 @@ export interface ProgressLine {
 }
 
 const progressPrefix = "@tritonode ";
-/** A progress line of the backend (`tritonode/progress.py`), or undefined for any other line. */
+/** A progress line of the backend (`tritonode/triton/progress.py`), or undefined for any other line. */
 export function parseProgress(line: string): ProgressLine | undefined {
   if (!line.startsWith(progressPrefix)) return undefined;
   try {

@@ -26,7 +26,7 @@ export type GenerateOptions = SamplingParameters & RequestOptions;
 
 /**
  * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
- * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/requests.py), because each tensor has its price.
+ * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each tensor has its price.
  *
  * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
  */

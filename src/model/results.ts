@@ -187,7 +187,7 @@ function joinJsonLists(earlier: string, later: string): string {
   return `${earlier.slice(0, -1)},${later.slice(1)}`;
 }
 
-/** A piece of a generated text; see `ResponseState.take_entry` in backends/vllm/tritonode/responses.py. */
+/** A piece of a generated text; see `ResponseState.take_entry` in backends/vllm/tritonode/contract/responses.py. */
 export function readTextEntry(entry: DeltaEntry): Record<string, Tensor> {
   const [, , texts, reasons, tokens, promptTokens, cumulative, logprobs] = entry as unknown as [
     string,

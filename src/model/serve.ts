@@ -202,12 +202,12 @@ function fingerprint(location: ModelLocation, isFolder: boolean, environment: Vl
   return hash.digest("hex");
 }
 
-/** Adapters that the engine's next child would bring back (tritonode/ledger.py); a model loaded anew starts without. */
+/** Adapters that the engine's next child would bring back (tritonode/lora/saved.py); a model loaded anew starts without. */
 function forgetAdapters(core: ServerCore, name: string): void {
   rmSync(join(stateFolder(core, name), "adapters.json"), { force: true });
 }
 
-/** What the children of a model leave for each other, and the host for them (tritonode/ledger.py). */
+/** What the children of a model leave for each other, and the host for them (tritonode/lora/saved.py). */
 function stateFolder(core: ServerCore, name: string): string {
   return join(core.privateDirectory, "models", name);
 }

@@ -36,7 +36,7 @@ export type OpenChannel = (name: string, onAnswer: () => void) => ChannelRequest
 
 /**
  * The pieces of all streams of a model, through a FIFO that its child writes once for each step of the engine
- * (backends/vllm/tritonode/deltas.py). A request of Triton that stays open stands for it.
+ * (backends/vllm/tritonode/triton/deltas.py). A request of Triton that stays open stands for it.
  *
  * Where it is not open (its engine has just died), requests are answered one by one, as any client's are.
  */

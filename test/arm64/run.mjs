@@ -42,7 +42,7 @@ main(async () => {
   const library = join(root, "prebuilds/linux-arm64/libtritonode_punica.so");
   const kernels = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"];
   // The portable kernels are tested on x64: here it is NEON that counts, and emulation is slow.
-  await check("Punica kernels", python, [...kernels, "-k", "not portable", "test/python/test_punica_kernels.py"], {
+  await check("Punica kernels", python, [...kernels, "-k", "not portable", "test/python/cpu/test_punica_kernels.py"], {
     TRITONODE_PUNICA_LIBRARY: library,
     PYTHONDONTWRITEBYTECODE: "1",
   });

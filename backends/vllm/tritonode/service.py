@@ -11,30 +11,32 @@ import time
 import traceback
 from typing import Any
 
-from . import progress, rank_memory
-from .adapter_engine import AdapterEngine
-from .adapters import AdapterRegistry
-from .asgi import HttpDoor
-from .asgi_arguments import serve_arguments
-from .contract import instance_count
-from .control import Control
-from .deltas import DeltaChannel
-from .engine import Engine, available_memory
-from .engine_settings import EngineSettings, apply_defaults, read_settings
-from .environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
+from tritonode.contract.requests import RawRequest, read_request
+from tritonode.contract.responses import text_response
+from tritonode.contract.tensors import instance_count
+from tritonode.cpu.heap import Heap
+from tritonode.cpu.openmp import Gomp
+from tritonode.cpu.pace import Pace
+from tritonode.engine.engine import Engine, available_memory
+from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
+from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
+from tritonode.lora.engine import AdapterEngine
+from tritonode.lora.registry import AdapterRegistry
+from tritonode.lora.saved import Entry, Ledger
+from tritonode.lora.watch import watch_multi_lora
+from tritonode.openai.arguments import serve_arguments
+from tritonode.openai.http import HttpDoor
+from tritonode.ranks import memory
+from tritonode.triton import progress
+from tritonode.triton.control import Control
+from tritonode.triton.deltas import DeltaChannel
+from tritonode.triton.generate import Generator, cancelled
+from tritonode.triton.host_watch import end_process
+from tritonode.triton.metrics import MetricsFactory
+from tritonode.triton.senders import CancellationWatch, ResponseWriter, Sender, error_response
+from tritonode.vllm.api import VERSION, engine_arg_types, frontend_arg_types, is_cpu
+
 from .errors import BackendError, SettingsError, UnavailableError
-from .generate import Generator, cancelled
-from .heap import Heap
-from .host_watch import end_process
-from .ledger import Entry, Ledger
-from .metrics import MetricsFactory
-from .multi_lora_watch import watch_multi_lora
-from .openmp import Gomp
-from .pace import Pace
-from .requests import RawRequest, read_request
-from .responses import text_response
-from .senders import CancellationWatch, ResponseWriter, Sender, error_response
-from .vllm_api import VERSION, engine_arg_types, frontend_arg_types, is_cpu
 
 _UNLOAD_TIMEOUT_SECONDS = 30.0
 # How long the answers to the requests of a dead engine may take to get to Triton.
@@ -366,7 +368,7 @@ class Service:
         if self._settings.world_size > 1:
             # Their processes have to be told.
             self._engine.stop()
-            rank_memory.remove_all()
+            memory.remove_all()
         # The process is the model's own and has nothing left to say. Taking the interpreter, torch and the weights down
         # piece by piece costs seconds, in which memory is held and a reload would run beside it.
         sys.stdout.flush()
@@ -404,13 +406,13 @@ def _install_cpu_kernels(settings: EngineSettings) -> None:
     """Put the project's kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
     if not is_cpu() or (settings.world_size > 1 and not settings.enable_lora):
         return
-    import punica_cpu
+    from tritonode.cpu import punica_wrapper
 
-    punica_cpu.install()
+    punica_wrapper.install()
 
 
 def _prepare_ranks(settings: EngineSettings) -> None:
     """Name what several ranks share, and have each of them import what it needs of this package."""
-    rank_memory.choose_names()
-    module = "rank_lora" if is_cpu() and settings.enable_lora else "rank"
-    settings.engine_args.setdefault("worker_extension_cls", f"tritonode.{module}.RankExtension")
+    memory.choose_names()
+    module = "lora_extension" if is_cpu() and settings.enable_lora else "extension"
+    settings.engine_args.setdefault("worker_extension_cls", f"tritonode.ranks.{module}.RankExtension")

@@ -3,7 +3,7 @@ import type { DeltaEntry } from "../../transport/deltas";
 import { type Tensor, tensor } from "../../transport/tensors";
 import type { Backend, BackendRequest } from "../backend";
 
-/** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/asgi.py). */
+/** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/openai/http.py). */
 export interface RequestHead {
   readonly method: string;
   /** Path and query. */
@@ -52,7 +52,7 @@ function encode(value: object): Uint8Array {
   return Buffer.from(JSON.stringify(value));
 }
 
-/** Pieces that came through the channel: a character for each byte (backends/vllm/tritonode/asgi.py). */
+/** Pieces that came through the channel: a character for each byte (backends/vllm/tritonode/openai/http.py). */
 function readHttpEntry(entry: DeltaEntry): Record<string, Tensor> {
   const data = (entry[2] as string[]).map((part) => Buffer.from(part, "latin1"));
   return { [output]: tensor(output, "BYTES", data) };

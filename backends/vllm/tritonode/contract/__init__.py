@@ -1,0 +1,1 @@
+"""The contract of Triton's vLLM backend: its tensors, requests, responses and sampling parameters."""

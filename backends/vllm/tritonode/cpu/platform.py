@@ -1,0 +1,98 @@
+"""Make vLLM's CPU platform answer with our LoRA operators, and say how uncompiled engines run."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import eager, punica_library
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = logging.getLogger("vllm.tritonode.punica")
+
+COMPILE_VARIABLE = "TRITONODE_PUNICA_COMPILE"
+_settings: dict[str, bool] = {"installed": False, "compile": False, "direct": False}
+
+
+@functools.cache
+def kernels_available() -> bool:
+    """Tell whether the native kernels serve; if not, say why, once."""
+    try:
+        punica_library.register_torch_operator()
+    except punica_library.PunicaLibraryError as error:
+        logger.warning("LoRA and small operators run on plain torch, which is right but slower. %s", error)
+        return False
+    logger.info("LoRA and small operators run on libtritonode_punica (%s)", punica_library.level())
+    return True
+
+
+def direct_layers() -> bool:
+    """Tell whether the engine that is being built is one that :mod:`eager` makes cheaper."""
+    return _settings["direct"]
+
+
+def install(compile_model: bool | None = None) -> None:
+    """Let vLLM's CPU platform use :class:`PunicaWrapper`. Call it before the engine is built; again changes the option.
+
+    vLLM turns ``torch.compile`` off for CPU engines with LoRA, because Dynamo can't trace its torch operators. Ours is
+    one opaque operator, so the model can be compiled as it is without LoRA; but that takes the better part of a minute
+    at each start, and what :mod:`eager` does instead comes out no slower.
+
+    Args:
+        compile_model: compile LoRA engines as vLLM compiles others on this CPU. None: as ``TRITONODE_PUNICA_COMPILE``
+            says ("1" or "0"), else not. Nothing is compiled that the caller's own settings (``enforce_eager``,
+            ``-O0``) leave uncompiled, nor without the kernels.
+
+    On other platforms (CUDA) this changes nothing: vLLM's own kernels serve there.
+    """
+    from vllm.lora.layers.base import BaseLayerWithLoRA
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    platform_class: Any = type(current_platform)
+    if compile_model is None:
+        compile_model = os.environ.get(COMPILE_VARIABLE, "0") == "1"
+    _settings["compile"] = compile_model
+    if _settings["installed"]:
+        return
+    _settings["installed"] = True
+
+    platform_class.get_punica_wrapper = classmethod(lambda cls: "tritonode.cpu.punica_wrapper.PunicaWrapper")
+
+    set_mapping: Any = BaseLayerWithLoRA.set_mapping
+
+    @functools.wraps(set_mapping)
+    def set_mapping_and_register(self: Any, punica_wrapper: Any) -> None:
+        set_mapping(self, punica_wrapper)
+        register = getattr(punica_wrapper, "register_layer", None)  # PunicaWrapper's own
+        if register is not None:
+            register(self)
+
+    layer_class: Any = BaseLayerWithLoRA
+    layer_class.set_mapping = set_mapping_and_register
+
+    check_and_update_config = platform_class.check_and_update_config
+
+    def check_and_keep_compilation(cls: type, vllm_config: VllmConfig) -> None:
+        from vllm.config import CompilationMode
+
+        wanted = vllm_config.compilation_config.mode
+        check_and_update_config(vllm_config)
+        if not kernels_available():
+            return
+        stopped = wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE
+        if stopped and vllm_config.lora_config is not None and _settings["compile"]:
+            # What check_and_update_config itself had chosen just before it met the LoRA configuration.
+            vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
+        _settings["direct"] = eager.uncompiled(vllm_config)
+        if _settings["direct"]:
+            eager.settle(vllm_config)
+
+    platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
+    if kernels_available():
+        eager.extend_platform(platform_class, direct_layers)

@@ -1,0 +1,189 @@
+"""`model.json`: vLLM's engine arguments, as the tutorial writes them, for the vLLM that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonode.coerce import CoercionError, coerce
+from tritonode.errors import SettingsError, did_you_mean
+
+ENGINE_ARGS_FILENAME = "model.json"
+MULTI_LORA_FILENAME = "multi_lora.json"
+
+# Keys that vLLM has had and no longer has; files in the wild still carry them. Each is ignored with a log line.
+RETIRED_KEYS = frozenset(
+    {
+        "disable_log_requests",
+        "device",
+        "engine_use_ray",
+        "worker_use_ray",
+        "max_log_len",
+        "max_context_len_to_capture",
+        "max_seq_len_to_capture",
+        "use_v2_block_manager",
+        "swap_space",
+        "num_lookahead_slots",
+        "num_scheduler_steps",
+        "multi_step_stream_outputs",
+        "scheduler_delay_factor",
+        "preemption_mode",
+        "disable_async_output_proc",
+        "guided_decoding_backend",
+        "enable_lora_bias",
+        "lora_extra_vocab_size",
+        "long_lora_scaling_factors",
+        "enable_prompt_adapter",
+        "max_prompt_adapters",
+        "max_prompt_adapter_token",
+        "task",
+    }
+)
+
+# Ours, beside vLLM's own keys: stripped before vLLM sees them.
+OWN_KEYS: dict[str, Any] = {
+    # Re-read multi_lora.json when it changes on disk.
+    "watch_multi_lora": bool,
+    # Seconds that running requests may take to finish when the model is unloaded; then they are cancelled.
+    "unload_timeout": float,
+}
+
+_LEAST_SLOTS = 4
+_MOST_SLOTS = 16
+_MOST_IN_HOST_MEMORY = 256
+_GIB = 1 << 30
+_CPU_BLOCK_SIZE = 32
+
+
+@dataclass
+class EngineSettings:
+    """What `model.json` and `multi_lora.json` say, checked and typed."""
+
+    engine_args: dict[str, Any]
+    enable_lora: bool
+    loras: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    own: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that the engine needs: tensor x pipeline parallel."""
+        return int(self.engine_args.get("tensor_parallel_size", 1)) * int(
+            self.engine_args.get("pipeline_parallel_size", 1)
+        )
+
+    def take(self, names: Container[str]) -> dict[str, Any]:
+        """Take out the settings of these names: they are not the engine's."""
+        taken = {name: value for name, value in self.engine_args.items() if name in names}
+        for name in taken:
+            del self.engine_args[name]
+        return taken
+
+
+def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSettings:
+    """Read `model.json` and, where LoRA is on, `multi_lora.json` of one model version.
+
+    `field_types` maps each engine argument that vLLM knows to its type hint.
+
+    Raises SettingsError for a missing or malformed file or an unknown key, and FileNotFoundError with the message that
+    Triton's vLLM backend documents when LoRA is on and there is no `multi_lora.json`.
+    """
+    path = os.path.join(model_directory, ENGINE_ARGS_FILENAME)
+    if not os.path.isfile(path):
+        raise SettingsError(
+            f"'{ENGINE_ARGS_FILENAME}' containing vllm engine args must be provided in '{model_directory}'"
+        )
+    raw = _read_object(path)
+    engine_args: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    ignored: list[str] = []
+    for key, value in raw.items():
+        hint = field_types.get(key, OWN_KEYS.get(key))
+        if hint is None and key in RETIRED_KEYS:
+            ignored.append(key)
+            continue
+        if hint is None:
+            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS])
+            raise SettingsError(f"{path}: vLLM knows no engine argument '{key}'{hint_text}")
+        try:
+            typed = coerce(value, hint)
+        except CoercionError as failure:
+            raise SettingsError(f"{path}: engine argument '{key}': {failure}") from failure
+        (own if key in OWN_KEYS else engine_args)[key] = typed
+    if "model" not in engine_args:
+        raise SettingsError(f"{path}: the engine argument 'model' (the folder of the base model) is missing")
+    enable_lora = bool(engine_args.get("enable_lora", False))
+    loras = read_loras(model_directory) if enable_lora else {}
+    return EngineSettings(engine_args, enable_lora, loras, ignored, own)
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (ValueError, RecursionError) as failure:
+        raise SettingsError(f"{path} is not valid JSON: {failure}") from failure
+    if not isinstance(value, dict):
+        raise SettingsError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def read_loras(model_directory: str) -> dict[str, str]:
+    """`multi_lora.json`: adapter names and their folders.
+
+    Raises SettingsError for a malformed file, FileNotFoundError in the tutorial's words for a missing one.
+    """
+    path = os.path.join(model_directory, MULTI_LORA_FILENAME)
+    try:
+        loras = _read_object(path)
+    except FileNotFoundError:
+        # The tutorial promises this type and wording.
+        raise FileNotFoundError(f"Triton backend cannot find {path}.") from None
+    for name, folder in loras.items():
+        if not name or not isinstance(folder, str) or not folder:
+            raise SettingsError(f"{path}: '{name}' must map to the adapter's folder, got {folder!r}")
+    return loras
+
+
+def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: int) -> list[str]:
+    """Fill in what `model.json` leaves open; returns a line for the log about each choice.
+
+    vLLM's own defaults suit a server that owns the machine: one adapter slot, nearly all memory for the KV cache.
+    """
+    args = settings.engine_args
+    notes: list[str] = []
+    if settings.enable_lora and "max_loras" not in args:
+        # vLLM's default of 1 would serve a batch of several adapters one adapter at a time.
+        args["max_loras"] = max(_LEAST_SLOTS, min(_MOST_SLOTS, len(settings.loras)))
+        notes.append(f"max_loras = {args['max_loras']}: adapters that share one batch (set max_loras to change)")
+    if settings.enable_lora and "max_cpu_loras" not in args:
+        # Twice the slots leave room to pin and to swap; host memory is taken as adapters come.
+        args["max_cpu_loras"] = max(2 * args["max_loras"], min(_MOST_IN_HOST_MEMORY, len(settings.loras)))
+    # A progress bar's carriage returns have no place in a log.
+    args.setdefault("use_tqdm_on_load", False)
+    block_size = args.get("block_size")
+    if on_cpu and block_size and block_size % _CPU_BLOCK_SIZE:
+        # vLLM's attention on the CPU takes multiples of 32 only; the tutorial's file says 16, made for GPUs.
+        args["block_size"] = -(-block_size // _CPU_BLOCK_SIZE) * _CPU_BLOCK_SIZE
+        notes.append(f"block_size = {args['block_size']}, not {block_size}: vLLM's attention on the CPU asks for it")
+    if on_cpu and "kv_cache_memory_bytes" not in args and "num_gpu_blocks_override" not in args:
+        args["kv_cache_memory_bytes"] = default_kv_cache_bytes(available_memory)
+        notes.append(
+            f"kv_cache_memory_bytes = {args['kv_cache_memory_bytes']} "
+            f"({args['kv_cache_memory_bytes'] / _GIB:.2f} GiB, a tenth of the memory free now and at most 4 GiB; "
+            "set kv_cache_memory_bytes to change)"
+        )
+        if "gpu_memory_utilization" in args:
+            notes.append("gpu_memory_utilization is not used on the CPU: kv_cache_memory_bytes bounds the KV cache")
+        if "max_model_len" not in args:
+            # -1 is vLLM's "the longest that fits the KV cache", up to what the model allows.
+            args["max_model_len"] = -1
+    return notes
+
+
+def default_kv_cache_bytes(available_memory: int) -> int:
+    """The KV cache's share of a host's memory when nothing is said: a tenth, within 256 MiB and 4 GiB."""
+    return max(_GIB // 4, min(4 * _GIB, available_memory // 10))

@@ -1,0 +1,1 @@
+"""Adapters: the registry, their files and weights, and what survives a restart."""

@@ -1,0 +1,277 @@
+"""The adapters a model serves: names, versions, where each one is, and what it has served."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonode.errors import (
+    AlreadyExistsError,
+    BackendError,
+    InvalidRequestError,
+    NotFoundError,
+    SettingsError,
+    UnsupportedError,
+    did_you_mean,
+)
+from tritonode.vllm.api import LoRARequest
+
+from .engine import AdapterEngine
+from .files import AdapterFiles, check_finite, inspect_adapter
+from .saved import Entry
+
+
+@dataclass
+class Adapter:
+    """One version of an adapter. A new version gets a new integer id and a new cache name.
+
+    vLLM keys its weights by the id and its prefix cache by the name: reusing either would serve the old version's
+    weights or its cached prefixes.
+    """
+
+    name: str
+    version: int
+    files: AdapterFiles
+    request: LoRARequest
+    pinned: bool = False
+    retired: bool = False
+    running: int = 0
+    served: int = 0
+    failed: int = 0
+    tokens: int = 0
+    last_used: float = 0.0
+    loaded_at: float = field(default_factory=time.time)
+
+    def as_dict(self, state: str) -> dict[str, Any]:
+        """The JSON form that `adapters.list` answers with; times are seconds since the epoch."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "path": self.files.path,
+            "rank": self.files.rank,
+            "alpha": self.files.alpha,
+            "target_modules": self.files.target_modules,
+            "size_bytes": self.files.size_bytes,
+            "state": state,
+            "pinned": self.pinned,
+            "running": self.running,
+            "served": self.served,
+            "failed": self.failed,
+            "tokens": self.tokens,
+            "last_used": self.last_used,
+            "loaded_at": self.loaded_at,
+        }
+
+
+class AdapterRegistry:
+    """Adapters by name. Lives on the asyncio loop of the engine; not for use from other threads once it serves.
+
+    Adapters are checked and registered before there is an engine (`register`), and served once it is `attach`ed.
+    """
+
+    def __init__(self, *, max_lora_rank: int, base_model: str) -> None:
+        self._engine: AdapterEngine | None = None
+        self._max_lora_rank = max_lora_rank
+        self._base_model = base_model
+        self._current: dict[str, Adapter] = {}
+        self._ids = itertools.count(1)
+        self._versions: dict[str, int] = {}
+        # Called for each request that has ended on an adapter, with its name and what `record_adapter` takes.
+        self.on_end: Callable[..., None] = lambda _name, **_measures: None
+        # Called after each change of what is served.
+        self.on_change: Callable[[], None] = lambda: None
+        # One change of a name at a time; requests are not held up by it.
+        self._changing: dict[str, asyncio.Lock] = {}
+
+    def attach(self, engine: AdapterEngine) -> None:
+        self._engine = engine
+
+    @property
+    def engine(self) -> AdapterEngine:
+        if self._engine is None:
+            raise RuntimeError("the registry has no engine yet")
+        return self._engine
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._current)
+
+    def register(self, name: str, path: str) -> Adapter:
+        """Check the adapter's files and make it known, without loading its weights.
+
+        Raises SettingsError with the adapter's name and the reason.
+        """
+        adapter = self._new_version(name, self._inspect(name, path))
+        self._current[name] = adapter
+        return adapter
+
+    def _inspect(self, name: str, path: str) -> AdapterFiles:
+        if not name or "@" in name:
+            raise InvalidRequestError(f"an adapter's name must not be empty nor hold '@', got {name!r}")
+        try:
+            files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
+        except OSError as failure:
+            raise SettingsError(f"adapter '{name}': cannot read {path}: {failure}") from failure
+        except SettingsError as failure:
+            raise SettingsError(f"adapter '{name}': {failure}") from failure
+        if not files.usable:
+            raise SettingsError(f"adapter '{name}' ({path}): {'; '.join(files.problems)}")
+        return files
+
+    def _new_version(self, name: str, files: AdapterFiles) -> Adapter:
+        version = self._versions.get(name, 0) + 1
+        self._versions[name] = version
+        lora_id = next(self._ids)
+        request = LoRARequest(lora_name=f"{name}@{version}", lora_int_id=lora_id, lora_path=files.path)
+        return Adapter(name, version, files, request)
+
+    def get(self, name: str) -> Adapter:
+        """The current version; raises NotFoundError in the words of Triton's vLLM backend."""
+        adapter = self._current.get(name)
+        if adapter is None:
+            raise NotFoundError(f"LoRA {name} is not supported, we currently support {self.names}")
+        return adapter
+
+    async def for_request(self, name: str, path: str | None) -> Adapter:
+        """The adapter that a request names; one that brings its own path is loaded first, if it is not known yet.
+
+        Raises SettingsError when its files have changed or gone since they were checked: vLLM would find that out in
+        the middle of a step, and the engine would die of it for everyone.
+        """
+        if path is not None and name not in self._current:
+            try:
+                await self.load(name, path)
+            except AlreadyExistsError:
+                pass  # Another request brought it in the meantime.
+        adapter = self.get(name)
+        if path is not None and os.path.realpath(path) != os.path.realpath(adapter.files.path):
+            raise AlreadyExistsError(
+                f"adapter '{name}' is loaded from {adapter.files.path}, the request says {path}; replace it first"
+            )
+        if self.engine.locate(adapter.request.lora_int_id) == "disk" and not adapter.files.unchanged():
+            raise SettingsError(
+                f"adapter '{name}': the files in {adapter.files.path} have changed or gone since they were checked; "
+                "replace the adapter or unload it"
+            )
+        return adapter
+
+    async def warm(self, adapter: Adapter) -> None:
+        """Load the adapter's weights into the engine; raises SettingsError with the reason."""
+        try:
+            await asyncio.to_thread(check_finite, adapter.files.path)
+            await self.engine.add(adapter.request)
+        except Exception as failure:
+            raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure
+
+    async def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        """Check, load and publish an adapter while requests run.
+
+        With `replace` an adapter of that name is superseded: requests that run on the old version finish with it.
+        """
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            previous = self._current.get(name)
+            if previous is not None and not replace:
+                raise AlreadyExistsError(
+                    f"adapter '{name}' is loaded already, from {previous.files.path}; replace it or unload it first"
+                )
+            if previous is None and replace:
+                near = did_you_mean(name, self._current)
+                raise NotFoundError(f"there is no adapter '{name}' to replace{near}")
+            # Reading headers is quick, but the disk may not be.
+            adapter = self._new_version(name, await asyncio.to_thread(self._inspect, name, path))
+            await self.warm(adapter)
+            if previous is not None and previous.pinned:
+                await self._set_pinned(previous, False)
+                await self._set_pinned(adapter, True)
+            self._current[name] = adapter
+            self.on_change()
+            if previous is not None:
+                await self._retire(previous)
+            return adapter
+
+    async def unload(self, name: str) -> Adapter:
+        """Forget an adapter; requests that run on it finish first, new ones do not find it."""
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            adapter = self.get(name)
+            if adapter.pinned:
+                await self._set_pinned(adapter, False)
+            del self._current[name]
+            self.on_change()
+            await self._retire(adapter)
+            return adapter
+
+    async def pin(self, name: str, pinned: bool) -> Adapter:
+        """Keep an adapter's weights in host memory, or let them be evicted again.
+
+        As many as a batch can hold must stay free to come and go: what host memory holds beyond that many can be
+        pinned.
+        """
+        async with self._changing.setdefault(name, asyncio.Lock()):
+            adapter = self.get(name)
+            if pinned == adapter.pinned:
+                return adapter
+            if pinned:
+                room = self.engine.host_capacity - self.engine.slots
+                if sum(each.pinned for each in self._current.values()) >= room:
+                    raise UnsupportedError(
+                        f"adapter '{name}' cannot be pinned: {room} can be, with max_cpu_loras "
+                        f"{self.engine.host_capacity} and max_loras {self.engine.slots}; raise max_cpu_loras"
+                    )
+                await self.warm(adapter)
+            await self._set_pinned(adapter, pinned)
+            self.on_change()
+            return adapter
+
+    async def _set_pinned(self, adapter: Adapter, pinned: bool) -> None:
+        await self.engine.set_pinned(adapter.request.lora_int_id, pinned)
+        adapter.pinned = pinned
+
+    async def _retire(self, adapter: Adapter) -> None:
+        adapter.retired = True
+        if adapter.running == 0:
+            await self.engine.remove(adapter.request.lora_int_id)
+
+    def begin(self, adapter: Adapter) -> None:
+        """Count a request that starts on this version."""
+        adapter.running += 1
+        adapter.last_used = time.time()
+
+    async def end(
+        self, adapter: Adapter, *, tokens: int, failed: bool, first_token: float | None = None, total: float = 0.0
+    ) -> None:
+        """Count a request that has ended; the last one on a retired version frees its weights. Times in seconds."""
+        self.on_end(adapter.name, tokens=tokens, first_token=first_token, total=total, failed=failed)
+        adapter.running -= 1
+        adapter.tokens += tokens
+        adapter.last_used = time.time()
+        if failed:
+            adapter.failed += 1
+        else:
+            adapter.served += 1
+        if adapter.retired and adapter.running == 0:
+            await self.engine.remove(adapter.request.lora_int_id)
+
+    def entries(self) -> list[Entry]:
+        """What is served now, for the ledger."""
+        return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
+
+    def describe(self, adapter: Adapter) -> dict[str, Any]:
+        return adapter.as_dict(self.engine.locate(adapter.request.lora_int_id))
+
+    def list(self) -> list[dict[str, Any]]:
+        return [self.describe(adapter) for adapter in self._current.values()]
+
+    def inspect(self, path: str) -> dict[str, Any]:
+        """What an adapter's folder holds and whether it would load here."""
+        try:
+            files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
+            if files.usable:
+                check_finite(path)
+            return files.as_dict()
+        except (OSError, BackendError) as failure:
+            return {"path": path, "loadable": False, "problems": [str(failure)]}

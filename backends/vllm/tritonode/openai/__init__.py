@@ -1,0 +1,1 @@
+"""vLLM's own OpenAI application, called without a server."""

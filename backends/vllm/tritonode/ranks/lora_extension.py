@@ -1,0 +1,14 @@
+"""`rank` for a CPU engine with LoRA.
+
+The LoRA kernels are installed in the process that computes; on several ranks that is not the one that serves.
+"""
+
+from __future__ import annotations
+
+from tritonode.cpu import punica_wrapper
+
+from .extension import RankExtension
+
+punica_wrapper.install()
+
+__all__ = ["RankExtension"]

@@ -1,0 +1,1 @@
+"""What talks to Triton and to the host: responses, streams, metrics, control requests, progress."""

@@ -1,0 +1,220 @@
+"""Sending responses to Triton, and learning from it that a request was cancelled.
+
+Both are round trips through shared memory that block the calling thread, so neither happens on the asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tritonode.errors import BackendError, well_formed
+
+if TYPE_CHECKING:
+    from .deltas import DeltaChannel
+
+# Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
+_MAX_WAITING = 64
+# Triton can only be asked whether a request was cancelled, a round trip each time: so many are asked, then a pause.
+# (A tritonode host says it by itself, see `cancel` in control.py; this is for every other client.)
+_POLL_AT_ONCE = 16
+_POLL_PAUSE_SECONDS = 0.01
+# A tritonode host's requests are asked this seldom.
+_SLOW_POLL_SECONDS = 1.0
+
+
+class Sender:
+    """One request's way back to Triton. For the asyncio loop, where it does not say otherwise."""
+
+    def __init__(self, writer: ResponseWriter, triton_sender: Any) -> None:
+        self.closed = False
+        # Where the pieces of a stream go, and under which name, if not to Triton one by one (deltas.py).
+        self.channel: DeltaChannel | None = None
+        self.token = ""
+        self._triton_sender = triton_sender
+        # Triton frees what it knows of the request with the FINAL response, and asking about it afterwards crashes
+        # Triton (24.10, TRITONBACKEND_ResponseFactoryIsCancelled): the two must not meet.
+        self._lock = threading.Lock()
+        self._final_sent = False
+        self._writer = writer
+        self._waiting = 0
+        self._room: Callable[[], None] | None = None
+
+    def put(self, response: Any, *, final: bool) -> None:
+        """Queue a response; None ends the request without one."""
+        if self.closed:
+            return
+        self.closed = final
+        self._waiting += 1
+        self._writer.put(self, response, final)
+
+    def put_entry(self, channel: DeltaChannel, entry: list[Any], *, final: bool) -> None:
+        """Send a piece through the channel; the request itself ends without a response."""
+        if self.closed:
+            return
+        channel.add([self.token, int(final), *entry])
+        if final:
+            self.put(None, final=True)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many responses wait to be sent that the producer should wait too."""
+        return self._waiting >= _MAX_WAITING
+
+    def when_room(self, listener: Callable[[], None]) -> None:
+        """Call `listener` once when the next response is out."""
+        self._room = listener
+
+    async def send(self, response: Any, *, final: bool) -> None:
+        """Queue a response; waits while too many of this request wait already."""
+        while self.is_full and not final and not self.closed:
+            room = asyncio.Event()
+            self.when_room(room.set)
+            await room.wait()
+        self.put(response, final=final)
+
+    def write(self, response: Any, flags: int, *, final: bool) -> None:
+        """Hand a response to Triton; blocks until it has it. For the writer's thread."""
+        if not final:
+            self._triton_sender.send(response, flags)
+            return
+        with self._lock:
+            self._final_sent = True
+            if response is None:
+                self._triton_sender.send(flags=flags)
+            else:
+                self._triton_sender.send(response, flags)
+
+    def is_cancelled(self) -> bool:
+        """Ask Triton whether the request was cancelled; blocks. For any thread but the loop's."""
+        with self._lock:
+            return not self._final_sent and bool(self._triton_sender.is_cancelled())
+
+    def sent(self) -> None:
+        """Called on the loop when a queued response is out."""
+        self._waiting -= 1
+        if self._room is not None:
+            listener, self._room = self._room, None
+            listener()
+
+
+class ResponseWriter:
+    """A thread that sends responses in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pb_utils: Any) -> None:
+        self._loop = loop
+        self._flags_final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="response-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, sender: Sender, response: Any, final: bool) -> None:
+        self._queue.put((sender, response, final))
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            batch = [item]
+            while not self._queue.empty():
+                batch.append(self._queue.get())
+            done = []
+            stop = False
+            for entry in batch:
+                if entry is None:
+                    stop = True
+                    continue
+                sender, response, final = entry
+                try:
+                    sender.write(response, self._flags_final if final else 0, final=final)
+                except Exception:
+                    traceback.print_exc()
+                done.append(sender)
+            try:
+                self._loop.call_soon_threadsafe(_mark_sent, done)
+            except RuntimeError:
+                pass  # The loop is closed: nobody waits any more.
+            if stop:
+                return
+
+    def close(self) -> None:
+        """Send what is queued, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+
+def _mark_sent(senders: list[Sender]) -> None:
+    for sender in senders:
+        sender.sent()
+
+
+class CancellationWatch:
+    """A thread that asks Triton, for every running request, whether it was cancelled."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: dict[Sender, Callable[[], None]] = {}
+        self._slowly: dict[Sender, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="cancellation-watch", daemon=True)
+        self._thread.start()
+
+    def add(self, sender: Sender, on_cancel: Callable[[], None], *, slowly: bool = False) -> None:
+        """`on_cancel` is called once, on the loop."""
+        with self._lock:
+            (self._slowly if slowly else self._watched)[sender] = on_cancel
+            # The thread that waits for nothing wakes up; one that polls slowly sees the next slow one in time.
+            if not slowly or len(self._slowly) == 1:
+                self._wake.set()
+
+    def remove(self, sender: Sender) -> None:
+        with self._lock:
+            self._watched.pop(sender, None)
+            self._slowly.pop(sender, None)
+
+    def _run(self) -> None:
+        asked_slowly = 0.0
+        while not self._stopped:
+            with self._lock:
+                watched = list(self._watched.items())
+                slowly = list(self._slowly.items())
+                if not watched and not self._stopped:
+                    self._wake.clear()
+            if not watched:
+                self._wake.wait(_SLOW_POLL_SECONDS if slowly else None)
+            if time.monotonic() - asked_slowly >= _SLOW_POLL_SECONDS:
+                asked_slowly = time.monotonic()
+                watched += slowly
+            for start in range(0, len(watched), _POLL_AT_ONCE):
+                for sender, on_cancel in watched[start : start + _POLL_AT_ONCE]:
+                    self._ask(sender, on_cancel)
+                time.sleep(_POLL_PAUSE_SECONDS)
+
+    def _ask(self, sender: Sender, on_cancel: Callable[[], None]) -> None:
+        try:
+            if not sender.is_cancelled():
+                return
+            self.remove(sender)
+            self._loop.call_soon_threadsafe(on_cancel)
+        except Exception:
+            # The loop is closed, or Triton is going: nobody can be told any more.
+            self.remove(sender)
+
+    def close(self) -> None:
+        with self._lock:
+            self._stopped = True
+            self._wake.set()
+        self._thread.join(5)
+
+
+def error_response(pb_utils: Any, failure: BaseException, message: str | None = None) -> Any:
+    """An error response under the Triton code that the failure carries."""
+    code = failure.code if isinstance(failure, BackendError) else "INTERNAL"
+    # A lone surrogate, as JSON can carry it, would keep Triton from taking the message: no answer at all.
+    error = pb_utils.TritonError(well_formed(message or str(failure)), getattr(pb_utils.TritonError, code))
+    return pb_utils.InferenceResponse(error=error)

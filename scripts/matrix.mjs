@@ -54,7 +54,7 @@ main(async () => {
   // In two folders of different names: neither may be in the files.
   const places = [
     mkdtempSync(join(tmpdir(), "tritonode-pack-")),
-    mkdtempSync(join(tmpdir(), "tritonode packed elsewhere ")),
+    mkdtempSync(join(tmpdir(), "tritonode-packed-elsewhere-")),
   ];
   try {
     const packed = [];

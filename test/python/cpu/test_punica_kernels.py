@@ -263,9 +263,17 @@ def test_special_values_survive_rounding(level: int) -> None:
         assert y[0, 0].isnan() and y[0, 1] == float("inf") and y[0, 2] == -float("inf") and y[0, 3] == 1
 
 
+def test_the_library_is_looked_for_in_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(punica.LIBRARY_VARIABLE, raising=False)
+    package = Path(__file__).resolve().parents[3]
+    assert (package / "package.json").is_file()
+    assert all(path.is_relative_to(package) for path in punica.candidates())
+    assert any(path.is_file() for path in punica.candidates())
+
+
 @pytest.mark.parametrize("level_name", [punica.LEVELS[i] for i in AVAILABLE])
 def test_the_environment_chooses_the_level(level_name: str) -> None:
-    code = "import punica_library; print(punica_library.level())"
+    code = "from tritonode.cpu import punica_library; print(punica_library.level())"
     environment = {**os.environ, "TRITONODE_PUNICA_LEVEL": level_name, "PYTHONPATH": str(BACKEND)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == level_name
@@ -273,7 +281,7 @@ def test_the_environment_chooses_the_level(level_name: str) -> None:
 
 @pytest.mark.parametrize("name", ["avx3", *(level for i, level in enumerate(punica.LEVELS) if i not in AVAILABLE)])
 def test_the_environment_names_a_level_that_is_not_there(name: str) -> None:
-    code = "import punica_library; punica_library.load()"
+    code = "from tritonode.cpu import punica_library; punica_library.load()"
     environment = {**os.environ, "TRITONODE_PUNICA_LEVEL": name, "PYTHONPATH": str(BACKEND)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert out.returncode == 1
@@ -290,7 +298,10 @@ def test_an_absent_level_is_refused(level_number: int) -> None:
 
 
 def test_a_missing_library_says_what_was_tried() -> None:
-    code = "import punica_library\ntry: punica_library.load()\nexcept punica_library.PunicaLibraryError as e: print(e)"
+    code = (
+        "from tritonode.cpu import punica_library as punica\n"
+        "try: punica.load()\nexcept punica.PunicaLibraryError as e: print(e)"
+    )
     environment = {**os.environ, "TRITONODE_PUNICA_LIBRARY": "/nowhere/lib.so", "PYTHONPATH": str(BACKEND)}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "/nowhere/lib.so: no such file" in out.stdout and "TRITONODE_PUNICA_LIBRARY" in out.stdout

@@ -147,7 +147,7 @@ def candidates() -> list[Path]:
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
         return [Path(named)]
-    package = Path(__file__).resolve().parents[2]
+    package = Path(__file__).resolve().parents[4]
     machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(
         platform.machine().lower(), platform.machine().lower()
     )

@@ -186,6 +186,8 @@ StartOptions ToStartOptions(const Napi::Object& from) {
   to.privateDirectory = GetString(from, "privateDirectory");
   to.shmPrefix = GetString(from, "shmPrefix");
   to.pythonBackend = GetOptionalString(from, "pythonBackend");
+  const Napi::Array repairsOff = GetArray(from, "repairsOff");
+  for (uint32_t i = 0; i < repairsOff.Length(); ++i) to.repairsOff.push_back(ElementString(repairsOff, i));
   to.description = GetString(from, "description");
   to.server = ToServerOptions(from);
   // An empty prefix would let the watchdog remove everybody's shared memory.

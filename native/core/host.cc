@@ -10,12 +10,13 @@
 #include <filesystem>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
 #include "call.h"
+#include "../python_backend/repairs.h"
 #include "library.h"
-#include "owner_dead.h"
 #include "owner_lock.h"
 #include "watchdog.h"
 
@@ -79,6 +80,17 @@ void CloseOnExec(const std::string& path) {
 // a stop or a start that runs is waited for, and the children are ended, so that no response comes any more.
 // Handlers run last in, first out: registered again before each stop, to run before what Triton made since the start.
 void BeforeExit() { std::atexit([] { Host::Get().PrepareForExit(true); }); }
+
+// Triton's own version; empty if its answer has none.
+std::string VersionOf(Server& server) {
+  std::string metadata;
+  if (!server.Metadata(&metadata).ok()) return {};
+  constexpr std::string_view kKey = "\"version\":\"";
+  const size_t at = metadata.find(kKey);
+  if (at == std::string::npos) return {};
+  const size_t begin = at + kKey.size();
+  return metadata.substr(begin, metadata.find('"', begin) - begin);
+}
 
 constexpr std::chrono::seconds kExitWait{4};
 // The part of it that is left for what is under way to end after its children were killed.
@@ -159,13 +171,18 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     const TritonApi* api = nullptr;
     status = OpenTriton(options.library, options.dependencyDirectory, &api);
     if (status.ok()) {
-      if (!options.pythonBackend.empty()) status = GuardPythonBackend(options.pythonBackend, options.privateDirectory);
-    }
-    if (status.ok()) {
       ServerOptions server_options = options.server;
       server_options.logFile = log;
       status = Server::Start(*api, server_options, &server);
       CloseOnExec(log);
+    }
+    // Before any model is loaded, which is when Triton opens its Python backend.
+    if (status.ok() && !options.pythonBackend.empty()) {
+      std::string summary;
+      status = RepairPythonBackend(
+          {options.pythonBackend, VersionOf(*server), options.repairsOff, options.privateDirectory}, &summary);
+      if (status.ok()) user->Push(LogLine{"tritonode: " + summary});
+      else server->Stop(1);
     }
   }
   if (!status.ok()) {

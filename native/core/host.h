@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "event_queue.h"
 #include "sentinel.h"
@@ -22,6 +23,8 @@ struct StartOptions {
   std::string shmPrefix;
   // libtriton_python.so, or empty.
   std::string pythonBackend;
+  // Repairs of it to leave out, by name (python_backend/repairs.h).
+  std::vector<std::string> repairsOff;
   // Handed to every later environment, which must know what the first one started.
   std::string description;
   ServerOptions server;

@@ -11,6 +11,7 @@ export interface NativeStartOptions {
   privateDirectory: string;
   shmPrefix: string;
   pythonBackend: string;
+  repairsOff: string[];
   description: string;
   serverId: string;
   backendDirectory: string;

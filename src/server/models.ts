@@ -34,7 +34,7 @@ export interface ModelListener {
 /** Loads of this environment that nobody waits for any more, until Triton has let go of them. */
 const abandoned = new Map<string, Promise<void>>();
 
-/** What Triton says then (python_backend, src/stub_launcher.cc; native/core/dead_child.cc). */
+/** What Triton says then (python_backend, src/stub_launcher.cc; native/python_backend/child_waits.cc). */
 const childEnded = /Stub process '.*' is not healthy|the Python child that completes the configuration ended/;
 
 function stubStartError(model: string, cause?: unknown): ModelLoadError {

@@ -95,6 +95,7 @@ export function toNativeOptions(options: TritonServerOptions, workspace: Workspa
     privateDirectory: workspace.directory,
     shmPrefix: workspace.shmPrefix,
     pythonBackend: join(workspace.backends, "python", "libtriton_python.so"),
+    repairsOff: (process.env["TRITONODE_REPAIRS_OFF"] ?? "").split(",").filter((name) => name !== ""),
     description: JSON.stringify(description),
     serverId: options.serverId ?? "tritonode",
     backendDirectory: workspace.backends,

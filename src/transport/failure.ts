@@ -14,7 +14,7 @@ const tritonCodes = new Set([
 
 /**
  * A typed error for what the addon rejected with. Its `code` is the name of a `TRITONSERVER_Error_Code`
- * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE.
+ * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE, OPTION.
  */
 export function fromNative(error: unknown): Error {
   if (error instanceof TritonodeError) return error;
@@ -23,6 +23,7 @@ export function fromNative(error: unknown): Error {
   if (typeof code === "string" && tritonCodes.has(code)) return fromTriton(code, error.message);
   if (code === "LIBRARY") return new RuntimeMissingError(error.message, { code: "ERR_RUNTIME_BROKEN", cause: error });
   if (code === "SYSTEM") return new TritonodeError("ERR_SYSTEM", error.message, { cause: error });
+  if (code === "OPTION") return new InvalidArgumentError(error.message, { cause: error });
   if (code === "STATE") return new TritonodeError("ERR_STATE", error.message, { cause: error });
   if (typeof code === "string" && "syscall" in error) return fromSystem(code, error);
   if (error instanceof TypeError) return new InvalidArgumentError(error.message, { cause: error });

@@ -102,7 +102,7 @@ function killChildrenOf(directory: string): void {
   }
 }
 
-/** Removes what Triton made elsewhere for this directory (native/core/owner_dead.h); alive, it does so itself. */
+/** Removes what Triton made elsewhere for this directory (native/python_backend/own_files.h); alive, it does so itself. */
 function removeLinked(directory: string): void {
   for (const name of list(directory)) {
     if (!name.startsWith("python_env_")) continue;

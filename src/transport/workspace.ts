@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -57,7 +58,7 @@ export class Workspace {
   }
 
   static create(options: WorkspaceOptions): Workspace {
-    const directory = mkdtempSync(join(temporaryDirectory(), `${prefix}-${process.pid}-`));
+    const directory = makeDirectory(options.runtime.triton.pythonBackend);
     // The region's name goes through `bash -c` too, and shm_open bounds it to 255 bytes.
     const workspace = new Workspace(directory, `${prefix}_${process.pid}_${randomBytes(4).toString("hex")}_`);
     try {
@@ -170,6 +171,25 @@ export class Workspace {
 
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/**
+ * A folder of mode 0700, under the same name for each server of this process that has the same Python backend: the dynamic
+ * loader knows a library by its path, and would map another copy of one that lies elsewhere. It is never unmapped.
+ */
+function makeDirectory(pythonBackend: string): string {
+  const started = readFileSync("/proc/self/stat", "latin1").replace(/^.*\)/, "").split(" ")[20];
+  const { mtimeMs } = statSync(join(pythonBackend, "libtriton_python.so"));
+  const tag = createHash("sha256").update(`${started} ${pythonBackend} ${mtimeMs}`).digest("hex").slice(0, 6);
+  const start = join(temporaryDirectory(), `${prefix}-${process.pid}-`);
+  try {
+    mkdirSync(start + tag, { mode: 0o700 });
+    return start + tag;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    // Somebody else's, or the rest of a server that could not be stopped.
+    return mkdtempSync(start);
   }
 }
 

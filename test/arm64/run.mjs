@@ -6,8 +6,8 @@ import { build, dependencies, main, root, run, say, start } from "../../scripts/
 import { checkPins, checkTools, layOut } from "./parts.mjs";
 
 // What qemu-user does not have: set_robust_list(2), so the kernel never marks a dead owner's mutex and whoever waits for it
-// waits on (owner_dead); seccomp filters (watching, without_threads) and subreapers (ending_groups), which these cases set up.
-const NOT_UNDER_EMULATION = "^(owner_dead|watching|without_threads|ending_groups)$";
+// waits on (dead_owner, dead_in_allocator); seccomp filters (watching, without_threads) and subreapers (ending_groups), which these cases set up.
+const NOT_UNDER_EMULATION = "^(dead_owner|dead_in_allocator|watching|without_threads|ending_groups)$";
 
 main(async () => {
   checkTools();

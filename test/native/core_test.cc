@@ -21,11 +21,9 @@
 #include <vector>
 
 #include "../../native/core/call.h"
-#include "../../native/core/dead_child.h"
 #include "../../native/core/executor.h"
 #include "../../native/core/host.h"
 #include "../../native/core/library.h"
-#include "../../native/core/owner_dead.h"
 #include "../../native/core/watchdog.h"
 #include "check.h"
 #include "support.h"
@@ -310,7 +308,7 @@ void WatchdogCleans() {
   CHECK(kept.Start(directory, prefix).ok());
   kept.Release(false);
   CHECK(fs::exists(directory));
-  // A folder of Triton's, and the link to it (owner_dead.h).
+  // A folder of Triton's, and the link to it (own_files.h).
   const std::string parent = MakeDirectory();
   const std::string made = parent + "/python_env_a1B2c3";
   fs::create_directory(made);
@@ -349,105 +347,6 @@ void WatchdogCleans() {
   fs::remove_all(parent);
 }
 
-// A process dies while it holds a robust mutex; the guarded library's next lock succeeds instead of failing.
-void OwnerDead() {
-  const std::string path = directoryOfLibraries + "/libvictim.so";
-  void* victim = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  CHECK(victim != nullptr);
-  const auto lock = reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(victim, "VictimLock"));
-  auto* mutex = static_cast<pthread_mutex_t*>(
-      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  pthread_mutexattr_t attributes;
-  pthread_mutexattr_init(&attributes);
-  pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-  const auto die_with_it = [&] {
-    pthread_mutex_init(mutex, &attributes);
-    const pid_t pid = fork();
-    if (pid == 0) {
-      pthread_mutex_lock(mutex);
-      kill(getpid(), SIGKILL);
-    }
-    waitpid(pid, nullptr, 0);
-  };
-  die_with_it();
-  CHECK(lock(mutex) == EOWNERDEAD);
-  pthread_mutex_consistent(mutex);
-  pthread_mutex_unlock(mutex);
-
-  CHECK(GuardPythonBackend("/nowhere.so", "").code() == "LIBRARY");
-  CHECK(GuardPythonBackend(path, "").ok());
-  CHECK(GuardPythonBackend(path, "").ok());
-  die_with_it();
-  CHECK(lock(mutex) == 0);
-  CHECK(pthread_mutex_unlock(mutex) == 0 && lock(mutex) == 0);
-  pthread_mutex_unlock(mutex);
-  munmap(mutex, 4096);
-}
-
-// A wait for a child's message outlasts its deadline while the child lives, and ends soon when it is dead.
-void WaitingForChild() {
-  sem_t semaphore;
-  CHECK(InitSemaphore(&semaphore, 0, 1) == 0);
-  const pid_t pid = ForkChild();
-  if (pid == 0) {
-    pause();
-    _exit(0);
-  }
-  CHECK(WaitForChild(&semaphore) == 0);
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  std::thread late([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(700));
-    sem_post(&semaphore);
-  });
-  CHECK(WaitForChildUntil(&semaphore, &now) == 0);
-  late.join();
-
-  std::thread killer([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    kill(pid, SIGKILL);
-  });
-  const auto begin = std::chrono::steady_clock::now();
-  CHECK(WaitForChildUntil(&semaphore, &now) == -1 && errno == ETIMEDOUT);
-  CHECK(WaitForChild(&semaphore) == 0);
-  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
-  killer.join();
-  waitpid(pid, nullptr, 0);
-  // Another use of the same memory is nobody's.
-  CHECK(InitSemaphore(&semaphore, 0, 0) == 0);
-  CHECK(WaitForChildUntil(&semaphore, &now) == -1 && errno == ETIMEDOUT);
-  sem_destroy(&semaphore);
-}
-
-// A child that completes a configuration and says it is idle is not given a second to show its health; any other one is.
-void SleepingForChild() {
-  const auto slept = [](const char* name, bool isModel) {
-    sem_t semaphore;
-    CHECK(InitSemaphore(&semaphore, 0, 2) == 0);
-    const pid_t pid = ForkChild();
-    if (pid == 0) {
-      prctl(PR_SET_NAME, name);
-      pause();
-      _exit(0);
-    }
-    CHECK(WaitForChild(&semaphore) == 0);
-    timespec now{};
-    clock_gettime(CLOCK_REALTIME, &now);
-    CHECK((isModel ? WaitForChildUntil(&semaphore, &now) : WaitForChild(&semaphore)) == 0);
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    const auto begin = std::chrono::steady_clock::now();
-    CHECK(SleepUnlessIdle(1) == 0);
-    const auto end = std::chrono::steady_clock::now();
-    kill(pid, SIGKILL);
-    waitpid(pid, nullptr, 0);
-    sem_destroy(&semaphore);
-    return end - begin >= std::chrono::seconds(1);
-  };
-  CHECK(!slept(kIdleName, false));
-  CHECK(slept(kIdleName, true));
-  CHECK(slept("another", false));
-}
 
 // Ten environments start and leave in any order; there is one server, it stops with the last and starts anew.
 void Sharing() {
@@ -544,8 +443,7 @@ const std::map<std::string, void (*)()> cases = {
     {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
     {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
-    {"owner_dead", OwnerDead},  {"waiting_for_child", WaitingForChild},
-    {"sleeping_for_child", SleepingForChild}, {"fetching_ahead", FetchingAhead},
+    {"fetching_ahead", FetchingAhead},
      {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
 };
 

@@ -1,6 +1,33 @@
-// Stands for Triton's Python backend in the test of its guarded locks: calls pthread through its own linkage table.
+// Stands for Triton's Python backend in the tests of its repairs: imports what that imports, each function once.
+#include <fcntl.h>
+#include <fts.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
-extern "C" __attribute__((visibility("default"))) int VictimLock(pthread_mutex_t* mutex) {
-  return pthread_mutex_lock(mutex);
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int VictimLock(pthread_mutex_t* mutex) { return pthread_mutex_lock(mutex); }
+
+// Never called.
+EXPORT void VictimImports(pthread_mutex_t* mutex, pthread_cond_t* condition, sem_t* semaphore, char* text, char** texts,
+                          const timespec* until) {
+  pthread_mutex_timedlock(mutex, until);
+  pthread_cond_wait(condition, mutex);
+  if (fork() == 0) sem_init(semaphore, 0, 0);
+#ifndef VICTIM_WITHOUT_WAIT
+  sem_wait(semaphore);
+#endif
+  sem_timedwait(semaphore, until);
+  sleep(1);
+  fchmod(shm_open(text, 0, 0), 0);
+  if (mkdtemp(text) != nullptr) fts_open(texts, 0, nullptr);
+#ifdef VICTIM_OF_25_08
+  static const char kText[] = "Waiting for the stub health monitoring thread to start";
+  if (write(1, kText, sizeof kText) < 0) sleep(1);
+#endif
 }

@@ -1,4 +1,4 @@
-#include "dead_child.h"
+#include "child_waits.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +11,8 @@
 #include <mutex>
 #include <string>
 #include <utility>
+
+#include "repairs.h"
 
 // The backend's own type, by its name and layout (python_backend r24.10, src/pb_exception.h): libstdc++ compares types of
 // different libraries by their names.
@@ -100,7 +102,7 @@ int InitSemaphore(sem_t* semaphore, int shared, unsigned value) {
 
 int WaitForChild(sem_t* semaphore) {
   const Child child = Count(semaphore);
-  if (child.pid == 0) return sem_wait(semaphore);
+  if (child.pid == 0 || !IsActive(Repair::kDeadChild)) return sem_wait(semaphore);
   for (;;) {
     const timespec until = SoonFromNow();
     // Asked before the wait, so that a message it sent before it died is taken.
@@ -127,6 +129,7 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
     }
   }
   int result = sem_timedwait(semaphore, until);
+  if (!IsActive(Repair::kSlowChild)) return result;
   constexpr int kPatience = 50;
   for (int i = 0; child != 0 && i < kPatience && result != 0 && errno == ETIMEDOUT && !IsDead(child); ++i) {
     const timespec pause = SoonFromNow();
@@ -138,7 +141,7 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
 }
 
 unsigned SleepUnlessIdle(unsigned seconds) {
-  if (lastWaitedFor.pid > 0 && !lastWaitedFor.isModel) {
+  if (IsActive(Repair::kIdleChild) && lastWaitedFor.pid > 0 && !lastWaitedFor.isModel) {
     std::string name;
     std::getline(std::ifstream("/proc/" + std::to_string(lastWaitedFor.pid) + "/comm"), name);
     if (name == kIdleName) return 0;

@@ -1,0 +1,36 @@
+// What is wrong with Triton's Python backend (libtriton_python.so) for a host that must outlive its children, and what is
+// done about it. The table in repairs.cc has it all in one place.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../core/status.h"
+
+namespace tritonode {
+
+enum class Repair : uint32_t { kDeadOwner, kDeadChild, kSlowChild, kIdleChild, kPrivateMemory, kTemporaryFolders };
+inline constexpr size_t kRepairCount = 6;
+
+struct RepairOptions {
+  // libtriton_python.so; Triton must open it under the same path, or it gets another copy.
+  std::string library;
+  // Triton's version ("2.51.0"), as its server says it.
+  std::string version;
+  // Names of repairs to leave out, or "all".
+  std::vector<std::string> off;
+  // The server's own: gets links to folders in /tmp, and in its file "log" what the repairs have to say.
+  std::string privateDirectory;
+};
+
+// Opens the library, which stays open, and applies every repair that was made for this version and finds in the library
+// what it expects. Again for the same library: only `off` and `privateDirectory` count. `summary` says in one line which
+// are active, and why others are not. LIBRARY if it can't be opened; OPTION for a name in `off` that is no repair's.
+Status RepairPythonBackend(const RepairOptions& options, std::string* summary);
+
+bool IsActive(Repair repair);
+// One line for the log of the server.
+void Report(const std::string& line);
+
+}  // namespace tritonode

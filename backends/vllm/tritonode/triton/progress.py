@@ -19,7 +19,7 @@ def report(model: str, phase: str, **details: Any) -> None:
 
 
 def idle() -> None:
-    """Tell the host that nothing is left to be done in this process, which may be killed (native/python_backend/child_waits.h)."""
+    """Tell the host that nothing is left to be done in this process (native/python_backend/child_waits.h)."""
     if "TRITONODE_PRIVATE_DIR" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()

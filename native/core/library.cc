@@ -1,6 +1,7 @@
 #include "library.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -54,6 +55,30 @@ void OpenDependencies(std::vector<std::string> files, std::string* problems) {
   }
 }
 
+// A library with a malloc of its own that this process was started with (LD_PRELOAD); empty if there is none. With
+// RTLD_DEEPBIND a library finds libc's malloc first, and what one of the two has allocated is freed by the other.
+// The program itself is left out: Node's symbol of that name is libc's, and Electron's own allocator is made for this.
+std::string PreloadedAllocator() {
+  std::vector<std::string> libraries;
+  const auto collect = [](dl_phdr_info* info, size_t, void* to) {
+    static_cast<std::vector<std::string>*>(to)->emplace_back(info->dlpi_name);
+    return 0;
+  };
+  dl_iterate_phdr(collect, &libraries);
+  for (const std::string& library : libraries) {
+    void* handle = library.empty() ? nullptr : dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == nullptr) continue;
+    Dl_info found{};
+    // A handle's search goes on in what the library needs; the loader's list ends for us with libc.
+    const bool any = dladdr(dlsym(handle, "malloc"), &found) != 0;
+    const bool libc = library.find("/libc.so.") != std::string::npos || library.find("/libc-") != std::string::npos;
+    dlclose(handle);
+    if (libc) return {};
+    if (any && library == found.dli_fname) return library;
+  }
+  return {};
+}
+
 }  // namespace
 
 Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api) {
@@ -69,6 +94,8 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
 
   std::string problems;
   if (!dependencyDirectory.empty()) {
+    const std::string allocator = PreloadedAllocator();
+    if (!allocator.empty()) return {"HOST", allocator + " replaces malloc, beside which Triton's libraries can't be loaded"};
     std::vector<std::string> files;
     Status status = ListDependencies(dependencyDirectory, &files);
     if (!status.ok()) return status;

@@ -17,7 +17,7 @@ class Status {
   bool ok() const { return code_.empty(); }
   // Triton's name of the error without its prefix (NOT_FOUND, CANCELLED, ...), or one of our own: LIBRARY (a shared
   // library or symbol is missing), SYSTEM (the operating system said no), STATE (called at the wrong time),
-  // OPTION (a value that was given is not one of those that exist).
+  // OPTION (a value that was given is not one of those that exist), HOST (this process can't have Triton in it).
   const std::string& code() const { return code_; }
   const std::string& message() const { return message_; }
 

@@ -14,7 +14,7 @@ const tritonCodes = new Set([
 
 /**
  * A typed error for what the addon rejected with. Its `code` is the name of a `TRITONSERVER_Error_Code`
- * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE, OPTION.
+ * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST.
  */
 export function fromNative(error: unknown): Error {
   if (error instanceof TritonodeError) return error;
@@ -24,11 +24,14 @@ export function fromNative(error: unknown): Error {
   if (code === "LIBRARY") return new RuntimeMissingError(error.message, { code: "ERR_RUNTIME_BROKEN", cause: error });
   if (code === "SYSTEM") return new TritonodeError("ERR_SYSTEM", error.message, { cause: error });
   if (code === "OPTION") return new InvalidArgumentError(error.message, { cause: error });
+  if (code === "HOST") return new TritonodeError("ERR_HOST", error.message, { cause: error, hint: hostHint });
   if (code === "STATE") return new TritonodeError("ERR_STATE", error.message, { cause: error });
   if (typeof code === "string" && "syscall" in error) return fromSystem(code, error);
   if (error instanceof TypeError) return new InvalidArgumentError(error.message, { cause: error });
   return error;
 }
+
+const hostHint = "start Node without it in LD_PRELOAD (and /etc/ld.so.preload); MALLOC_ARENA_MAX=2 bounds glibc's own";
 
 const systemHints: Readonly<Record<string, string>> = {
   ENOSPC: "free space there, or set TMPDIR to another disk",

@@ -11,6 +11,7 @@
 #include "../core/owner_lock.h"
 #include "../core/server.h"
 #include "environment.h"
+#include "event_table.h"
 #include "marshal.h"
 #include "shared.h"
 
@@ -266,6 +267,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("noteChildDied", NoteChildDied);
   add("liveCalls", CountLiveCalls);
   AddSharedExports(env, exports);
+  exports.Set("eventTable", EventTable(env));
   return exports;
 }
 

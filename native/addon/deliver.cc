@@ -1,6 +1,7 @@
 #include "deliver.h"
 
 #include <cstring>
+#include <initializer_list>
 #include <string>
 
 #include "../core/bytes_tensor.h"
@@ -73,17 +74,22 @@ Napi::Value Data(Napi::Env env, const OutputTensor& tensor, bool raw) {
 }
 
 Napi::Value Outputs(Napi::Env env, const Response& response, bool raw) {
-  Napi::Array flat = Napi::Array::New(env, response.outputs.size() * 4);
-  uint32_t at = 0;
+  constexpr auto kFields = static_cast<uint32_t>(OutputField::kCount);
+  Napi::Array flat = Napi::Array::New(env, response.outputs.size() * kFields);
+  uint32_t begin = 0;
+  const auto put = [&](OutputField field, const Napi::Value& value) {
+    flat.Set(begin + static_cast<uint32_t>(field), value);
+  };
   for (const OutputTensor& tensor : response.outputs) {
     Napi::Array shape = Napi::Array::New(env, tensor.shape.size());
     for (size_t i = 0; i < tensor.shape.size(); ++i) {
       shape.Set(static_cast<uint32_t>(i), Napi::Number::New(env, static_cast<double>(tensor.shape[i])));
     }
-    flat.Set(at++, Napi::String::New(env, tensor.name));
-    flat.Set(at++, Napi::Number::New(env, static_cast<double>(tensor.datatype)));
-    flat.Set(at++, shape);
-    flat.Set(at++, Data(env, tensor, raw));
+    put(OutputField::k_name, Napi::String::New(env, tensor.name));
+    put(OutputField::k_datatype, Napi::Number::New(env, static_cast<double>(tensor.datatype)));
+    put(OutputField::k_shape, shape);
+    put(OutputField::k_data, Data(env, tensor, raw));
+    begin += kFields;
   }
   return flat;
 }
@@ -107,41 +113,55 @@ Napi::Value Parameters(Napi::Env env, const Response& response) {
   return object;
 }
 
+Napi::Array Row(Napi::Env env, std::initializer_list<const char*> names) {
+  Napi::Array row = Napi::Array::New(env);
+  for (const char* name : names) row.Set(row.Length(), Napi::String::New(env, name));
+  return row;
+}
+
 }  // namespace
 
+#define TRITONODE_NAME(name) #name,
+#define TRITONODE_ROW(kind, FIELDS) rows.Set(rows.Length(), Row(env, {#kind, FIELDS(TRITONODE_NAME)}));
+Napi::Object EventTable(Napi::Env env) {
+  Napi::Array rows = Napi::Array::New(env);
+  TRITONODE_EVENTS(TRITONODE_ROW)
+  Napi::Object table = Napi::Object::New(env);
+  table.Set("events", rows);
+  table.Set("output", Row(env, {TRITONODE_OUTPUT_FIELDS(TRITONODE_NAME)}));
+  return table;
+}
+#undef TRITONODE_ROW
+#undef TRITONODE_NAME
+
 void Delivery::Add(Response& response, bool raw) {
-  Whole([&] {
-    Push(Napi::Number::New(env_, 0));
-    Push(Napi::Number::New(env_, static_cast<double>(response.call)));
-    Push(Napi::Boolean::New(env_, response.final));
-    Push(Napi::Boolean::New(env_, response.empty));
-    if (response.status.ok()) {
-      Push(env_.Undefined());
-      Push(env_.Undefined());
-    } else {
-      Push(Napi::String::New(env_, response.status.code()));
-      Push(Text(env_, response.status.message().data(), response.status.message().size()));
+  using Field = ResponseField;
+  Write<Field>(EventKind::k_response, [&] {
+    Put(Field::k_call, Napi::Number::New(env_, static_cast<double>(response.call)));
+    Put(Field::k_last, Napi::Boolean::New(env_, response.final));
+    Put(Field::k_empty, Napi::Boolean::New(env_, response.empty));
+    if (!response.status.ok()) {
+      const std::string& message = response.status.message();
+      Put(Field::k_code, Napi::String::New(env_, response.status.code()));
+      Put(Field::k_message, Text(env_, message.data(), message.size()));
     }
-    Push(Napi::String::New(env_, response.model));
-    Push(Napi::Number::New(env_, static_cast<double>(response.version)));
-    Push(Outputs(env_, response, raw));
-    Push(Parameters(env_, response));
+    Put(Field::k_model, Napi::String::New(env_, response.model));
+    Put(Field::k_version, Napi::Number::New(env_, static_cast<double>(response.version)));
+    Put(Field::k_outputs, Outputs(env_, response, raw));
+    Put(Field::k_parameters, Parameters(env_, response));
   });
 }
 
 void Delivery::Add(const LogLine& line) {
-  Whole([&] {
-    Push(Napi::Number::New(env_, 1));
-    Push(Text(env_, line.text.data(), line.text.size()));
-  });
+  Write<LogField>(EventKind::k_log, [&] { Put(LogField::k_text, Text(env_, line.text.data(), line.text.size())); });
 }
 
 void Delivery::Add(const ChildChange& change) {
-  Whole([&] {
-    Push(Napi::Number::New(env_, 2));
-    Push(Napi::Number::New(env_, change.pid));
-    Push(Napi::Boolean::New(env_, change.running));
-    Push(Text(env_, change.arguments.data(), change.arguments.size()));
+  using Field = ChildField;
+  Write<Field>(EventKind::k_child, [&] {
+    Put(Field::k_pid, Napi::Number::New(env_, change.pid));
+    Put(Field::k_running, Napi::Boolean::New(env_, change.running));
+    Put(Field::k_arguments, Text(env_, change.arguments.data(), change.arguments.size()));
   });
 }
 

@@ -1,17 +1,11 @@
-// Events as JavaScript values. One flat array holds everything of a wake-up, because a few property-less slots are
-// several times cheaper to make than an object per token; src/native/binding.ts reads it with the same constants.
-//
-//   0, call, final, empty, errorCode | undefined, errorMessage | undefined, model, version, outputs, parameters
-//   1, text                                   a line of the log
-//   2, pid, running, arguments                a child started or ended
-//
-// `outputs` is again flat: name, datatype (the API's number), shape, data.
+// Events as JavaScript values; event_table.h says what they look like.
 #pragma once
 
 #include <napi.h>
 
 #include "../core/event_queue.h"
 #include "../core/response.h"
+#include "event_table.h"
 
 namespace tritonode {
 
@@ -28,20 +22,27 @@ class Delivery {
   Napi::Array array() const { return array_; }
 
  private:
-  template <typename Body>
-  void Whole(const Body& body) {
-    const uint32_t begin = size_;
+  // Writes one event: its kind, and what `fill` puts into its fields by Put.
+  template <typename Field, typename Fill>
+  void Write(EventKind kind, const Fill& fill) {
+    const uint32_t size = 1 + static_cast<uint32_t>(Field::kCount);
     try {
       // Thousands of tokens may wait after a blocked event loop: their handles must not pile up in one scope.
       const Napi::HandleScope scope(env_);
-      body();
+      array_.Set(size_, Napi::Number::New(env_, static_cast<uint32_t>(kind)));
+      // Every field has its slot, those that stay undefined as well.
+      array_.Set(size_ + size - 1, env_.Undefined());
+      fill();
     } catch (...) {
-      size_ = begin;
-      array_.Set("length", Napi::Number::New(env_, begin));
+      array_.Set("length", Napi::Number::New(env_, size_));
       throw;
     }
+    size_ += size;
   }
-  void Push(napi_value value) { array_.Set(size_++, value); }
+  template <typename Field>
+  void Put(Field field, napi_value value) {
+    array_.Set(size_ + 1 + static_cast<uint32_t>(field), value);
+  }
 
   Napi::Env env_;
   Napi::Array array_;

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { AddonLoadError } from "../errors";
 import { packageRoot } from "../package-root";
 import { addonCandidates, explainFailure, openAddon } from "./addon-file";
+import type { EventTable } from "./events";
 
 /** What `start` hands to the server; see `native/core/server_options.h` for the meaning of Triton's own options. */
 export interface NativeStartOptions {
@@ -52,7 +53,9 @@ export interface NativeRequest {
 
 /** The functions of `native/addon/addon.cc`, one to one. */
 export interface Addon {
-  initialize(deliver: (events: unknown[]) => void, isMainThread: boolean): void;
+  /** What the events that `initialize`'s `deliver` gets look like. */
+  readonly eventTable: EventTable;
+  initialize(deliver: (batch: unknown[]) => void, isMainThread: boolean): void;
   acquire(): Promise<string | undefined>;
   start(options: NativeStartOptions): Promise<void>;
   release(): Promise<boolean>;

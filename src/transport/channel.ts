@@ -1,5 +1,6 @@
 import { isMainThread } from "node:worker_threads";
 import { type Addon, loadAddon } from "../native/binding";
+import { type ChildFields, EventReader, type ResponseEvent } from "../native/events";
 import { dataTypeName, type Tensor, type TensorData } from "./tensors";
 
 /** One response of a request. `final`: no more come. */
@@ -61,7 +62,15 @@ export class Channel {
 
   private constructor(addon: Addon) {
     this.addon = addon;
-    addon.initialize((events) => this.#deliver(events), isMainThread);
+    const reader = new EventReader(addon.eventTable);
+    const sink = {
+      response: (event: ResponseEvent) => tell(() => this.#response(event)),
+      log: (line: string) => {
+        for (const listener of this.#logListeners) tell(() => listener(line));
+      },
+      child: (event: ChildFields) => this.#child(event),
+    };
+    addon.initialize((batch) => reader.read(batch, sink), isMainThread);
   }
 
   /** Another user of the server in this environment; its children are reported as long as there is one. */
@@ -103,66 +112,28 @@ export class Channel {
     return () => this.#childListeners.delete(listener);
   }
 
-  // The layout is documented in native/addon/deliver.h.
-  #deliver(events: unknown[]): void {
-    for (let at = 0; at < events.length; ) {
-      switch (events[at]) {
-        case 0:
-          tell(() => this.#response(events, at));
-          at += 10;
-          break;
-        case 1:
-          for (const listener of this.#logListeners) tell(() => listener(events[at + 1] as string));
-          at += 2;
-          break;
-        default: {
-          const [pid, running, text] = events.slice(at + 1, at + 4) as [number, boolean, string];
-          const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
-          if (running) this.#children.set(pid, event);
-          else this.#children.delete(pid);
-          for (const listener of this.#childListeners) tell(() => listener(event));
-          at += 4;
-        }
-      }
-    }
+  #child({ pid, running, arguments: text }: ChildFields): void {
+    const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
+    if (running) this.#children.set(pid, event);
+    else this.#children.delete(pid);
+    for (const listener of this.#childListeners) tell(() => listener(event));
   }
 
-  #response(events: unknown[], at: number): void {
-    const call = events[at + 1] as number;
-    const final = events[at + 2] as boolean;
+  #response(event: ResponseEvent): void {
+    const { call, last, code, message } = event;
     const handler = this.#calls.get(call);
     if (handler === undefined) return;
-    if (final) this.#calls.delete(call);
-    const code = events[at + 4] as string | undefined;
-    if (code !== undefined) {
-      handler.onFailure(code, events[at + 5] as string, final);
-      return;
-    }
-    if (events[at + 3] as boolean) {
-      handler.onResponse(undefined, final);
-      return;
-    }
-    const outputs: Record<string, Tensor> = {};
-    const flat = events[at + 8] as unknown[];
-    for (let i = 0; i < flat.length; i += 4) {
-      const name = flat[i] as string;
-      outputs[name] = {
-        name,
-        datatype: dataTypeName(flat[i + 1] as number),
-        shape: flat[i + 2] as number[],
-        data: flat[i + 3] as TensorData,
-      };
-    }
-    handler.onResponse(
-      {
-        model: events[at + 6] as string,
-        version: events[at + 7] as number,
-        id: handler.id,
-        parameters: (events[at + 9] as Record<string, string | number | boolean> | undefined) ?? noParameters,
-        outputs,
-        final,
-      },
-      final,
-    );
+    if (last) this.#calls.delete(call);
+    if (code !== undefined) handler.onFailure(code, message ?? "", last);
+    else handler.onResponse(event.empty ? undefined : toResponse(event, handler.id), last);
   }
+}
+
+function toResponse(event: ResponseEvent, id: string): InferenceResponse {
+  const outputs: Record<string, Tensor> = {};
+  for (const { name, datatype, shape, data } of event.outputs) {
+    outputs[name] = { name, datatype: dataTypeName(datatype), shape, data: data as TensorData };
+  }
+  const { model, version, parameters = noParameters, last: final } = event;
+  return { model, version, id, parameters, outputs, final };
 }

@@ -103,6 +103,20 @@ test("a pinned adapter stays in memory while others come and go", async () => {
   expect((await model.adapters.get("lora_a")).pinned).toBe(false);
 });
 
+test("pins that run at the same time share the room there is", async () => {
+  const pinned = async () => (await model.adapters.list()).filter((info) => info.pinned);
+  const names = ["lora_a", "lora_b"];
+  const ends = await Promise.allSettled(names.map((name) => model.adapters.pin(name)));
+  expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+  expect(await pinned()).toHaveLength(1);
+  for (const { name } of await pinned()) await model.adapters.unpin(name);
+  // The one that was refused holds no room.
+  for (const name of names) {
+    await model.adapters.pin(name);
+    await model.adapters.unpin(name);
+  }
+});
+
 test("straight from a request: { name, path }", async () => {
   const lora = { name: "inline", path: adapter("lora_g") };
   const answers = await Promise.all(Array.from({ length: 4 }, () => model.generate(prompt, { ...greedy, lora })));

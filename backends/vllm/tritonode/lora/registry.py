@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,8 @@ class AdapterRegistry:
         self.on_change: Callable[[], None] = lambda: None
         # One change of a name at a time; requests are not held up by it.
         self._changing: dict[str, asyncio.Lock] = {}
+        # Adapters that are being pinned: their room is taken before their weights are loaded.
+        self._pinning: set[str] = set()
 
     def attach(self, engine: AdapterEngine) -> None:
         self._engine = engine
@@ -215,17 +218,32 @@ class AdapterRegistry:
             adapter = self.get(name)
             if pinned == adapter.pinned:
                 return adapter
-            if pinned:
-                room = self.engine.host_capacity - self.engine.slots
-                if sum(each.pinned for each in self._current.values()) >= room:
-                    raise UnsupportedError(
-                        f"adapter '{name}' cannot be pinned: {room} can be, with max_cpu_loras "
-                        f"{self.engine.host_capacity} and max_loras {self.engine.slots}; raise max_cpu_loras"
-                    )
-                await self.warm(adapter)
-            await self._set_pinned(adapter, pinned)
+            with self._room_to_pin(name) if pinned else contextlib.nullcontext():
+                if pinned:
+                    await self.warm(adapter)
+                await self._set_pinned(adapter, pinned)
             self.on_change()
             return adapter
+
+    @contextlib.contextmanager
+    def _room_to_pin(self, name: str) -> Iterator[None]:
+        """Hold room for one more pinned adapter while it is pinned; raises UnsupportedError where there is none.
+
+        Pins run at the same time: each counts those that have begun. Otherwise they could pin all of host memory, and
+        the next adapter to be loaded would find no room in the middle of a step.
+        """
+        room = self.engine.host_capacity - self.engine.slots
+        pinned = {each.name for each in self._current.values() if each.pinned}
+        if len(pinned | self._pinning) >= room:
+            raise UnsupportedError(
+                f"adapter '{name}' cannot be pinned: {room} can be, with max_cpu_loras "
+                f"{self.engine.host_capacity} and max_loras {self.engine.slots}; raise max_cpu_loras"
+            )
+        self._pinning.add(name)
+        try:
+            yield
+        finally:
+            self._pinning.discard(name)
 
     async def _set_pinned(self, adapter: Adapter, pinned: bool) -> None:
         await self.engine.set_pinned(adapter.request.lora_int_id, pinned)
@@ -266,8 +284,11 @@ class AdapterRegistry:
     def list(self) -> list[dict[str, Any]]:
         return [self.describe(adapter) for adapter in self._current.values()]
 
-    def inspect(self, path: str) -> dict[str, Any]:
-        """What an adapter's folder holds and whether it would load here."""
+    async def inspect(self, path: str) -> dict[str, Any]:
+        """What an adapter's folder holds and whether it would load here. Reads all of it, on a thread."""
+        return await asyncio.to_thread(self._look_at, path)
+
+    def _look_at(self, path: str) -> dict[str, Any]:
         try:
             files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
             if files.usable:

@@ -80,7 +80,7 @@ class Control:
         return self._registry.describe(self._registry.get(_text(request, "name")))
 
     async def _inspect(self, request: dict[str, Any]) -> Any:
-        return self._registry.inspect(_text(request, "path"))
+        return await self._registry.inspect(_text(request, "path"))
 
     async def _load(self, request: dict[str, Any]) -> Any:
         adapter = await self._registry.load(_text(request, "name"), _text(request, "path"))

@@ -26,7 +26,7 @@ from tritonode.lora.saved import Entry, Ledger
 from tritonode.lora.watch import watch_multi_lora
 from tritonode.openai.arguments import serve_arguments
 from tritonode.openai.http import HttpDoor
-from tritonode.ranks import memory
+from tritonode.ranks import memory, preparation
 from tritonode.triton import progress
 from tritonode.triton.control import Control
 from tritonode.triton.deltas import DeltaChannel
@@ -77,7 +77,7 @@ class Service:
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
         if self._settings.world_size > 1:
-            _prepare_ranks(self._settings)
+            preparation.prepare(self._settings)
         self._engine.start()
         try:
             self._finish_start(adapters)
@@ -150,6 +150,7 @@ class Service:
         if not self._settings.enable_lora:
             return None
         restored = self._ledger.read()
+        self._restored = restored is not None
         wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
         self._report("check-adapters", count=len(wanted))
         args = self._settings.engine_args
@@ -159,10 +160,14 @@ class Service:
             try:
                 registry.register(entry.name, entry.path)
             except SettingsError as failure:
-                if restored is None:
-                    raise
-                self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
+                self._refuse_adapter(failure)
         return registry
+
+    def _refuse_adapter(self, failure: SettingsError) -> None:
+        """An adapter that cannot be used fails the load; after a crash it is left out."""
+        if not self._restored:
+            raise failure
+        self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
 
     def _load_adapters(self, registry: AdapterRegistry) -> list[Any]:
         """Load as many adapters as host memory holds; returns what a warm-up batch can be made of."""
@@ -170,7 +175,9 @@ class Service:
         slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
         self._adapter_engine = AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity)
         registry.attach(self._adapter_engine)
-        self._engine.call(self._adapter_engine.watch_loads()).result()
+        misfits = registry.know(self._engine.call(self._adapter_engine.watch_loads()).result())
+        for misfit in misfits:
+            self._refuse_adapter(misfit)
         adapters = [registry.get(name) for name in registry.names[:host_capacity]]
         for position, adapter in enumerate(adapters):
             self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
@@ -234,7 +241,7 @@ class Service:
     def _is_idle(self) -> bool:
         return self._engine.client.request_counts() == (0, 0)
 
-    def _info(self) -> dict[str, Any]:
+    async def _info(self) -> dict[str, Any]:
         running, waiting = self._engine.client.request_counts()
         return {
             "model": self._name,
@@ -244,16 +251,17 @@ class Service:
             "kv_cache": self._engine.kv_cache(),
             "requests": {"running": running, "waiting": waiting},
             "enable_lora": self._settings.enable_lora,
-            "adapters": self._adapter_counts(),
+            "adapters": await self._adapter_counts(),
             "engine_args": {key: value for key, value in self._settings.engine_args.items() if _is_json(value)},
         }
 
-    def _adapter_counts(self) -> dict[str, int] | None:
+    async def _adapter_counts(self) -> dict[str, int] | None:
         """Readings of adapters from disk, adapters evicted from host memory, and adapters in it now."""
         if not self._settings.enable_lora:
             return None
-        loads, in_memory = self._adapter_engine.loads, self._adapter_engine.in_memory()
-        return {"loads": loads, "evictions": max(0, loads - in_memory), "in_memory": in_memory}
+        counts = await self._adapter_engine.counts()
+        evictions = max(0, counts.loads - counts.in_memory)
+        return {"loads": counts.loads, "evictions": evictions, "in_memory": counts.in_memory}
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -409,10 +417,3 @@ def _install_cpu_kernels(settings: EngineSettings) -> None:
     from tritonode.cpu import punica_wrapper
 
     punica_wrapper.install()
-
-
-def _prepare_ranks(settings: EngineSettings) -> None:
-    """Name what several ranks share, and have each of them import what it needs of this package."""
-    memory.choose_names()
-    module = "lora_extension" if is_cpu() and settings.enable_lora else "extension"
-    settings.engine_args.setdefault("worker_extension_cls", f"tritonode.ranks.{module}.RankExtension")

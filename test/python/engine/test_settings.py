@@ -123,3 +123,15 @@ def test_a_gpus_memory_is_left_to_vllm() -> None:
 @pytest.mark.parametrize(("available", "expected"), [(GIB, GIB // 4), (20 * GIB, 2 * GIB), (500 * GIB, 4 * GIB)])
 def test_the_kv_caches_share_is_bounded(available: int, expected: int) -> None:
     assert default_kv_cache_bytes(available) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data_parallel_size", 2), ("data_parallel_rank", 0), ("data_parallel_hybrid_lb", True), ("nnodes", 2)],
+)
+def test_replicas_of_an_engine_are_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
+    types = {**TYPES, key: type(value), "data_parallel_backend": str}
+    with pytest.raises(SettingsError, match=f"'{key}' is {value!r}.*without data parallelism"):
+        read_settings(write(tmp_path, {"model": "/weights", key: value}), types)
+    alone = {"model": "/weights", "data_parallel_backend": "mp"} | ({key: 1} if key.endswith("size") else {})
+    assert read_settings(write(tmp_path, alone), types).engine_args["data_parallel_backend"] == "mp"

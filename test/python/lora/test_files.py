@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from tritonode.errors import SettingsError
-from tritonode.lora.files import base_model_shapes, check_finite, inspect_adapter, read_safetensors_header
+from tritonode.lora.checkpoint import base_model_shapes
+from tritonode.lora.files import check_finite, inspect_adapter
+from tritonode.lora.header import read_safetensors_header
 
 # What must be said about each broken adapter (test/fixtures/broken_adapters.py).
 REASONS = {

@@ -19,7 +19,8 @@ import pytest
 from tritonode.coerce import CoercionError, coerce
 from tritonode.engine.settings import read_settings
 from tritonode.errors import BackendError, SettingsError
-from tritonode.lora.files import inspect_adapter, read_safetensors_header
+from tritonode.lora.files import inspect_adapter
+from tritonode.lora.header import read_safetensors_header
 
 TIMES = int(os.environ.get("TRITONODE_FUZZ", "1"))
 SEED = int(os.environ.get("TRITONODE_FUZZ_SEED", "20241124"))

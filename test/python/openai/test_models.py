@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,10 @@ from tritonode.coerce import coerce
 from tritonode.errors import SettingsError
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.openai.arguments import serve_arguments
-from tritonode.openai.models import AdapterModels, CountingEngineClient, public_name
+from tritonode.openai.models import AdapterModels, CountingEngineClient, RegistryServingModels, public_name
 from tritonode.vllm.api import frontend_arg_types
-from tritonode.vllm.openai import EngineClient, VLLMNotFoundError
+from tritonode.vllm.openai import BaseModelPath, EngineClient, ErrorResponse, VLLMNotFoundError
+from vllm.plugins.lora_resolvers.filesystem_resolver import FilesystemResolver
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def listing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 class FakeAdapterEngine:
     """Where an adapter's weights are, without an engine."""
 
-    host_capacity, slots = 8, 2
+    host_capacity, slots, here = 8, 2, True
 
     def __init__(self) -> None:
         self.loaded: set[int] = set()
@@ -38,6 +40,9 @@ class FakeAdapterEngine:
 
     async def remove(self, lora_id: int) -> None:
         self.loaded.discard(lora_id)
+
+    async def refresh(self, lora_id: int | None = None) -> None:
+        pass
 
     def locate(self, lora_id: int) -> str:
         return "host" if lora_id in self.loaded else "disk"
@@ -126,8 +131,6 @@ def test_a_version_lives_until_its_last_request_and_no_longer(listing: dict[str,
 
 
 def test_files_that_are_gone_fail_their_request_alone(listing: dict[str, Any], tmp_path: Path) -> None:
-    import shutil
-
     async def scenario() -> None:
         registry, models, llm, client = await setting(listing)
         folder = tmp_path / "adapter"
@@ -139,6 +142,38 @@ def test_files_that_are_gone_fail_their_request_alone(listing: dict[str, Any], t
         with pytest.raises(ValueError, match="have changed or gone"):
             [_ async for _ in client.generate("x", lora_request=request)]
         assert llm.seen == []
+
+    asyncio.run(scenario())
+
+
+def test_what_a_resolver_finds_becomes_an_adapter_of_the_registry(listing: dict[str, Any], tmp_path: Path) -> None:
+    """vLLM's own resolver of folders; vLLM's own ids for what it finds would be those of the registry's adapters."""
+    model = listing["models"]["tiny"]
+    for name in ("found", "broken"):
+        folder = tmp_path / name
+        shutil.copytree(listing["adapters"]["lora_b"], folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": model}))
+    (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"")
+
+    async def scenario() -> None:
+        registry, models, _, _ = await setting(listing)
+        config = SimpleNamespace(model=model, max_model_len=512)
+        client: Any = SimpleNamespace(model_config=config, renderer=None, input_processor=None)
+        serving = RegistryServingModels(client, [BaseModelPath(name="base", model_path=model)])
+        serving.lora_resolvers = [FilesystemResolver(str(tmp_path))]
+        serving.follow(models)
+        first, *others = await asyncio.gather(*(serving.resolve_lora("found") for _ in range(3)))
+        assert first is registry.get("found").request and all(other is first for other in others)
+        assert first.lora_int_id not in (registry.get("a").request.lora_int_id, 0)
+        await registry.load("later", listing["adapters"]["lora_a"])
+        ids = [registry.get(name).request.lora_int_id for name in registry.names]
+        assert len(set(ids)) == len(ids) == 3
+        refused = await serving.resolve_lora("broken")
+        assert isinstance(refused, ErrorResponse) and refused.error.code == 400
+        assert "adapter 'broken'" in refused.error.message and "no safetensors file" in refused.error.message
+        missing = await serving.resolve_lora("nowhere")
+        assert isinstance(missing, ErrorResponse) and missing.error.code == 404
 
     asyncio.run(scenario())
 

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import eager, punica_library
+from . import eager, lora_layers, punica_library
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -75,6 +75,8 @@ def install(compile_model: bool | None = None) -> None:
 
     layer_class: Any = BaseLayerWithLoRA
     layer_class.set_mapping = set_mapping_and_register
+    lora_layers.leave_experts_alone()
+    lora_layers.keep_adapters_on_the_cpu()
 
     check_and_update_config = platform_class.check_and_update_config
 

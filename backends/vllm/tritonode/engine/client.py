@@ -44,6 +44,8 @@ from tritonode.vllm.api import (
     is_cpu,
 )
 
+from .failure import reason
+
 _STOP = object()
 # How long a core that has requests and could run none waits before it tries again (a grammar is being compiled).
 _IDLE_STEP_SECONDS = 0.001
@@ -94,7 +96,12 @@ class InProcessAsyncClient(EngineCoreClient):
         traceback.print_exception(failure)
         self._failure = failure
         self.resources.engine_dead = True
-        dead = EngineDeadError()
+        return self.dead_error()
+
+    def dead_error(self) -> EngineDeadError:
+        """vLLM's error for an engine that is dead, with what it died of for a message."""
+        dead, failure = EngineDeadError(), self._failure
+        dead.args = ("the engine is shut down" if failure is None else f"the engine failed: {reason(failure)}",)
         dead.__cause__ = failure
         return dead
 
@@ -106,7 +113,7 @@ class InProcessAsyncClient(EngineCoreClient):
 
     def _ensure_alive(self) -> None:
         if self.resources.engine_dead:
-            raise EngineDeadError() from self._failure
+            raise self.dead_error()
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         self._ensure_alive()
@@ -207,7 +214,7 @@ class LoopClient(InProcessAsyncClient):
 
     def _submit(self, task: Callable[[EngineCore], None]) -> None:
         if self._core is None:
-            raise EngineDeadError() from self._failure
+            raise self.dead_error()
         task(self._core)
         self._work.set()
 
@@ -301,7 +308,7 @@ class ThreadClient(InProcessAsyncClient):
         del built
         try:
             self._step_until_stopped(core)
-            self._close(EngineDeadError())
+            self._close(self.dead_error())
         except BaseException as failure:
             self._die(failure)
         finally:
@@ -330,7 +337,7 @@ class ThreadClient(InProcessAsyncClient):
             if not self._closed:
                 self._inbox.put(task)
                 return
-        raise EngineDeadError() from self._failure
+        raise self.dead_error()
 
     def _publish(self, output: EngineCoreOutputs | BaseException) -> None:
         # Raises once the loop is closed: nobody listens then.

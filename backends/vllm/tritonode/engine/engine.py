@@ -9,11 +9,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from tritonode.vllm.api import AsyncEngineArgs, AsyncLLM, EngineCoreClient, SamplingParams, UsageContext, is_cpu
+from tritonode.vllm.api import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    EngineCoreClient,
+    SamplingParams,
+    UsageContext,
+    fail_request,
+    is_cpu,
+)
 
-from . import no_network
+from . import failure, no_network
 from .client import InProcessAsyncClient, make_client
 from .guard import refuse_fatal_requests
+from .llm import ReasonedLlm
 from .settings import EngineSettings
 from .tokenizing import tokenize_short_prompts_here
 
@@ -65,8 +74,8 @@ class Engine:
         args = AsyncEngineArgs(**self._settings.engine_args)
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         self._report("load-model")
-        with _in_process_core():
-            self._llm = AsyncLLM.from_vllm_config(
+        with _in_process_core(), failure.named():
+            self._llm = ReasonedLlm.from_vllm_config(
                 config,
                 usage_context=UsageContext.ENGINE_CONTEXT,
                 stat_loggers=self._stat_loggers or None,
@@ -79,9 +88,7 @@ class Engine:
 
     def _fail_request(self, request_id: str, failure: Exception) -> None:
         """Hand a failure to the request that it is about; who waits for it takes it out of vLLM."""
-        state = self.llm.output_processor.request_states.get(request_id)
-        if state is not None and state.queue is not None:
-            state.queue.put(failure)
+        fail_request(self.llm, request_id, failure)
 
     async def warm_up(self, lora_requests: list[Any]) -> None:
         """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""

@@ -115,9 +115,24 @@ def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSe
         (own if key in OWN_KEYS else engine_args)[key] = typed
     if "model" not in engine_args:
         raise SettingsError(f"{path}: the engine argument 'model' (the folder of the base model) is missing")
+    _refuse_replicas(path, engine_args)
     enable_lora = bool(engine_args.get("enable_lora", False))
     loras = read_loras(model_directory) if enable_lora else {}
     return EngineSettings(engine_args, enable_lora, loras, ignored, own)
+
+
+def _refuse_replicas(path: str, engine_args: dict[str, Any]) -> None:
+    """One model is one engine here, on one machine: nothing would start the other replicas, nor reach them."""
+    for key, value in engine_args.items():
+        if not (key.startswith("data_parallel_") or key == "nnodes") or key == "data_parallel_backend":
+            continue
+        counts = key in ("data_parallel_size", "data_parallel_size_local", "nnodes")
+        if not (value is None or value is False or (counts and value == 1)):
+            raise SettingsError(
+                f"{path}: engine argument '{key}' is {value!r}: a model is served by one engine on one machine here, "
+                "without data parallelism; load the model under several names for replicas, or split it with "
+                "tensor_parallel_size or pipeline_parallel_size"
+            )
 
 
 def _read_object(path: str) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from tritonode.engine.client import InProcessAsyncClient
-from tritonode.errors import UnsupportedError
-from tritonode.vllm.api import LoRARequest, lora_cache, lora_manager
+from tritonode.engine.failure import reason
+from tritonode.errors import SettingsError
+from tritonode.vllm.api import LoRARequest, fail_request, local_worker, requests_on
+from tritonode.vllm.api import VLLMValidationError as RequestError
 
-from .weights import AdapterReader
+from . import manager
+from .manager import Counts
+from .modules import ModelModules
 
 
 class AdapterEngine:
@@ -20,76 +25,83 @@ class AdapterEngine:
         # Adapters that one batch can hold, and adapters whose weights host memory holds at once.
         self.slots = slots
         self.host_capacity = host_capacity
-        # Adapters read from disk since the start; what of them is not in host memory now was evicted.
-        self.loads = 0
-
-    async def watch_loads(self) -> None:
-        """Count each reading of an adapter's weights from now on, those in the middle of a step included; and speed it.
-
-        Where several processes run the model, each reads its part as vLLM does.
-        """
-
-        def wrap(core: Any) -> None:
-            manager = lora_manager(core)
-            if manager is None:
-                return
-            load = manager._load_adapter
-
-            def counted(request: LoRARequest) -> Any:
-                self.loads += 1
-                return load(request)
-
-            manager._load_adapter = counted
-            manager._lora_model_cls = AdapterReader().model_class()
-
-        await self._client.call(wrap)
-
-    def in_memory(self) -> int:
-        """Adapters whose weights are in host memory or in a slot."""
-        return self._client.peek(lambda core: len(getattr(lora_cache(core), "_registered_adapters", ())), 0)
+        # Of several ranks: the adapters that were added and not removed, and what `refresh` found of them. All ranks
+        # do the same in the same order, so the first speaks for all.
+        self._added: set[int] = set()
+        self._states: dict[int, str] = {}
+        # Called with the id of an adapter that could not be read when a step needed it.
+        self.on_failure: Callable[[int, Exception], None] = lambda lora_id, failure: None
 
     @property
     def _client(self) -> InProcessAsyncClient:
         return self._llm.engine_core  # type: ignore[no-any-return]
 
+    @property
+    def here(self) -> bool:
+        """Whether this process holds the model; else its ranks do, which have to be asked."""
+        return self._client.peek(lambda core: local_worker(core) is not None, False)
+
+    async def _ask(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """The answers of all ranks."""
+        return await self._client.call(lambda core: core.collective_rpc(function, args=args))  # type: ignore[no-any-return]
+
+    async def watch_loads(self) -> ModelModules:
+        """Count each reading of an adapter's weights from now on; returns what the model takes adapters on."""
+        self._loop = asyncio.get_running_loop()
+        modules, *others = await self._ask(manager.watch, *([self._failed_in_step] if self.here else []))
+        for other in others:
+            modules.add(other)
+        return modules  # type: ignore[no-any-return]
+
+    def _failed_in_step(self, lora_id: int, failure: Exception) -> None:
+        """On the engine's thread: fail the requests on an adapter that the step has found unreadable, and them alone.
+
+        Before the step's outputs get to them: an error that waits to be taken is not replaced by an output.
+        """
+        running = self._client.peek(lambda core: requests_on(core, lora_id), [])
+        error = RequestError(f"the adapter could not be read again: {reason(failure)}")
+
+        def tell() -> None:
+            for request_id in running:
+                fail_request(self._llm, request_id, error)
+            self._ending = self._loop.create_task(self._llm.abort(running, internal=True))
+            self.on_failure(lora_id, error)
+
+        if asyncio._get_running_loop() is self._loop:
+            tell()
+        else:
+            self._loop.call_soon_threadsafe(tell)
+
+    async def counts(self) -> Counts:
+        return (await self._ask(manager.counts))[0]  # type: ignore[no-any-return]
+
     async def add(self, request: LoRARequest) -> None:
-        """Load an adapter's weights; raises what vLLM raises."""
-        await self._llm.add_lora(request)
+        """Load an adapter's weights; raises SettingsError with what vLLM says is wrong with them."""
+        failures = [each for each in await self._ask(manager.add, request) if each is not None]
+        if failures:
+            raise SettingsError(failures[0])
+        self._added.add(request.lora_int_id)
 
     async def remove(self, lora_id: int) -> None:
+        self._added.discard(lora_id)
         await self._llm.remove_lora(lora_id)
 
-    async def set_pinned(self, lora_id: int, pinned: bool) -> None:
-        """Keep an adapter's weights in host memory, or let them be evicted again.
+    async def set_pinned(self, request: LoRARequest, pinned: bool) -> None:
+        """Keep an adapter's weights in host memory, or let them be evicted again."""
+        while not all(await self._ask(manager.set_pinned, request.lora_int_id, pinned)):
+            await self.add(request)
 
-        vLLM's own `pin_lora` also keeps the adapter's slot. Its scheduler does not know of that and fills a batch with
-        as many other adapters as there are slots, which then do not fit; so only host memory is pinned here.
-        """
-
-        def pin(core: Any) -> None:
-            cache = lora_cache(core)
-            if cache is None:
-                raise UnsupportedError("adapters can be pinned only where one process runs the model")
-            registered = cache._registered_adapters
-            if pinned:
-                registered.pin(lora_id)
-            else:
-                registered._unpin(lora_id)
-
-        await self._client.call(pin)
+    async def refresh(self, lora_id: int | None = None) -> None:
+        """Bring what `locate` knows up to date: of one adapter, or of all. Ranks are asked only if need be."""
+        if self.here:
+            return
+        if lora_id is not None and lora_id in self._added and len(self._added) <= self.host_capacity:
+            # Nothing had to be evicted yet.
+            self._states.setdefault(lora_id, "host")
+            return
+        self._states = (await self._ask(manager.states))[0]
 
     def locate(self, lora_id: int) -> str:
         """Where the weights are now: "slot", "host" (memory) or "disk"."""
-        return self._client.peek(_located(lora_id), "host")
-
-
-def _located(lora_id: int) -> Callable[[Any], str]:
-    def look(core: Any) -> str:
-        cache = lora_cache(core)
-        if cache is None:
-            return "host"
-        if lora_id in cache._active_adapters:
-            return "slot"
-        return "host" if lora_id in cache._registered_adapters else "disk"
-
-    return look
+        local = self._client.peek(local_worker, None)
+        return self._states.get(lora_id, "disk") if local is None else manager.state(local, lora_id)

@@ -1,7 +1,6 @@
 """What an adapter's folder holds, and whether the engine can use it: from headers alone, without torch.
 
-PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`. A safetensors file starts with an 8-byte
-little-endian length and a JSON header of that length (https://github.com/huggingface/safetensors, "Format").
+PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
 """
 
 from __future__ import annotations
@@ -10,20 +9,21 @@ import json
 import os
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from tritonode.errors import SettingsError
 
+from .checkpoint import checkpoint_problems
+from .header import read_safetensors_header
+from .tensors import HEADS, Layout, Shape, Tensors, layout_of, of_experts
+
 CONFIG_FILENAME = "adapter_config.json"
 WEIGHTS_FILENAME = "adapter_model.safetensors"
 # pickle files run code when they are read; they are refused, whatever vLLM would do with them.
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
-# The safetensors library's own bound on a header.
-_MAX_HEADER_BYTES = 100_000_000
-_TENSOR_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.[^.]+)?\.weight$")
-_EMBEDDING_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_embedding_(?P<side>A|B)(?:\.[^.]+)?$")
 # Data type → unsigned type of its width, mask of its exponent.
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF0000000000000),
@@ -45,7 +45,7 @@ class AdapterFiles:
     base_model: str | None
     size_bytes: int
     dtype: str
-    modules: list[str]
+    tensors: Tensors
     problems: list[str] = field(default_factory=list)
     stamp: tuple[tuple[int, int, int], ...] = ()
 
@@ -72,62 +72,26 @@ class AdapterFiles:
         }
 
 
-def read_safetensors_header(path: str) -> dict[str, dict[str, Any]]:
-    """`{tensor name: {"dtype", "shape", "data_offsets"}}` of a safetensors file.
-
-    Raises SettingsError when the file is not one, or is cut short.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise SettingsError(f"{path} is no safetensors file: it has only {size} bytes")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > _MAX_HEADER_BYTES or 8 + length > size:
-            raise SettingsError(f"{path} is no safetensors file, or cut short: its header says {length} bytes")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as failure:
-            raise SettingsError(f"{path}: the safetensors header is not valid JSON: {failure}") from failure
-    if not isinstance(header, dict):
-        raise SettingsError(f"{path}: the safetensors header is no JSON object")
-    header.pop("__metadata__", None)
-    end = 0
-    for name, entry in header.items():
-        if not _is_tensor_entry(entry):
-            raise SettingsError(f"{path}: the safetensors header describes '{name}' wrongly: {str(entry)[:80]}")
-        end = max(end, entry["data_offsets"][1])
-    if 8 + length + end > size:
-        raise SettingsError(f"{path} is cut short: {size} bytes, but its header needs {8 + length + end}")
-    return header
+@lru_cache(maxsize=64)
+def _shared(tensors: Tensors) -> Tensors:
+    """The same for the same: adapters of one training recipe, thousands of them, share one description."""
+    return tensors
 
 
-def _is_tensor_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        return False
-    for key in ("shape", "data_offsets"):
-        numbers = entry.get(key)
-        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
-            return False
-    return len(entry["data_offsets"]) == 2 and entry["data_offsets"][0] <= entry["data_offsets"][1]
-
-
-@lru_cache(maxsize=8)
-def base_model_shapes(model: str) -> dict[str, tuple[int, ...]]:
-    """Weight shapes of the base model by module name, from its safetensors headers; empty when it has none here."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if not os.path.isdir(model):
-        return shapes
-    for filename in sorted(os.listdir(model)):
-        if filename.endswith(".safetensors"):
-            for name, entry in read_safetensors_header(os.path.join(model, filename)).items():
-                if name.endswith(".weight") and len(entry["shape"]) == 2:
-                    shapes[name.removesuffix(".weight")] = tuple(entry["shape"])
-    return shapes
-
-
-def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: str | None = None) -> AdapterFiles:
+def inspect_adapter(
+    path: str,
+    *,
+    max_lora_rank: int | None = None,
+    base_model: str | None = None,
+    renamed: Callable[[], bool] = lambda: False,
+) -> AdapterFiles:
     """Read an adapter's headers and say whether the engine can load it.
+
+    Args:
+        path: folder of the adapter.
+        max_lora_rank: as the engine has it.
+        base_model: folder of the base model, where its checkpoint's headers are to be held against the adapter's.
+        renamed: tells whether adapters may have other names for modules than that checkpoint. Asked if need be.
 
     Raises SettingsError when the folder cannot be read as an adapter at all; everything that can be named lands in
     `problems` instead.
@@ -136,31 +100,29 @@ def inspect_adapter(path: str, *, max_lora_rank: int | None = None, base_model: 
     config = _read_config(path)
     weights = _weights_path(path)
     header = read_safetensors_header(weights)
-    rank, alpha, targets = _numbers(path, config)
+    rank, alpha = _numbers(path, config)
     problems = _unsupported_features(config)
     ranks = [rank, *(value for value in (config.get("rank_pattern") or {}).values() if isinstance(value, int))]
     if max_lora_rank is not None and max(ranks) > max_lora_rank:
         problems.append(f"rank {max(ranks)} is greater than max_lora_rank {max_lora_rank}")
-    pairs, strangers = _pair_up(header)
-    if strangers:
-        problems.append(f"holds tensors that belong to no LoRA layer, such as '{strangers[0]}'")
-    if not pairs:
-        problems.append("holds no LoRA tensors")
-    problems.extend(_pair_problems(pairs))
-    problems.extend(_rank_problems(pairs, rank, config.get("rank_pattern") or {}))
-    problems.extend(_target_problems(targets, pairs))
+    tensors = _shared(tuple((name, tuple(entry["shape"])) for name, entry in header.items()))
+    layout = layout_of(tensors)
+    problems.extend(_tensor_problems(layout, config))
+    problems.extend(_pair_problems(layout.pairs))
+    problems.extend(_rank_problems(layout.pairs, rank, config.get("rank_pattern") or {}))
+    # A target without tensors is none: PEFT passes over names that the model does not have.
     if base_model is not None:
-        problems.extend(_shape_problems(pairs, base_model_shapes(base_model)))
+        problems.extend(_base_problems(layout, base_model, config, renamed))
     dtypes = sorted({entry["dtype"] for entry in header.values()})
     return AdapterFiles(
         path=path,
         rank=rank,
         alpha=alpha,
-        target_modules=sorted({module.rsplit(".", 1)[-1] for module in pairs}),
+        target_modules=sorted({module.rsplit(".", 1)[-1] for module in layout.pairs}),
         base_model=config.get("base_model_name_or_path"),
         size_bytes=os.path.getsize(weights),
         dtype=",".join(dtypes),
-        modules=sorted(pairs),
+        tensors=tensors,
         problems=problems,
         stamp=stamp,
     )
@@ -226,7 +188,7 @@ def _weights_path(path: str) -> str:
     raise SettingsError(f"{path} holds no {WEIGHTS_FILENAME}")
 
 
-def _numbers(path: str, config: dict[str, Any]) -> tuple[int, float, list[str] | str]:
+def _numbers(path: str, config: dict[str, Any]) -> tuple[int, float]:
     where = os.path.join(path, CONFIG_FILENAME)
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if type(rank) is not int or rank < 1:
@@ -236,7 +198,7 @@ def _numbers(path: str, config: dict[str, Any]) -> tuple[int, float, list[str] |
     named = isinstance(targets, list) and all(isinstance(name, str) for name in targets)
     if not (isinstance(targets, str) or named):
         raise SettingsError(f"{where}: 'target_modules' must be a list of names or a pattern, got {targets!r}")
-    return rank, float(alpha), targets  # type: ignore[return-value]
+    return rank, float(alpha)
 
 
 def _unsupported_features(config: dict[str, Any]) -> list[str]:
@@ -248,8 +210,11 @@ def _unsupported_features(config: dict[str, Any]) -> list[str]:
         problems.append("DoRA (use_dora) is not supported")
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         problems.append("biases (bias, lora_bias) are not supported")
-    if config.get("modules_to_save"):
-        problems.append(f"modules_to_save {config['modules_to_save']!r} is not supported")
+    saved = config.get("modules_to_save") or []
+    if not isinstance(saved, list) or any(name not in HEADS for name in saved):
+        problems.append(
+            f"modules_to_save {saved!r} is not supported: vLLM takes a classifier's head alone ({', '.join(HEADS)})"
+        )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _SAFE_INITS:
         problems.append(f"init_lora_weights {init!r} changes the base model's weights and is not supported")
@@ -259,19 +224,27 @@ def _unsupported_features(config: dict[str, Any]) -> list[str]:
     return problems
 
 
-_Pairs = dict[str, dict[str, tuple[int, ...]]]
+_Pairs = dict[str, dict[str, Shape]]
 
 
-def _pair_up(header: dict[str, dict[str, Any]]) -> tuple[_Pairs, list[str]]:
-    pairs: _Pairs = {}
-    strangers = []
-    for name, entry in header.items():
-        match = _TENSOR_NAME.match(name) or _EMBEDDING_NAME.match(name)
-        if match is None:
-            strangers.append(name)
-        else:
-            pairs.setdefault(match["module"], {})[match["side"]] = tuple(entry["shape"])
-    return pairs, strangers
+def _tensor_problems(layout: Layout, config: dict[str, Any]) -> list[str]:
+    problems = []
+    saved = config.get("modules_to_save")
+    unasked = layout.heads - set(saved if isinstance(saved, list) else [])
+    if layout.strangers or unasked:
+        named = layout.strangers[0] if layout.strangers else unasked.pop()
+        problems.append(f"holds tensors that belong to no LoRA layer, such as '{named}'")
+    if not layout.pairs:
+        problems.append("holds no LoRA tensors")
+    return problems
+
+
+def _base_problems(layout: Layout, model: str, config: dict[str, Any], renamed: Callable[[], bool]) -> list[str]:
+    transposed = bool(config.get("fan_in_fan_out"))
+    problems = checkpoint_problems(layout, model, transposed=transposed, renamed=False)
+    if problems and renamed():
+        return checkpoint_problems(layout, model, transposed=transposed, renamed=True)
+    return problems
 
 
 def _pair_problems(pairs: _Pairs) -> list[str]:
@@ -291,37 +264,6 @@ def _rank_problems(pairs: _Pairs, rank: int, pattern: dict[str, Any]) -> list[st
     for module, sides in pairs.items():
         # PEFT's rule: a key matches as a suffix of the module's name that starts at a dot; the first match wins.
         said = next((r for key, r in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), rank)
-        if len(sides.get("A", ())) == 2 and sides["A"][0] != said:
+        if len(sides.get("A", ())) == 2 and sides["A"][0] != said and not of_experts(module):
             problems.append(f"{module}: {CONFIG_FILENAME} says rank {said}, its tensors have rank {sides['A'][0]}")
-    return problems[:4]
-
-
-def _target_problems(targets: list[str] | str, pairs: _Pairs) -> list[str]:
-    """Every named target has tensors in the file (a pattern is taken as it is)."""
-    if isinstance(targets, str):
-        return []
-    present = set(pairs)
-    missing = [target for target in targets if not any(m == target or m.endswith(f".{target}") for m in present)]
-    return [f"target module '{name}' has no tensors in {WEIGHTS_FILENAME}" for name in missing[:4]]
-
-
-def _shape_problems(pairs: _Pairs, base: dict[str, tuple[int, ...]]) -> list[str]:
-    problems: list[str] = []
-    if not base:
-        return problems
-    for module, sides in pairs.items():
-        shape = base.get(module) or base.get(f"model.{module}") or base.get(module.removeprefix("model."))
-        if shape is None:
-            # A tied lm_head has no weight of its own in the file.
-            if module.rsplit(".", 1)[-1] != "lm_head":
-                problems.append(f"the base model has no module '{module}'")
-        elif "A" in sides and "B" in sides and (len(sides["A"]), len(sides["B"])) == (2, 2):
-            embedding = module.rsplit(".", 1)[-1] == "embed_tokens"
-            wanted = (shape[1], shape[0]) if embedding else shape
-            if (sides["B"][0], sides["A"][1]) != wanted:
-                problems.append(
-                    f"{module}: made for a base weight of {[sides['B'][0], sides['A'][1]]}, "
-                    f"this base model has {list(wanted)}"
-                )
-    # Layers beyond the base model's, or missing in the middle, show up above; a few lines tell enough.
     return problems[:4]

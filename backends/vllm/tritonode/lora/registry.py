@@ -20,10 +20,12 @@ from tritonode.errors import (
     UnsupportedError,
     did_you_mean,
 )
-from tritonode.vllm.api import LoRARequest
+from tritonode.vllm.api import LoRARequest, renames_weights
 
+from .checkpoint import architectures
 from .engine import AdapterEngine
 from .files import AdapterFiles, check_finite, inspect_adapter
+from .modules import ModelModules, model_problems
 from .saved import Entry
 
 
@@ -40,6 +42,10 @@ class Adapter:
     files: AdapterFiles
     request: LoRARequest
     pinned: bool = False
+    # Whether its weights have been read once, and were found good.
+    tried: bool = False
+    # Why this version can no longer serve: its weights were gone when a step needed them.
+    broken: str | None = None
     retired: bool = False
     running: int = 0
     served: int = 0
@@ -79,6 +85,7 @@ class AdapterRegistry:
         self._engine: AdapterEngine | None = None
         self._max_lora_rank = max_lora_rank
         self._base_model = base_model
+        self._modules: ModelModules | None = None
         self._current: dict[str, Adapter] = {}
         self._ids = itertools.count(1)
         self._versions: dict[str, int] = {}
@@ -93,6 +100,27 @@ class AdapterRegistry:
 
     def attach(self, engine: AdapterEngine) -> None:
         self._engine = engine
+        engine.on_failure = self._could_not_be_read
+
+    def _could_not_be_read(self, lora_id: int, failure: Exception) -> None:
+        """A step has computed with other weights than this version's, and may have cached what came of it."""
+        for adapter in self._current.values():
+            if adapter.request.lora_int_id == lora_id:
+                adapter.broken = str(failure)
+
+    def know(self, modules: ModelModules) -> list[SettingsError]:
+        """Hold all adapters, and those to come, against the model that vLLM has built; forgets those that do not fit.
+
+        Returns why, for each of them.
+        """
+        self._modules = modules
+        misfits = []
+        for name, adapter in list(self._current.items()):
+            problems = model_problems(adapter.files.tensors, modules)
+            if problems:
+                del self._current[name]
+                misfits.append(SettingsError(f"adapter '{name}' ({adapter.files.path}): {'; '.join(problems)}"))
+        return misfits
 
     @property
     def engine(self) -> AdapterEngine:
@@ -117,7 +145,7 @@ class AdapterRegistry:
         if not name or "@" in name:
             raise InvalidRequestError(f"an adapter's name must not be empty nor hold '@', got {name!r}")
         try:
-            files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
+            files = self._read(path)
         except OSError as failure:
             raise SettingsError(f"adapter '{name}': cannot read {path}: {failure}") from failure
         except SettingsError as failure:
@@ -125,6 +153,21 @@ class AdapterRegistry:
         if not files.usable:
             raise SettingsError(f"adapter '{name}' ({path}): {'; '.join(files.problems)}")
         return files
+
+    def _read(self, path: str) -> AdapterFiles:
+        """An adapter's headers and what is wrong with them, for the model where there is one, else for its files."""
+        modules = self._modules
+        if modules is None:
+            return inspect_adapter(
+                path, max_lora_rank=self._max_lora_rank, base_model=self._base_model, renamed=self._renamed
+            )
+        files = inspect_adapter(path, max_lora_rank=self._max_lora_rank)
+        if files.usable:
+            files.problems.extend(model_problems(files.tensors, modules))
+        return files
+
+    def _renamed(self) -> bool:
+        return renames_weights(architectures(self._base_model))
 
     def _new_version(self, name: str, files: AdapterFiles) -> Adapter:
         version = self._versions.get(name, 0) + 1
@@ -156,17 +199,40 @@ class AdapterRegistry:
             raise AlreadyExistsError(
                 f"adapter '{name}' is loaded from {adapter.files.path}, the request says {path}; replace it first"
             )
-        if self.engine.locate(adapter.request.lora_int_id) == "disk" and not adapter.files.unchanged():
-            raise SettingsError(
-                f"adapter '{name}': the files in {adapter.files.path} have changed or gone since they were checked; "
-                "replace the adapter or unload it"
-            )
+        await self._check_on_disk(adapter)
         return adapter
+
+    async def _check_on_disk(self, adapter: Adapter) -> None:
+        """For an adapter that is not in memory: what is wrong with it must come up now, not in a step."""
+        lora_id = adapter.request.lora_int_id
+        if adapter.broken is not None:
+            raise SettingsError(f"adapter '{adapter.name}': {adapter.broken}; replace the adapter or unload it")
+        await self.engine.refresh(lora_id)
+        if self.engine.locate(lora_id) != "disk":
+            return
+        if not adapter.files.unchanged():
+            raise SettingsError(
+                f"adapter '{adapter.name}': the files in {adapter.files.path} have changed or gone since they were "
+                "checked; replace the adapter or unload it"
+            )
+        if not adapter.tried:
+            # There was no room for it when the model started: nobody has read its weights yet.
+            await self.warm(adapter)
+        elif not self.engine.here:
+            # In a step of several ranks an error would end the engine.
+            await self._add(adapter)
 
     async def warm(self, adapter: Adapter) -> None:
         """Load the adapter's weights into the engine; raises SettingsError with the reason."""
         try:
             await asyncio.to_thread(check_finite, adapter.files.path)
+        except Exception as failure:
+            raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure
+        await self._add(adapter)
+        adapter.tried = True
+
+    async def _add(self, adapter: Adapter) -> None:
+        try:
             await self.engine.add(adapter.request)
         except Exception as failure:
             raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure
@@ -246,7 +312,7 @@ class AdapterRegistry:
             self._pinning.discard(name)
 
     async def _set_pinned(self, adapter: Adapter, pinned: bool) -> None:
-        await self.engine.set_pinned(adapter.request.lora_int_id, pinned)
+        await self.engine.set_pinned(adapter.request, pinned)
         adapter.pinned = pinned
 
     async def _retire(self, adapter: Adapter) -> None:
@@ -278,11 +344,12 @@ class AdapterRegistry:
         """What is served now, for the ledger."""
         return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
 
-    def describe(self, adapter: Adapter) -> dict[str, Any]:
-        return adapter.as_dict(self.engine.locate(adapter.request.lora_int_id))
+    async def describe(self, *adapters: Adapter) -> list[dict[str, Any]]:
+        await self.engine.refresh()
+        return [adapter.as_dict(self.engine.locate(adapter.request.lora_int_id)) for adapter in adapters]
 
-    def list(self) -> list[dict[str, Any]]:
-        return [self.describe(adapter) for adapter in self._current.values()]
+    async def list(self) -> list[dict[str, Any]]:
+        return await self.describe(*self._current.values())
 
     async def inspect(self, path: str) -> dict[str, Any]:
         """What an adapter's folder holds and whether it would load here. Reads all of it, on a thread."""
@@ -290,7 +357,7 @@ class AdapterRegistry:
 
     def _look_at(self, path: str) -> dict[str, Any]:
         try:
-            files = inspect_adapter(path, max_lora_rank=self._max_lora_rank, base_model=self._base_model)
+            files = self._read(path)
             if files.usable:
                 check_finite(path)
             return files.as_dict()

@@ -11,9 +11,10 @@ import contextlib
 import time
 import weakref
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
-from tritonode.errors import BackendError
+from tritonode.errors import AlreadyExistsError, BackendError
 from tritonode.lora.registry import Adapter, AdapterRegistry
 from tritonode.vllm.api import LoRARequest
 from tritonode.vllm.openai import (
@@ -116,6 +117,38 @@ class RegistryServingModels(OpenAIServingModels):
                 return refusal
             await adapters.unload(name)
             return f"Success: LoRA adapter '{name}' removed successfully."
+
+
+    async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
+        """Ask vLLM's resolvers (plugins) for an adapter. What they find is loaded by the registry.
+
+        vLLM would count ids of its own for them, which are those of the registry's adapters: one's weights would answer
+        for the other.
+        """
+        adapters = self.lora_requests.registry
+        if adapters is None:
+            return await super().resolve_lora(lora_name)
+        refusals = []
+        async with self.lora_resolver_lock[lora_name]:
+            for resolver in [] if lora_name in self.lora_requests else self.lora_resolvers:
+                found = await resolver.resolve_lora(self.model_config.model, lora_name)
+                if found is None:
+                    continue
+                try:
+                    await adapters.load(lora_name, found.lora_path)
+                    break
+                except AlreadyExistsError:
+                    break  # another door brought it in the meantime
+                except BackendError as failure:
+                    refusals.append(str(failure))
+        if lora_name in self.lora_requests:
+            return self.lora_requests[lora_name]
+        if refusals:
+            message = f"LoRA adapter '{lora_name}' was found but could not be loaded: {'; '.join(refusals)}"
+            return create_error_response(message, "BadRequestError", HTTPStatus.BAD_REQUEST)
+        return create_error_response(
+            f"LoRA adapter {lora_name} does not exist", "NotFoundError", HTTPStatus.NOT_FOUND
+        )
 
 
 class CountingEngineClient:

@@ -6,12 +6,12 @@ Any Triton client can send it: put the object into the input `control_request` a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tritonode.contract.sampling import parse_object
 from tritonode.errors import InvalidRequestError, UnsupportedError, did_you_mean
-from tritonode.lora.registry import AdapterRegistry
+from tritonode.lora.registry import Adapter, AdapterRegistry
 
 _CHANGES = frozenset({"adapters.load", "adapters.replace", "adapters.unload", "adapters.pin", "adapters.unpin"})
 
@@ -22,7 +22,7 @@ class Control:
     def __init__(
         self,
         adapters: AdapterRegistry | None,
-        info: Callable[[], dict[str, Any]],
+        info: Callable[[], Awaitable[dict[str, Any]]],
         cancel: Callable[[list[str]], int],
         instances: int = 1,
     ) -> None:
@@ -64,8 +64,11 @@ class Control:
             raise UnsupportedError("LoRA feature is not enabled.")
         return self._adapters
 
+    async def _one(self, adapter: Adapter) -> Any:
+        return (await self._registry.describe(adapter))[0]
+
     async def _get_info(self, request: dict[str, Any]) -> Any:
-        return self._info()
+        return await self._info()
 
     async def _cancel_requests(self, request: dict[str, Any]) -> Any:
         tokens = request.get("tokens")
@@ -74,30 +77,30 @@ class Control:
         return {"cancelled": self._cancel(tokens)}
 
     async def _list(self, request: dict[str, Any]) -> Any:
-        return self._registry.list()
+        return await self._registry.list()
 
     async def _get(self, request: dict[str, Any]) -> Any:
-        return self._registry.describe(self._registry.get(_text(request, "name")))
+        return await self._one(self._registry.get(_text(request, "name")))
 
     async def _inspect(self, request: dict[str, Any]) -> Any:
         return await self._registry.inspect(_text(request, "path"))
 
     async def _load(self, request: dict[str, Any]) -> Any:
         adapter = await self._registry.load(_text(request, "name"), _text(request, "path"))
-        return self._registry.describe(adapter)
+        return await self._one(adapter)
 
     async def _replace(self, request: dict[str, Any]) -> Any:
         adapter = await self._registry.load(_text(request, "name"), _text(request, "path"), replace=True)
-        return self._registry.describe(adapter)
+        return await self._one(adapter)
 
     async def _unload(self, request: dict[str, Any]) -> Any:
-        return self._registry.describe(await self._registry.unload(_text(request, "name")))
+        return await self._one(await self._registry.unload(_text(request, "name")))
 
     async def _pin(self, request: dict[str, Any]) -> Any:
-        return self._registry.describe(await self._registry.pin(_text(request, "name"), True))
+        return await self._one(await self._registry.pin(_text(request, "name"), True))
 
     async def _unpin(self, request: dict[str, Any]) -> Any:
-        return self._registry.describe(await self._registry.pin(_text(request, "name"), False))
+        return await self._one(await self._registry.pin(_text(request, "name"), False))
 
 
 def _text(request: dict[str, Any], key: str) -> str:

@@ -126,7 +126,7 @@ def _named_errors() -> Any:
     except (BackendError, asyncio.CancelledError):
         raise
     except EngineDeadError as failure:
-        raise UnavailableError(f"the vLLM engine is dead: {failure.__cause__ or failure}") from failure
+        raise UnavailableError(f"the vLLM engine is dead: {failure}") from failure
     except OVERLOAD_ERRORS as failure:
         raise UnavailableError(str(failure)) from failure
     except REQUEST_ERRORS as failure:

@@ -18,6 +18,7 @@ from vllm.lora.lora_model import LoRAModel
 from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import parse_fine_tuned_lora_name as tensor_module
+from vllm.model_executor.models import ModelRegistry
 from vllm.outputs import (
     STREAM_FINISHED,
     CompletionOutput,
@@ -89,16 +90,21 @@ __all__ = [
     "VLLMValidationError",
     "VllmConfig",
     "engine_arg_types",
+    "fail_request",
     "frontend_arg_types",
     "is_cpu",
-    "lora_cache",
-    "lora_manager",
+    "local_worker",
+    "lora_layers",
     "make_arg_parser",
     "pins_memory",
+    "renames_weights",
+    "requests_on",
     "sampling_param_types",
+    "skips_lora_tensor",
     "structured_output_types",
     "tensor_module",
     "validate_parsed_serve_args",
+    "worker_lora_manager",
 ]
 
 # Set by vLLM itself or by this backend, never by a request.
@@ -147,16 +153,82 @@ def structured_output_types() -> dict[str, Any]:
     }
 
 
-def lora_manager(core: EngineCore) -> Any:
-    """vLLM's `LRUCacheWorkerLoRAManager` of an engine core whose only worker is in this process, else None."""
+def local_worker(core: EngineCore) -> Any:
+    """The only worker of an engine core, where it is in this process; else None."""
     worker = getattr(getattr(core.model_executor, "driver_worker", None), "worker", None)
-    return getattr(getattr(worker, "model_runner", None), "lora_manager", None)
+    return worker if hasattr(worker, "model_runner") else None
 
 
-def lora_cache(core: EngineCore) -> Any:
-    """Its `LRUCacheLoRAModelManager`: what is in host memory and in the slots."""
-    manager = lora_manager(core)
-    return None if manager is None else manager._adapter_manager
+def worker_lora_manager(worker: Any) -> Any:
+    """vLLM's `LRUCacheWorkerLoRAManager` of a worker."""
+    return worker.model_runner.lora_manager
+
+
+def requests_on(core: EngineCore, lora_id: int) -> list[str]:
+    """The ids of the requests on an adapter that the engine core knows."""
+    scheduler: Any = core.scheduler
+    return [
+        request.request_id
+        for request in scheduler.requests.values()
+        if request.lora_request is not None and request.lora_request.lora_int_id == lora_id
+    ]
+
+
+def fail_request(llm: Any, request_id: str, failure: Exception) -> None:
+    """Have a request of an `AsyncLLM` end with an error, for whoever waits for its outputs."""
+    state = llm.output_processor.request_states.get(request_id)
+    if state is not None and state.queue is not None:
+        state.queue.put(failure)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraLayers:
+    """What a LoRA manager of vLLM has wrapped, and how it finds an adapter's tensors for it."""
+
+    # Name in vLLM's model → its LoRA layer, and the names that an adapter has for the parts of a packed one.
+    wrapped: dict[str, Any]
+    packed: dict[str, list[str]]
+    heads: set[str]
+    mapper: Any
+    skipped: list[str]
+    pooling: bool
+
+
+def lora_layers(manager: Any) -> LoraLayers:
+    """Read a `WorkerLoRAManager`, as its `_load_adapter` does."""
+    adapters = manager._adapter_manager
+    mapper = getattr(adapters.model, "hf_to_vllm_mapper", None)
+    return LoraLayers(
+        wrapped=adapters.modules,
+        packed=adapters.packed_modules,
+        heads=adapters.supported_modules_to_save,
+        mapper=None if mapper is None else mapper.get_rename_mapper(),
+        skipped=getattr(adapters.model, "lora_skip_prefixes", None) or [],
+        pooling=adapters.is_pooling_model,
+    )
+
+
+def skips_lora_tensor(name: str, prefixes: list[str]) -> bool:
+    """Whether vLLM leaves a tensor of an adapter unread (a model's layers that inference does not need)."""
+    return LoRAModel._should_skip_module(name, prefixes)
+
+
+def renames_weights(architectures: list[str]) -> bool:
+    """Whether vLLM's model has, or may have, other names for its modules than the checkpoint. Imports that model."""
+    for architecture in architectures:
+        registered = ModelRegistry.models.get(architecture)
+        if registered is None:
+            return True
+        try:
+            mapper = getattr(registered.load_model_cls(), "hf_to_vllm_mapper", None)
+        except ImportError:
+            return True  # vLLM says what is missing when it builds the model
+        if mapper is None:
+            continue
+        renames = mapper.get_rename_mapper()
+        if any(getattr(renames, field.name) for field in dataclasses.fields(renames)):
+            return True
+    return not architectures
 
 
 def is_cpu() -> bool:

@@ -9,11 +9,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tritonode import environment
+from tritonode.engine import environment
 
 environment.prepare()
 
-from tritonode.adapters import AdapterRegistry  # noqa: E402
+from tritonode.lora.registry import AdapterRegistry  # noqa: E402
 
 
 def test_inspecting_reads_the_files_beside_the_loop(fixtures: dict[str, Any], tmp_path: Path) -> None:

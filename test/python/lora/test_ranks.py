@@ -1,0 +1,113 @@
+"""Adapters where two ranks run the model: as exact, as guarded, counted and pinned as where one does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+import serving
+import tiny_models
+from transformers import LlamaConfig
+from tritonode.errors import BackendError, SettingsError
+
+NAMES = ("a", "b", "c", "d")
+CONFIG = "adapter_config.json"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    base = tiny_models.write_model(folder / "model", LlamaConfig(**tiny_models.SIZES))
+    for seed, name in enumerate(NAMES):
+        tiny_models.write_adapter(folder / name, base, seed=seed, target_modules=["q_proj", "v_proj", "down_proj"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[serving.Served]:
+    made = serving.Served(
+        folder / "model",
+        {name: folder / name for name in NAMES},
+        tensor_parallel_size=2,
+        max_loras=1,
+        max_cpu_loras=2,
+        worker_extension_cls="users_extension.UsersExtension",
+    )
+    yield made
+    made.close()
+
+
+def state(served: Any, name: str) -> str:
+    return str(served.run(served.registry.describe(served.registry.get(name)))[0]["state"])
+
+
+def test_answers_equal_peft(served: Any, folder: Path) -> None:
+    wanted = {name: tiny_models.answers(folder / "model", folder / name) for name in NAMES}
+    assert served.answers(*NAMES) == wanted
+
+
+def test_a_users_worker_extension_and_the_kernels_are_both_there(served: Any) -> None:
+    answers = served.run(served.engine.client.call(lambda core: core.collective_rpc("users_answer", args=(21,))))
+    assert answers == [{"answer": 42, "kernels": True}] * 2
+
+
+def test_states_and_counts_are_told(served: Any) -> None:
+    for name in NAMES:
+        served.answers(name)
+    assert [state(served, name) for name in NAMES].count("disk") == 2
+    counts = served.run(served.registry.engine.counts())
+    assert counts.in_memory == 2 and counts.loads >= 4
+
+
+def test_a_pinned_adapter_stays_in_memory(served: Any) -> None:
+    served.run(served.registry.pin("a", True))
+    for name in NAMES[1:]:
+        served.answers(name)
+        assert state(served, "a") != "disk"
+    served.run(served.registry.pin("a", False))
+    for name in NAMES[1:]:
+        served.answers(name)
+    assert state(served, "a") == "disk"
+
+
+def test_files_that_have_changed_or_gone_fail_their_requests_alone(served: Any, folder: Path) -> None:
+    served.answers("b"), served.answers("c"), served.answers("d")
+    kept = folder / "a.kept"
+    shutil.move(folder / "a", kept)
+    with pytest.raises(SettingsError, match="have changed or gone"):
+        served.answers("a")
+    shutil.copytree(kept, folder / "a")
+    with pytest.raises(SettingsError, match="have changed or gone"):
+        served.answers("a")
+    served.run(served.registry.load("a", str(folder / "a"), replace=True))
+    assert served.answers("a")["a"] == tiny_models.answers(folder / "model", folder / "a")
+
+
+def test_an_adapter_that_vllm_refuses_does_not_mix_up_the_ranks(served: Any, folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder / "a", tmp_path / "cut")
+    # Our own checks pass this; vLLM insists on whole numbers.
+    config = json.loads((path / CONFIG).read_text())
+    (path / CONFIG).write_text(json.dumps({**config, "rank_pattern": {"q_proj": 4.0}}))
+
+    async def both() -> list[Any]:
+        loads = (served.registry.load(name, str(path)) for name in ("cut", "cut too"))
+        return await asyncio.gather(*loads, return_exceptions=True)
+
+    for failure in served.run(both()):
+        assert isinstance(failure, BackendError) and "must be a positive integer" in str(failure)
+    assert served.answers("b")["b"] == tiny_models.answers(folder / "model", folder / "b")
+    assert state(served, "b") == "slot"
+
+
+def test_the_reason_of_a_rank_that_does_not_start_is_told(folder: Path) -> None:
+    with pytest.raises(BackendError, match=r"a rank of the engine failed: .*No module named 'no_such_module'"):
+        serving.Served(
+            folder / "model", {}, tensor_parallel_size=2, worker_extension_cls="no_such_module.UsersExtension"
+        )

@@ -77,5 +77,7 @@ def test_one_that_goes_while_its_request_waits_fails_alone(served: Any, folder: 
     # A step may have cached what came of other weights: this version is not served again.
     with pytest.raises(SettingsError, match=r"could not be read again.*replace the adapter"):
         served.answers("c")
+    with pytest.raises(SettingsError, match=r"could not be read again.*replace the adapter"):
+        served.run(served.registry.pin("c", True))
     served.run(served.registry.load("c", str(folder / "c"), replace=True))
     assert served.answers("a", "b", "c") == wanted

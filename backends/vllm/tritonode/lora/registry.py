@@ -205,8 +205,7 @@ class AdapterRegistry:
     async def _check_on_disk(self, adapter: Adapter) -> None:
         """For an adapter that is not in memory: what is wrong with it must come up now, not in a step."""
         lora_id = adapter.request.lora_int_id
-        if adapter.broken is not None:
-            raise SettingsError(f"adapter '{adapter.name}': {adapter.broken}; replace the adapter or unload it")
+        self._refuse_broken(adapter)
         await self.engine.refresh(lora_id)
         if self.engine.locate(lora_id) != "disk":
             return
@@ -221,6 +220,10 @@ class AdapterRegistry:
         elif not self.engine.here:
             # In a step of several ranks an error would end the engine.
             await self._add(adapter)
+
+    def _refuse_broken(self, adapter: Adapter) -> None:
+        if adapter.broken is not None:
+            raise SettingsError(f"adapter '{adapter.name}': {adapter.broken}; replace the adapter or unload it")
 
     async def warm(self, adapter: Adapter) -> None:
         """Load the adapter's weights into the engine; raises SettingsError with the reason."""
@@ -284,6 +287,8 @@ class AdapterRegistry:
             adapter = self.get(name)
             if pinned == adapter.pinned:
                 return adapter
+            if pinned:
+                self._refuse_broken(adapter)
             with self._room_to_pin(name) if pinned else contextlib.nullcontext():
                 if pinned:
                     await self.warm(adapter)

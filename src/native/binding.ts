@@ -5,7 +5,7 @@ import { packageRoot } from "../package-root";
 import { addonCandidates, explainFailure, openAddon } from "./addon-file";
 import type { EventTable } from "./events";
 
-/** What `start` hands to the server; see `native/core/server_options.h` for the meaning of Triton's own options. */
+/** What `start` hands to the server; see `native/triton/server_options.h` for the meaning of Triton's own options. */
 export interface NativeStartOptions {
   library: string;
   dependencyDirectory?: string | undefined;
@@ -51,7 +51,7 @@ export interface NativeRequest {
   background?: boolean | undefined;
 }
 
-/** The functions of `native/addon/addon.cc`, one to one. */
+/** The functions of `native/node/addon.cc`, one to one. */
 export interface Addon {
   /** What the events that `initialize`'s `deliver` gets look like. */
   readonly eventTable: EventTable;

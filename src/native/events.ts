@@ -37,7 +37,7 @@ export interface EventSink {
   child(event: ChildFields): void;
 }
 
-/** The addon's own table (native/addon/event_table.h): for each kind, in the order of their numbers, its name and fields. */
+/** The addon's own table (native/node/event_table.h): for each kind, in the order of their numbers, its name and fields. */
 export interface EventTable {
   readonly events: readonly (readonly [kind: string, ...fields: string[]])[];
   readonly output: readonly string[];

@@ -14,7 +14,7 @@ const tritonCodes = new Set([
 
 /**
  * A typed error for what the addon rejected with. Its `code` is the name of a `TRITONSERVER_Error_Code`
- * (tritonserver.h) or one of the core's own (`native/core/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST.
+ * (tritonserver.h) or one of the core's own (`native/common/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST.
  */
 export function fromNative(error: unknown): Error {
   if (error instanceof TritonodeError) return error;

@@ -14,7 +14,7 @@ export class InUseError extends TritonodeError {
 
 /**
  * What all environments (main thread, workers) and all users in one of them share, counted for the whole process: the
- * first sets it up, the last takes it down, and nobody else touches it meanwhile. See native/core/shared_resources.h.
+ * first sets it up, the last takes it down, and nobody else touches it meanwhile. See native/process/shared_resources.h.
  *
  * Names start with `model/` or `repository/`: what a terminated worker leaves is unloaded or unregistered by that.
  */

@@ -8,9 +8,9 @@ const unlockedAge = 3_600_000;
 
 /**
  * Removes what dead processes of this user left behind: private directories, shared memory, and children that outlived
- * their host. The watchdog does this when a process ends; this is for the case that the watchdog was killed as well.
+ * their host. The reaper does this when a process ends; this is for the case that the reaper was killed as well.
  *
- * Whether the owner lives is told by a lock (native/core/owner_lock.h), not by the pid in the name: with another PID
+ * Whether the owner lives is told by a lock (native/process/owner_lock.h), not by the pid in the name: with another PID
  * namespace that is somebody else's or nobody's.
  *
  * @returns the paths that were removed

@@ -20,11 +20,11 @@
 #include <thread>
 #include <vector>
 
-#include "../../native/core/call.h"
-#include "../../native/core/executor.h"
-#include "../../native/core/host.h"
-#include "../../native/core/library.h"
-#include "../../native/core/watchdog.h"
+#include "../../native/triton/call.h"
+#include "../../native/process/executor.h"
+#include "../../native/process/host.h"
+#include "../../native/triton/library.h"
+#include "../../native/process/reaper.h"
 #include "check.h"
 #include "support.h"
 
@@ -259,13 +259,13 @@ void Executor() {
 
 void WatchingChildren() {
   const std::string directory = MakeDirectory();
-  std::shared_ptr<Sentinel> sentinel;
-  CHECK(Sentinel::Start(directory + "/log", directory + "/missing", &sentinel).code() == "SYSTEM");
+  std::shared_ptr<ChildMonitor> monitor;
+  CHECK(ChildMonitor::Start(directory + "/log", directory + "/missing", &monitor).code() == "SYSTEM");
   fs::remove(directory + "/log");
-  CHECK(Sentinel::Start(directory + "/log", directory + "/children", &sentinel).ok());
+  CHECK(ChildMonitor::Start(directory + "/log", directory + "/children", &monitor).ok());
   {
     Consumer consumer;
-    sentinel->Subscribe(consumer.queue);
+    monitor->Subscribe(consumer.queue);
     std::ofstream log(directory + "/log");
     log << "one\ntwo\nth" << std::flush;
     CHECK(Eventually([&] { return consumer.Lines().size() == 2; }));
@@ -282,29 +282,29 @@ void WatchingChildren() {
     fs::rename(directory + "/children/." + name, directory + "/children/" + name);
     CHECK(Eventually([&] { return consumer.Changes().size() == 1; }));
     CHECK(consumer.Changes()[0].running && consumer.Changes()[0].arguments == "model\nregion\n");
-    CHECK(sentinel->Children() == std::vector<int>{pid});
+    CHECK(monitor->Children() == std::vector<int>{pid});
     {
       Consumer late;
-      sentinel->Subscribe(late.queue);
+      monitor->Subscribe(late.queue);
       CHECK(Eventually([&] { return late.Changes().size() == 1 && late.Changes()[0].pid == pid; }));
-      sentinel->Unsubscribe(late.queue.get());
+      monitor->Unsubscribe(late.queue.get());
     }
     kill(pid, SIGKILL);
     CHECK(Eventually([&] { return consumer.Changes().size() == 2 && !consumer.Changes()[1].running; }));
     waitpid(pid, nullptr, 0);
     CHECK(!fs::exists(directory + "/children/" + name));
-    CHECK(!sentinel->Watch(pid, "") && sentinel->Children().empty());
-    sentinel->Unsubscribe(consumer.queue.get());
+    CHECK(!monitor->Watch(pid, "") && monitor->Children().empty());
+    monitor->Unsubscribe(consumer.queue.get());
   }
-  sentinel->Stop();
+  monitor->Stop();
   fs::remove_all(directory);
 }
 
-void WatchdogCleans() {
+void ReaperCleans() {
   const std::string directory = MakeDirectory();
   const std::string prefix = "tritonode_test_" + std::to_string(getpid()) + "_";
   std::ofstream("/dev/shm/" + prefix + "region") << "x";
-  Watchdog kept;
+  Reaper kept;
   CHECK(kept.Start(directory, prefix).ok());
   kept.Release(false);
   CHECK(fs::exists(directory));
@@ -323,8 +323,8 @@ void WatchdogCleans() {
   const bool mayGiveAway = chown(foreign.c_str(), 65534, 65534) == 0;
   std::ofstream("/dev/shm/sem." + prefix + "semaphore") << "x";
 
-  Watchdog watchdog;
-  CHECK(watchdog.Start(directory, prefix).ok());
+  Reaper reaper;
+  CHECK(reaper.Start(directory, prefix).ok());
   const pid_t pid = fork();
   if (pid == 0) {
     const std::string variable = "TRITONODE_PRIVATE_DIR=" + directory;
@@ -338,7 +338,7 @@ void WatchdogCleans() {
     std::string name;
     return std::getline(file, name) && name == "sleep";
   }));
-  watchdog.Release(true);
+  reaper.Release(true);
   int status = 0;
   CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
   CHECK(!fs::exists(directory) && !fs::exists("/dev/shm/" + prefix + "region"));
@@ -442,7 +442,7 @@ const std::map<std::string, void (*)()> cases = {
     {"libraries", Libraries},   {"questions", Questions},     {"calls", Calls},
     {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
-    {"executor", Executor},     {"children", WatchingChildren}, {"watchdog", WatchdogCleans},
+    {"executor", Executor},     {"children", WatchingChildren}, {"reaper", ReaperCleans},
     {"fetching_ahead", FetchingAhead},
      {"sharing", Sharing},         {"stop_after_death", StopAfterDeath},
 };

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "../../native/core/bytes_tensor.h"
+#include "../../native/triton/bytes_tensor.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // A copy of exactly this size, so that AddressSanitizer sees a byte too many.

@@ -21,10 +21,10 @@
 #include <string>
 #include <vector>
 
-#include "../../native/core/call.h"
-#include "../../native/core/executor.h"
-#include "../../native/core/host.h"
-#include "../../native/core/owner_lock.h"
+#include "../../native/triton/call.h"
+#include "../../native/process/executor.h"
+#include "../../native/process/host.h"
+#include "../../native/process/owner_lock.h"
 #include "check.h"
 #include "support.h"
 
@@ -110,7 +110,7 @@ void ExitWhileStopping() {
     Host& host = Host::Get();
     CHECK(host.Start(queue, options).ok());
     Announce(options.privateDirectory, child);
-    CHECK(Eventually([&] { return host.sentinel()->Children().size() == 1; }));
+    CHECK(Eventually([&] { return host.monitor()->Children().size() == 1; }));
     CHECK(RunBlocking([server = host.server()] { server->LoadModel("stuck", "", {}); }));
     CHECK(Eventually([] { return Live("hanging loads") == 1; }));
     CHECK(RunBlocking([&host, queue] {
@@ -149,11 +149,11 @@ void Forbid(long call, int error) {
 // Children are reported and can be ended; `sibling` is watched without being a child of this process.
 void CheckWatching(pid_t sibling) {
   const std::string directory = MakeDirectory();
-  std::shared_ptr<Sentinel> sentinel;
-  CHECK(Sentinel::Start(directory + "/log", directory + "/children", &sentinel).ok());
+  std::shared_ptr<ChildMonitor> monitor;
+  CHECK(ChildMonitor::Start(directory + "/log", directory + "/children", &monitor).ok());
   {
     Consumer consumer;
-    sentinel->Subscribe(consumer.queue);
+    monitor->Subscribe(consumer.queue);
     size_t seen = 0;
     for (const pid_t pid : {Victim(), sibling}) {
       Announce(directory, pid);
@@ -162,21 +162,21 @@ void CheckWatching(pid_t sibling) {
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
       CHECK(consumer.Changes().size() == seen + 1 && consumer.Changes()[seen].running);
       CHECK(consumer.Changes()[seen].pid == pid && consumer.Changes()[seen].arguments == "model\nregion\n");
-      CHECK(sentinel->Children() == std::vector<int>{pid} && sentinel->Watch(pid, ""));
-      sentinel->End(pid);
+      CHECK(monitor->Children() == std::vector<int>{pid} && monitor->Watch(pid, ""));
+      monitor->End(pid);
       CHECK(Eventually([&] { return consumer.Changes().size() == seen + 2; }));
       CHECK(consumer.Changes()[seen + 1].pid == pid && !consumer.Changes()[seen + 1].running);
-      if (pid != sibling) CHECK(IsKilled(pid) && !sentinel->Watch(pid, ""));
+      if (pid != sibling) CHECK(IsKilled(pid) && !monitor->Watch(pid, ""));
       seen += 2;
     }
     // Whatever is announced once all are to be ended is ended, too.
-    sentinel->EndAll();
+    monitor->EndAll();
     const pid_t late = Victim();
     Announce(directory, late);
     CHECK(IsKilled(late));
-    sentinel->Unsubscribe(consumer.queue.get());
+    monitor->Unsubscribe(consumer.queue.get());
   }
-  sentinel->Stop();
+  monitor->Stop();
   fs::remove_all(directory);
 }
 
@@ -214,38 +214,38 @@ void WatchingWithoutDescriptors() {
     pause();
     _exit(0);
   }
-  std::shared_ptr<Sentinel> sentinel;
-  CHECK(Sentinel::Start(directory + "/log", directory + "/children", &sentinel).ok());
+  std::shared_ptr<ChildMonitor> monitor;
+  CHECK(ChildMonitor::Start(directory + "/log", directory + "/children", &monitor).ok());
   {
     Consumer consumer;
-    sentinel->Subscribe(consumer.queue);
+    monitor->Subscribe(consumer.queue);
     LimitDescriptors(3);
     CHECK(dup(0) == -1 && errno == EMFILE);
-    CHECK(sentinel->Watch(watched, "watched"));
+    CHECK(monitor->Watch(watched, "watched"));
     fs::create_directory(directory + "/go");
     CHECK(Eventually([&] { return fs::exists(directory + "/done"); }));
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     CHECK(consumer.Changes().size() == 1 && consumer.Changes()[0].running);
-    sentinel->End(watched);
+    monitor->End(watched);
     CHECK(Eventually([&] { return consumer.Changes().size() == 2 && !consumer.Changes()[1].running; }));
     CHECK(IsKilled(watched));
     LimitDescriptors(0);
     CHECK(Eventually([&] { return consumer.Changes().size() == 3; }));
     CHECK(consumer.Changes()[2].running && consumer.Changes()[2].arguments == "model\nregion\n");
-    sentinel->End(announced);
+    monitor->End(announced);
     CHECK(Eventually([&] { return consumer.Changes().size() == 4 && !consumer.Changes()[3].running; }));
     CHECK(IsKilled(announced));
-    sentinel->Unsubscribe(consumer.queue.get());
+    monitor->Unsubscribe(consumer.queue.get());
   }
-  sentinel->Stop();
+  monitor->Stop();
   fs::remove_all(directory);
 }
 
 // Ending a child ends its process group.
 void EndingGroups() {
   const std::string directory = MakeDirectory();
-  std::shared_ptr<Sentinel> sentinel;
-  CHECK(Sentinel::Start(directory + "/log", directory + "/children", &sentinel).ok());
+  std::shared_ptr<ChildMonitor> monitor;
+  CHECK(ChildMonitor::Start(directory + "/log", directory + "/children", &monitor).ok());
   CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
   const pid_t leader = fork();
   if (leader == 0) {
@@ -262,10 +262,10 @@ void EndingGroups() {
     return 0;
   };
   CHECK(Eventually([&] { return member() != 0; }));
-  CHECK(sentinel->Watch(leader, ""));
-  sentinel->End(leader);
+  CHECK(monitor->Watch(leader, ""));
+  monitor->End(leader);
   CHECK(IsKilled(leader) && IsKilled(member()));
-  sentinel->Stop();
+  monitor->Stop();
   fs::remove_all(directory);
 }
 

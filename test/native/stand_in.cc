@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../native/core/triton_api.h"
+#include "../../native/triton/api.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

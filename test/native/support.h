@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "../../native/core/call.h"
-#include "../../native/core/host.h"
-#include "../../native/core/library.h"
+#include "../../native/triton/call.h"
+#include "../../native/process/host.h"
+#include "../../native/triton/library.h"
 #include "check.h"
 
 namespace tritonode {

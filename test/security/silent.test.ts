@@ -80,7 +80,7 @@ describe("no internet socket", () => {
     await host.ended;
     const { samples, processes, internet } = await (await seen)();
     expect(internet).toEqual([]);
-    // The host, its watchdog, the stub that completes the configuration, and the model's.
+    // The host, its reaper, the stub that completes the configuration, and the model's.
     expect(processes).toBeGreaterThanOrEqual(4);
     expect(samples).toBeGreaterThan(200);
     if (traced) {

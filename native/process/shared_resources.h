@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "event_queue.h"
-#include "status.h"
+#include "../common/event_queue.h"
+#include "../common/status.h"
 
 namespace tritonode {
 

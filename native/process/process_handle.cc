@@ -1,4 +1,4 @@
-#include "process.h"
+#include "process_handle.h"
 
 #include <poll.h>
 #include <sys/syscall.h>
@@ -49,21 +49,21 @@ Stat ReadStat(int pid) {
 
 }  // namespace
 
-Process::~Process() {
+ProcessHandle::~ProcessHandle() {
   if (fd_ >= 0) close(fd_);
 }
 
-Process::Process(Process&& other) noexcept
+ProcessHandle::ProcessHandle(ProcessHandle&& other) noexcept
     : pid_(other.pid_), fd_(std::exchange(other.fd_, -1)), started_(other.started_) {}
 
-Process& Process::operator=(Process&& other) noexcept {
+ProcessHandle& ProcessHandle::operator=(ProcessHandle&& other) noexcept {
   pid_ = other.pid_;
   started_ = other.started_;
   std::swap(fd_, other.fd_);
   return *this;
 }
 
-bool Process::Open(int pid) {
+bool ProcessHandle::Open(int pid) {
   pid_ = pid;
   fd_ = OpenPidfd(pid);
   if (fd_ >= 0) return true;
@@ -72,13 +72,13 @@ bool Process::Open(int pid) {
   return !HasEndedByNumber();
 }
 
-bool Process::HasEnded() {
+bool ProcessHandle::HasEnded() {
   if (fd_ < 0) return HasEndedByNumber();
   pollfd ended{fd_, POLLIN, 0};
   return poll(&ended, 1, 0) > 0;
 }
 
-bool Process::HasEndedByNumber() const {
+bool ProcessHandle::HasEndedByNumber() const {
   siginfo_t info{};
   // A child of this process. Not reaped here: Triton waits for its children itself.
   if (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
@@ -90,13 +90,13 @@ bool Process::HasEndedByNumber() const {
   return now.state == 'Z' || now.state == 'X' || (started_ != 0 && now.started != 0 && now.started != started_);
 }
 
-bool Process::Signal(int signal) {
+bool ProcessHandle::Signal(int signal) {
   if (fd_ >= 0 && SignalPidfd(fd_, signal) == 0) return true;
   if (fd_ >= 0 && errno == ESRCH) return false;
   return !HasEnded() && kill(pid_, signal) == 0;
 }
 
-void Process::Kill() {
+void ProcessHandle::Kill() {
   if (!Signal(0)) return;
   // Its group is found by the number alone, which is still this process's. Never 1 (that is everybody), never our own.
   if (pid_ > 1 && pid_ != getpgrp()) kill(-pid_, SIGKILL);

@@ -3,9 +3,9 @@
 #include <string>
 #include <utility>
 
-#include "../core/host.h"
-#include "../core/server.h"
-#include "../core/shared_resources.h"
+#include "../process/host.h"
+#include "../triton/server.h"
+#include "../process/shared_resources.h"
 #include "environment.h"
 
 namespace tritonode {

@@ -6,10 +6,10 @@
 #include <string>
 #include <utility>
 
-#include "../core/call.h"
-#include "../core/host.h"
-#include "../core/owner_lock.h"
-#include "../core/server.h"
+#include "../triton/call.h"
+#include "../process/host.h"
+#include "../process/owner_lock.h"
+#include "../triton/server.h"
 #include "environment.h"
 #include "event_table.h"
 #include "marshal.h"
@@ -205,11 +205,11 @@ void AbandonCall(Info info) {
 
 // watchProcess(pid, arguments): boolean. The process's end is delivered like that of an announced child.
 Napi::Value WatchProcess(Info info) {
-  const std::shared_ptr<Sentinel> sentinel = Host::Get().sentinel();
-  if (sentinel == nullptr) throw ToError(info.Env(), NotRunning());
+  const std::shared_ptr<ChildMonitor> monitor = Host::Get().monitor();
+  if (monitor == nullptr) throw ToError(info.Env(), NotRunning());
   const int64_t pid = IntegerAt(info, 0, 0);
   const std::string arguments = info[1].IsUndefined() ? std::string() : StringAt(info, 1);
-  return Napi::Boolean::New(info.Env(), pid > 0 && sentinel->Watch(static_cast<int>(pid), arguments));
+  return Napi::Boolean::New(info.Env(), pid > 0 && monitor->Watch(static_cast<int>(pid), arguments));
 }
 
 // ownerOf(lock): "lives" | "gone" | undefined: whether the process that made this lock file runs.
@@ -224,8 +224,8 @@ Napi::Value OwnerOf(Info info) {
 
 // endChild(pid): kills a child that is watched, with its process group.
 void EndChild(Info info) {
-  const std::shared_ptr<Sentinel> sentinel = Host::Get().sentinel();
-  if (sentinel != nullptr) sentinel->End(static_cast<int>(IntegerAt(info, 0, 0)));
+  const std::shared_ptr<ChildMonitor> monitor = Host::Get().monitor();
+  if (monitor != nullptr) monitor->End(static_cast<int>(IntegerAt(info, 0, 0)));
 }
 
 // noteChildDied(): a child of a loaded model ended by itself.

@@ -14,11 +14,11 @@
 #include <system_error>
 #include <vector>
 
-#include "call.h"
+#include "../triton/call.h"
 #include "../python_backend/repairs.h"
-#include "library.h"
+#include "../triton/library.h"
 #include "owner_lock.h"
-#include "watchdog.h"
+#include "reaper.h"
 
 namespace tritonode {
 
@@ -50,8 +50,8 @@ struct Host::State {
   std::vector<std::shared_ptr<EventQueue>> users;
   std::shared_ptr<Server> server;
   // From before the server's first child until after its last.
-  std::shared_ptr<Sentinel> sentinel;
-  Watchdog watchdog;
+  std::shared_ptr<ChildMonitor> monitor;
+  Reaper reaper;
   ServerLocks locks;
   std::string description;
   uint32_t exitTimeoutSeconds = 30;
@@ -110,7 +110,7 @@ void Host::PrepareForExit(bool noReturn) {
   if (!s.exitDeadline) s.exitDeadline = std::chrono::steady_clock::now() + kExitWait;
   const auto settled = [&] { return s.phase != State::Phase::kStopping && s.phase != State::Phase::kStarting; };
   s.changed.wait_until(lock, *s.exitDeadline - kWaitWithoutChildren, settled);
-  if (s.sentinel != nullptr) s.sentinel->EndAll();
+  if (s.monitor != nullptr) s.monitor->EndAll();
   s.changed.wait_until(lock, *s.exitDeadline, settled);
 }
 
@@ -134,7 +134,7 @@ Status Host::Acquire(const std::shared_ptr<EventQueue>& user, Acquired* acquired
   const bool first = std::find(s.users.begin(), s.users.end(), user) == s.users.end();
   s.users.push_back(user);
   acquired->description = s.description;
-  if (first) s.sentinel->Subscribe(user);
+  if (first) s.monitor->Subscribe(user);
   return {};
 }
 
@@ -154,19 +154,19 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     s.phase = State::Phase::kStarting;
   }
 
-  std::shared_ptr<Sentinel> sentinel;
+  std::shared_ptr<ChildMonitor> monitor;
   std::shared_ptr<Server> server;
-  Watchdog watchdog;
+  Reaper reaper;
   const std::string log = options.privateDirectory + "/log";
   ServerLocks locks;
   locks.Hold(options);
-  Status status = watchdog.Start(options.privateDirectory, options.shmPrefix);
-  if (status.ok()) status = Sentinel::Start(log, options.privateDirectory + "/children", &sentinel);
+  Status status = reaper.Start(options.privateDirectory, options.shmPrefix);
+  if (status.ok()) status = ChildMonitor::Start(log, options.privateDirectory + "/children", &monitor);
   if (status.ok()) {
-    sentinel->Subscribe(user);
+    monitor->Subscribe(user);
     {
       const std::lock_guard<std::mutex> lock(s.mutex);
-      s.sentinel = sentinel;
+      s.monitor = monitor;
     }
     const TritonApi* api = nullptr;
     status = OpenTriton(options.library, options.dependencyDirectory, &api);
@@ -186,8 +186,8 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     }
   }
   if (!status.ok()) {
-    if (sentinel != nullptr) sentinel->Stop();
-    watchdog.Release(true);
+    if (monitor != nullptr) monitor->Stop();
+    reaper.Release(true);
     locks.Release();
   }
 
@@ -196,14 +196,14 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
   if (status.ok()) {
     s.phase = State::Phase::kRunning;
     s.server = server;
-    s.watchdog = watchdog;
+    s.reaper = reaper;
     s.locks = locks;
     s.description = options.description;
     s.exitTimeoutSeconds = options.server.exitTimeoutSeconds;
     s.users.push_back(user);
   } else {
     s.phase = State::Phase::kNone;
-    s.sentinel = nullptr;
+    s.monitor = nullptr;
   }
   s.changed.notify_all();
   return status;
@@ -213,8 +213,8 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   State& s = state();
   *stopped = false;
   std::shared_ptr<Server> server;
-  std::shared_ptr<Sentinel> sentinel;
-  Watchdog watchdog;
+  std::shared_ptr<ChildMonitor> monitor;
+  Reaper reaper;
   uint32_t timeout = 0;
   {
     std::unique_lock<std::mutex> lock(s.mutex);
@@ -229,20 +229,20 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
     const auto found = std::find(s.users.begin(), s.users.end(), user);
     if (found == s.users.end()) return {};
     s.users.erase(found);
-    if (std::find(s.users.begin(), s.users.end(), user) == s.users.end()) s.sentinel->Unsubscribe(user.get());
+    if (std::find(s.users.begin(), s.users.end(), user) == s.users.end()) s.monitor->Unsubscribe(user.get());
     if (!s.users.empty() || s.exiting) return {};
     s.phase = State::Phase::kStopping;
     server = std::move(s.server);
-    sentinel = s.sentinel;
-    watchdog = s.watchdog;
+    monitor = s.monitor;
+    reaper = s.reaper;
     timeout = s.exitTimeoutSeconds;
     s.server = nullptr;
-    s.watchdog = Watchdog();
+    s.reaper = Reaper();
   }
 
   BeforeExit();
   // The leaver still wants to read what its server says while it stops.
-  if (!user->closed()) sentinel->Subscribe(user);
+  if (!user->closed()) monitor->Subscribe(user);
   CancelAll();
   // Requests end through their cancellation as a rule; Triton itself waits for the rest in steps of a second.
   WaitForCalls(2000);
@@ -251,15 +251,15 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   Status status = server->Stop(childDied ? std::min(timeout, 1u) : timeout);
   // Expected then: Triton keeps the server, whose threads sleep for ever.
   if (childDied && !status.ok()) status = Status();
-  sentinel->Stop();
+  monitor->Stop();
   // In every case: a server left behind may have left children behind.
-  watchdog.Release(true);
+  reaper.Release(true);
   *stopped = true;
 
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.locks.Release();
   s.phase = State::Phase::kNone;
-  s.sentinel = nullptr;
+  s.monitor = nullptr;
   s.description.clear();
   s.changed.notify_all();
   return status;
@@ -284,10 +284,10 @@ std::shared_ptr<Server> Host::server() {
   return s.server;
 }
 
-std::shared_ptr<Sentinel> Host::sentinel() {
+std::shared_ptr<ChildMonitor> Host::monitor() {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
-  return s.sentinel;
+  return s.monitor;
 }
 
 }  // namespace tritonode

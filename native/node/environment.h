@@ -8,8 +8,8 @@
 #include <memory>
 #include <unordered_map>
 
-#include "../core/event_queue.h"
-#include "../core/status.h"
+#include "../common/event_queue.h"
+#include "../common/status.h"
 
 namespace tritonode {
 

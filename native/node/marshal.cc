@@ -190,7 +190,7 @@ StartOptions ToStartOptions(const Napi::Object& from) {
   for (uint32_t i = 0; i < repairsOff.Length(); ++i) to.repairsOff.push_back(ElementString(repairsOff, i));
   to.description = GetString(from, "description");
   to.server = ToServerOptions(from);
-  // An empty prefix would let the watchdog remove everybody's shared memory.
+  // An empty prefix would let the reaper remove everybody's shared memory.
   if (to.shmPrefix.empty() || to.privateDirectory.empty()) {
     Refuse(from.Env(), "privateDirectory and shmPrefix must not be empty");
   }

@@ -4,8 +4,8 @@
 
 #include <napi.h>
 
-#include "../core/call.h"
-#include "../core/host.h"
+#include "../triton/call.h"
+#include "../process/host.h"
 
 namespace tritonode {
 

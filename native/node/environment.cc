@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "../core/call.h"
-#include "../core/executor.h"
-#include "../core/host.h"
+#include "../triton/call.h"
+#include "../process/executor.h"
+#include "../process/host.h"
 #include "deliver.h"
 #include "shared.h"
 
@@ -45,7 +45,7 @@ void Environment::OnTeardown(void* data) {
   AbandonAll(self->queue_.get());
   napi_release_threadsafe_function(self->wake_, napi_tsfn_abort);
   // The main thread's end is the process's end: stopping the server would race with exit() and could take as long as a
-  // model needs to unload. The watchdog ends the children and removes what is left.
+  // model needs to unload. The reaper ends the children and removes what is left.
   if (self->isMainThread_) {
     Host::Get().PrepareForExit(false);
     return;

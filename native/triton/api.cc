@@ -1,4 +1,4 @@
-#include "triton_api.h"
+#include "api.h"
 
 #include <dlfcn.h>
 

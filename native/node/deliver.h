@@ -3,8 +3,8 @@
 
 #include <napi.h>
 
-#include "../core/event_queue.h"
-#include "../core/response.h"
+#include "../common/event_queue.h"
+#include "../common/response.h"
 #include "event_table.h"
 
 namespace tritonode {

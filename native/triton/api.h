@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <string>
 
-#include "status.h"
+#include "../common/data_type.h"
+#include "../common/status.h"
 
 // Opaque in the API as well; named as there so that a backtrace reads the same on both sides.
 struct TRITONSERVER_Error;
@@ -26,9 +27,6 @@ struct TRITONSERVER_ServerOptions;
 namespace tritonode {
 
 // The enumerations have the API's numbering. A C enum without negative values is passed as an unsigned int.
-enum class DataType : uint32_t {
-  kInvalid, kBool, kUint8, kUint16, kUint32, kUint64, kInt8, kInt16, kInt32, kInt64, kFp16, kFp32, kFp64, kBytes, kBf16
-};
 enum class MemoryType : uint32_t { kCpu, kCpuPinned, kGpu };
 enum class ParameterType : uint32_t { kString, kInt, kBool, kDouble, kBytes };
 enum class ModelControl : uint32_t { kNone, kPoll, kExplicit };

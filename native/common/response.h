@@ -9,8 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "data_type.h"
 #include "status.h"
-#include "triton_api.h"
 
 namespace tritonode {
 

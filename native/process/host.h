@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "event_queue.h"
-#include "sentinel.h"
-#include "server.h"
-#include "server_options.h"
-#include "status.h"
+#include "../common/event_queue.h"
+#include "child_monitor.h"
+#include "../triton/server.h"
+#include "../triton/server_options.h"
+#include "../common/status.h"
 
 namespace tritonode {
 
@@ -63,7 +63,7 @@ class Host {
   // Null unless running.
   std::shared_ptr<Server> server();
   // Null only while the server has no children: it is there while the server starts and stops.
-  std::shared_ptr<Sentinel> sentinel();
+  std::shared_ptr<ChildMonitor> monitor();
 
  private:
   Host() = default;

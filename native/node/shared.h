@@ -1,11 +1,11 @@
-// The functions of the addon for what environments share; see native/core/shared_resources.h.
+// The functions of the addon for what environments share; see native/process/shared_resources.h.
 #pragma once
 
 #include <napi.h>
 
 #include <memory>
 
-#include "../core/event_queue.h"
+#include "../common/event_queue.h"
 
 namespace tritonode {
 

@@ -1,17 +1,17 @@
 // A tiny /bin/sh that outlives this process by a moment and cleans up after it, whatever ended it.
 //
 // Triton's stub ignores SIGTERM, and hangs when its host is killed while streaming; a host that is killed can't clean up
-// at all. The watchdog sleeps in `read` on a pipe whose only other end is held here: the kernel closes that end when
+// at all. The reaper sleeps in `read` on a pipe whose only other end is held here: the kernel closes that end when
 // this process ends in whichever way, and the shell then kills what is left of our children and removes our files.
 #pragma once
 
 #include <string>
 
-#include "status.h"
+#include "../common/status.h"
 
 namespace tritonode {
 
-class Watchdog {
+class Reaper {
  public:
   // Everything whose environment holds TRITONODE_PRIVATE_DIR=`privateDirectory` is killed at the end, then
   // /dev/shm/`shmPrefix`* and the directory itself are removed. SYSTEM if the shell can't be started.

@@ -10,18 +10,18 @@
 #include <string>
 #include <vector>
 
-#include "event_queue.h"
-#include "status.h"
+#include "../common/event_queue.h"
+#include "../common/status.h"
 
 namespace tritonode {
 
-class Sentinel {
+class ChildMonitor {
  public:
   // Makes the FIFO `logPath` (mode 0600) and watches `childrenDirectory`: a file there is named after a pid and holds
   // the stub's arguments. The directory must exist.
   static Status Start(const std::string& logPath, const std::string& childrenDirectory,
-                      std::shared_ptr<Sentinel>* sentinel);
-  virtual ~Sentinel() = default;
+                      std::shared_ptr<ChildMonitor>* monitor);
+  virtual ~ChildMonitor() = default;
 
   // From now on the queue gets log lines and child changes; children that run already are reported at once.
   virtual void Subscribe(std::shared_ptr<EventQueue> queue) = 0;

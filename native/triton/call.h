@@ -14,10 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include "event_queue.h"
-#include "response.h"
+#include "../common/event_queue.h"
+#include "../common/response.h"
 #include "server.h"
-#include "status.h"
+#include "../common/status.h"
 
 namespace tritonode {
 

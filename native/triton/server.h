@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "server_options.h"
-#include "status.h"
-#include "triton_api.h"
+#include "../common/status.h"
+#include "api.h"
 
 namespace tritonode {
 

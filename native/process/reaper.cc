@@ -1,4 +1,4 @@
-#include "watchdog.h"
+#include "reaper.h"
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -40,7 +40,7 @@ rm -rf -- "$1"
 
 }  // namespace
 
-Status Watchdog::Start(const std::string& privateDirectory, const std::string& shmPrefix) {
+Status Reaper::Start(const std::string& privateDirectory, const std::string& shmPrefix) {
   std::array<int, 2> ends;
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return SystemError("pipe2");
   posix_spawn_file_actions_t actions;
@@ -51,7 +51,7 @@ Status Watchdog::Start(const std::string& privateDirectory, const std::string& s
   posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
-  // Its own session: a Ctrl-C in the terminal ends the host but not its watchdog. Default signals, none blocked.
+  // Its own session: a Ctrl-C in the terminal ends the host but not its reaper. Default signals, none blocked.
   sigset_t none;
   sigset_t all;
   sigemptyset(&none);
@@ -63,7 +63,7 @@ Status Watchdog::Start(const std::string& privateDirectory, const std::string& s
   std::string shell = "sh";
   std::string flag = "-c";
   std::string script = kScript;
-  std::string name = "tritonode-watchdog";
+  std::string name = "tritonode-reaper";
   std::string directory = privateDirectory;
   std::string prefix = shmPrefix;
   std::array<char*, 7> arguments = {shell.data(), flag.data(), script.data(), name.data(),
@@ -85,11 +85,11 @@ Status Watchdog::Start(const std::string& privateDirectory, const std::string& s
   return {};
 }
 
-void Watchdog::Release(bool cleanUp) {
+void Reaper::Release(bool cleanUp) {
   if (pipe_ < 0) return;
   // Without a word the host is dead.
   const std::string_view word = cleanUp ? "clean\n" : "end\n";
-  // A watchdog that was killed leaves a pipe without a reader. Node ignores SIGPIPE; a host that does not gets EPIPE all
+  // A reaper that was killed leaves a pipe without a reader. Node ignores SIGPIPE; a host that does not gets EPIPE all
   // the same because the signal is blocked here for this thread.
   sigset_t pipeSignal;
   sigset_t before;

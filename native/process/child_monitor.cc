@@ -1,4 +1,4 @@
-#include "sentinel.h"
+#include "child_monitor.h"
 
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -23,7 +23,7 @@
 #include <thread>
 #include <utility>
 
-#include "process.h"
+#include "process_handle.h"
 
 namespace tritonode {
 namespace {
@@ -46,13 +46,13 @@ class Descriptor {
 };
 
 struct Child {
-  Process process;
+  ProcessHandle process;
   std::string arguments;
   // Without a pidfd that epoll could watch.
   bool polled = false;
 };
 
-class SentinelThread final : public Sentinel {
+class MonitorThread final : public ChildMonitor {
  public:
   Status Open(const std::string& logPath, const std::string& childrenDirectory) {
     if (mkfifo(logPath.c_str(), 0600) != 0) return SystemError("mkfifo " + logPath);
@@ -75,7 +75,7 @@ class SentinelThread final : public Sentinel {
     return {};
   }
 
-  Status Run(std::shared_ptr<SentinelThread> self) {
+  Status Run(std::shared_ptr<MonitorThread> self) {
     try {
       // All signals stay with the threads that the host chose for them.
       sigset_t all;
@@ -334,12 +334,12 @@ class SentinelThread final : public Sentinel {
 
 }  // namespace
 
-Status Sentinel::Start(const std::string& logPath, const std::string& childrenDirectory,
-                       std::shared_ptr<Sentinel>* sentinel) {
-  const auto made = std::make_shared<SentinelThread>();
+Status ChildMonitor::Start(const std::string& logPath, const std::string& childrenDirectory,
+                       std::shared_ptr<ChildMonitor>* monitor) {
+  const auto made = std::make_shared<MonitorThread>();
   Status status = made->Open(logPath, childrenDirectory);
   if (status.ok()) status = made->Run(made);
-  if (status.ok()) *sentinel = made;
+  if (status.ok()) *monitor = made;
   return status;
 }
 

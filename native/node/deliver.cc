@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "../core/bytes_tensor.h"
+#include "../triton/bytes_tensor.h"
 
 namespace tritonode {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "status.h"
-#include "triton_api.h"
+#include "../common/status.h"
+#include "api.h"
 
 namespace tritonode {
 

@@ -4,12 +4,12 @@
 
 namespace tritonode {
 
-class Process {
+class ProcessHandle {
  public:
-  Process() = default;
-  ~Process();
-  Process(Process&& other) noexcept;
-  Process& operator=(Process&& other) noexcept;
+  ProcessHandle() = default;
+  ~ProcessHandle();
+  ProcessHandle(ProcessHandle&& other) noexcept;
+  ProcessHandle& operator=(ProcessHandle&& other) noexcept;
 
   // False if there is no such process.
   bool Open(int pid);

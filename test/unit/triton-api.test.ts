@@ -51,6 +51,7 @@ function canonical(type: string): string {
 function typeOf(parameter: string): string {
   const text = parameter
     .trim()
+    .replace("unsigned int", "uint32_t")
     .replaceAll(/\s*\*\s*/g, "* ")
     .replaceAll("* *", "**")
     .trim();

@@ -1,10 +1,11 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
+import { nearest } from "../common/nearest";
 import { InvalidArgumentError } from "../errors";
 
 type Options = NonNullable<ParseArgsConfig["options"]>;
 
 /**
- * node:util's parseArgs with errors of our own: the offending word, and for an unknown option the nearest known one.
+ * node:util's parseArgs with better errors: the offending word, and for an unknown option the nearest known one.
  *
  * @param positionals how many words besides the options are allowed.
  * @throws {@link InvalidArgumentError}
@@ -66,29 +67,4 @@ export function jsonObject(option: string, text: string): Record<string, unknown
 /** Comma-separated names, of one or of several uses of an option. */
 export function names(values: readonly string[] | undefined): string[] {
   return (values ?? []).flatMap((value) => value.split(",")).filter((name) => name !== "");
-}
-
-/** The candidate with the fewest edits to `word`; undefined where none is near (over a third of its length, at least 2). */
-export function nearest(word: string, candidates: readonly string[]): string | undefined {
-  let best: string | undefined;
-  let least = Math.max(2, Math.floor(word.length / 3)) + 1;
-  for (const candidate of candidates) {
-    const edits = distance(word, candidate);
-    if (edits < least) [best, least] = [candidate, edits];
-  }
-  return best;
-}
-
-/** Levenshtein's distance. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }

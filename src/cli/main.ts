@@ -1,11 +1,11 @@
 #!/usr/bin/env node
 import { constants } from "node:os";
+import { nearest } from "../common/nearest";
 import { InvalidArgumentError } from "../errors";
-import { nearest } from "./arguments";
 import type { Command, Context } from "./context";
 import { reportError } from "./report-error";
 
-/** Exit code for a command line that makes no sense, as shells and most programs have it. */
+/** Exit code for an invalid command line, as of shells and most programs. */
 const USAGE = 2;
 
 /** Loaded when asked for: `--help` and `setup` need nothing of the engine's code. */
@@ -23,7 +23,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
  * Runs one command line.
  *
  * @param args the words after the program's name.
- * @returns the exit code: 0, 1 for a failure, 2 for a command line that makes no sense, 128 + n for signal n.
+ * @returns the exit code: 0, 1 for a failure, 2 for an invalid command line, 128 + n for signal n.
  */
 export async function main(args: readonly string[], context: Context): Promise<number> {
   try {

@@ -2,7 +2,7 @@ import { TritonodeError } from "../errors";
 import type { Context } from "./context";
 import { styler } from "./terminal";
 
-/** Prints an error as a person wants it: what, why, what to do. The stack only with TRITONODE_DEBUG or for a bug of ours. */
+/** Prints an error: what, why, what to do. The stack only with TRITONODE_DEBUG, or for a bug of this package. */
 export function reportError(error: unknown, context: Pick<Context, "stderr" | "environment">): void {
   const { stderr, environment } = context;
   const style = styler(stderr, environment);

@@ -1,7 +1,7 @@
 import { TritonodeError } from "../errors";
 import { describe } from "./describe";
 
-/** A function that the caller passed in threw; `cause` is what it threw. */
+/** A callback threw an error: `cause`. */
 export class CallbackError extends TritonodeError {
   /** The option or method that the function was passed as. */
   readonly callback: string;
@@ -22,11 +22,10 @@ export class CallbackError extends TritonodeError {
 const reported = new WeakSet<object>();
 
 /**
- * Calls a function of the caller's. What it throws must not stop the library's own work, and must not get lost: the
- * first error of each function becomes an uncaught exception that names the callback, as an error thrown by a listener
- * of Node's own would be.
+ * Calls a callback of the user's. An error that it throws must not stop the library, and must not get lost: the first
+ * error of each callback becomes an uncaught exception that names the callback, like the error of an event listener.
  *
- * @param owner - what the function is known by: the function itself, or the object that it is a method of
+ * @param owner - identifies the callback: the function, or the object that it is a method of
  * @returns the error that it threw
  */
 export function callback(name: string, owner: object, call: () => void): CallbackError | undefined {

@@ -21,7 +21,7 @@ export type BackendRequest = Pick<
   InferenceRequest,
   "id" | "inputs" | "outputs" | "parameters" | "raw" | "signal" | "deadline" | "merge"
 > & {
-  /** Reads the responses where they come through the channel; without it they do not. */
+  /** Reads the responses that come through the channel; without it none do. */
   readonly read?: ReadEntry | undefined;
 };
 
@@ -70,7 +70,7 @@ export class Backend {
     return this.#send(named, (token) => ({ deliver: (handler) => this.#channel.add(token, handler, read) }));
   }
 
-  /** @param more - what the request asks for beside, by its token */
+  /** @param more - further settings of the request, given its token */
   #send(request: BackendRequest, more: (token: string) => Partial<CallRequest>): ResponseStream {
     if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
     const token = `${this.#tokenPrefix}${this.#nextToken++}`;
@@ -88,7 +88,7 @@ export class Backend {
     return this.#core.infer({ ...request, model: this.#model });
   }
 
-  /** Asks for an operation beside the requests (tritonode/triton/control.py). @throws {@link DisposedError} */
+  /** Runs a control operation (tritonode/triton/control.py). @throws {@link DisposedError} */
   async control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
     if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
     return this.#control(operation);

@@ -1,3 +1,4 @@
+import { nearest } from "../common/nearest";
 import { InvalidArgumentError, ModelLoadError, TritonodeError, TritonServerError } from "../errors";
 
 /** The request named an adapter that the model does not serve. `cause` holds Triton's own message. */
@@ -98,31 +99,4 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
     cause: report,
     hint: "the log has the whole story: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
   });
-}
-
-/** The name that takes the fewest edits to reach, if that is few for its length. */
-export function nearest(name: string, names: readonly string[]): string | undefined {
-  let best: string | undefined;
-  let least = Math.max(2, Math.ceil(name.length / 2));
-  for (const candidate of names) {
-    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase());
-    if (distance < least) {
-      least = distance;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-function editDistance(a: string, b: string): number {
-  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const substituted = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      row.push(Math.min(substituted, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1));
-    }
-    previous = row;
-  }
-  return previous[b.length] ?? 0;
 }

@@ -22,7 +22,7 @@ const isFunction = (value: unknown) => typeof value === "function";
 
 const checks: { readonly [Name in keyof Required<VllmModelOptions>]: Check } = {
   runtime: expected(
-    "a path or what findRuntime gave",
+    "a path or a runtime of findRuntime",
     (value) =>
       isText(value) ||
       (isObject(value) && isText(value["directory"]) && isText(value["python"]) && isObject(value["triton"])),

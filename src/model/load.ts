@@ -3,7 +3,7 @@ import type { Logger } from "../server";
 import type { EngineArguments } from "./repository";
 import type { RestartEvent, RestartOptions } from "./restart";
 
-/** How far a load is. */
+/** Progress of loading a model. */
 export interface LoadProgress {
   /**
    * In this order: `start` (the server and its child process), `import` (Python imports vLLM), `check-adapters`,
@@ -20,13 +20,13 @@ export interface LoadProgress {
 }
 
 interface CommonOptions {
-  /** The runtime's folder, or what `findRuntime` gave; by default it is looked for where `npx tritonode setup` puts it. */
+  /** The runtime's folder, or a runtime of `findRuntime`; by default the one that `npx tritonode setup` made. */
   runtime?: string | Runtime | undefined;
   device?: "cpu" | "cuda" | undefined;
-  /** Gets the log of Triton, vLLM and the child; `console` fits. By default nobody does, and nothing is printed. */
+  /** Gets the log of Triton, vLLM and the child process, for example `console`. By default nothing is logged. */
   logger?: Logger | undefined;
   onProgress?: ((progress: LoadProgress) => void) | undefined;
-  /** Aborting it gives the load up and ends its child. */
+  /** Aborting it cancels loading and ends the child process. */
   signal?: AbortSignal | undefined;
   /** Milliseconds a load may take; by default 10 minutes. */
   timeout?: number | undefined;

@@ -12,7 +12,7 @@ import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
 import { checkLoadOptions } from "./load-options";
-import type { Door } from "./openai/call";
+import type { OpenAiRoutes } from "./openai/call";
 import { type ChatStream, chat, chatStream } from "./openai/chat";
 import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
 import { type EmbedOptions, type EmbedResult, embed } from "./openai/embed";
@@ -27,7 +27,7 @@ import { abortError, ServedModel } from "./serve";
 
 const defaultName = "vllm_model";
 
-/** What a model says of itself. */
+/** Facts about a loaded model. */
 export interface ModelInfo {
   readonly model: string;
   readonly vllmVersion: string;
@@ -70,8 +70,8 @@ export class VllmModel implements AsyncDisposable {
    * there is no answer at all it rejects with a TypeError whose `cause` says why ({@link EngineDiedError}, ...).
    */
   readonly fetch: typeof globalThis.fetch;
-  readonly #door: Door;
-  /** The Triton server that serves the model: its metrics, statistics, and other models beside this one. */
+  readonly #routes: OpenAiRoutes;
+  /** The Triton server that serves the model: its metrics, its statistics, and other models. */
   readonly server: TritonServer;
   readonly #core: ServerCore;
   readonly #served: ServedModel;
@@ -94,7 +94,7 @@ export class VllmModel implements AsyncDisposable {
     const backend = join(packageRoot(), "backends", "vllm");
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
-    // First, for on a machine that can't run it nothing else is worth knowing.
+    // First: if this machine can't load the addon, no other error matters.
     ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
@@ -136,7 +136,7 @@ export class VllmModel implements AsyncDisposable {
     this.#backend = new Backend(core, name);
     this.adapters = new Adapters((operation) => this.#backend.control(operation));
     this.fetch = createFetch(this.#backend);
-    this.#door = {
+    this.#routes = {
       fetch: this.fetch,
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
     };
@@ -180,13 +180,13 @@ export class VllmModel implements AsyncDisposable {
    * answer is held to the schema and `object` is the answer, typed.
    *
    * @throws as {@link VllmModel.generate}; {@link StructuredOutputError} for an answer that was cut off,
-   *   {@link HttpStatusError} for what vLLM's application answers beside.
+   *   {@link HttpStatusError} for other errors of vLLM's application.
    */
   chat<S extends Structure | undefined = undefined>(
     messages: readonly ChatMessage[],
     options: ChatOptions<S> = {},
   ): Promise<ChatResult<StructuredAnswer<S>>> {
-    return chat(this.#door, messages, options);
+    return chat(this.#routes, messages, options);
   }
 
   /**
@@ -197,25 +197,25 @@ export class VllmModel implements AsyncDisposable {
     messages: readonly ChatMessage[],
     options: ChatOptions<S> = {},
   ): ChatStream<StructuredAnswer<S>> {
-    return chatStream(this.#door, messages, options);
+    return chatStream(this.#routes, messages, options);
   }
 
-  /** Embeds texts, with a model that embeds (engine argument `runner: "pooling"` where vLLM does not see it by itself). */
+  /** Embeds texts, with a model that embeds (engine argument `runner: "pooling"` where vLLM does not detect it). */
   embed(input: string | readonly string[], options: EmbedOptions = {}): Promise<EmbedResult> {
-    return embed(this.#door, input, options);
+    return embed(this.#routes, input, options);
   }
 
   /** The tokens of a text, or of a conversation through the chat template. */
   tokenize(input: string | readonly ChatMessage[], options: TokenizeOptions = {}): Promise<TokenizeResult> {
-    return tokenize(this.#door, input, options);
+    return tokenize(this.#routes, input, options);
   }
 
   /** The text of tokens. */
   detokenize(tokens: readonly number[], options: CallOptions = {}): Promise<string> {
-    return detokenize(this.#door, tokens, options);
+    return detokenize(this.#routes, tokens, options);
   }
 
-  /** What the model says of itself: KV cache, requests running in vLLM, engine arguments. */
+  /** Facts about the model: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
     const raw = (await this.#backend.control({ op: "info" })) as RawInfo;
     const { in_memory: inMemory, ...counts } = raw.adapters ?? { loads: 0, evictions: 0, in_memory: 0 };

@@ -6,7 +6,7 @@ import { InvalidArgumentError } from "../errors";
 /** An adapter by its name, or by its folder too: then it is loaded where the model does not serve it yet. */
 export type AdapterChoice = string | { name: string; path: string };
 
-/** What every request takes beside the fields of vLLM's own request. */
+/** Options of every request besides the fields of vLLM's own request. */
 export interface CallOptions {
   /** The adapter to answer with; left out: the base model. */
   lora?: string | undefined;
@@ -34,7 +34,7 @@ const own = new Set(["lora", "signal", "deadline", "extra"]);
 /**
  * Checks the options of a call, whichever it is.
  *
- * @param ours - names of options that this call has beside those of {@link CallOptions}
+ * @param ours - names of this call's options besides those of {@link CallOptions}
  * @param paths - whether `lora` may have a path
  * @throws {@link InvalidArgumentError} naming the option
  */
@@ -63,7 +63,7 @@ export function checkOptions(
   for (const [name, value] of Object.entries(extra)) {
     if (own.has(name) || ours.includes(name) || name in checked.fields) {
       throw new InvalidArgumentError(`extra holds '${name}', which is an option of its own`, {
-        hint: `pass it beside \`extra\`: { ${name}: ... }`,
+        hint: `pass it directly: { ${name}: ... }`,
       });
     }
     if (value !== undefined) checked.fields[name] = checkField(name, value);

@@ -67,7 +67,7 @@ export function locateModel(repository: string, name: string | undefined): Model
 }
 
 /**
- * Writes the object form as the two files of the folder form, into a folder of ours.
+ * Writes the object form as the two files of the folder form, into a folder of the library.
  *
  * @param directory - becomes the model repository
  */

@@ -6,7 +6,7 @@ import { type AdapterChoice, type CallOptions, checkOptions, fieldsToJson } from
 import { mergeResponses, readTextEntry } from "./results";
 import type { SamplingParameters } from "./sampling";
 
-/** What a request takes beside vLLM's sampling parameters. */
+/** Options of a request besides vLLM's sampling parameters. */
 export interface RequestOptions extends Omit<CallOptions, "lora"> {
   /**
    * The adapter to answer with; left out: the base model. With a path, an adapter that the model does not serve yet is
@@ -15,7 +15,7 @@ export interface RequestOptions extends Omit<CallOptions, "lora"> {
   lora?: AdapterChoice | undefined;
   /** vLLM's scheduling priority: lower is sooner (engine argument `scheduling_policy: "priority"`). */
   priority?: number | undefined;
-  /** Carried through Triton's and vLLM's logs; made up when left out. */
+  /** Carried through Triton's and vLLM's logs; a random one by default. */
   requestId?: string | undefined;
   /** Images for a vision model: base64 text, or the bytes of an image file. */
   images?: readonly (string | Uint8Array)[] | undefined;

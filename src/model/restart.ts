@@ -3,7 +3,7 @@ import { callback } from "../common/callbacks";
 import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
 
-/** What is done about an engine that died. */
+/** What to do when the engine has died. */
 export interface RestartOptions {
   /** `never` (default): the model stays down. `on-failure`: it is loaded again, adapters loaded at run time included. */
   policy: "never" | "on-failure";
@@ -82,7 +82,7 @@ export class Restarter {
   #running: Promise<void> | undefined;
 
   /**
-   * @param reload - loads the model; gives up when its signal aborts
+   * @param reload - loads the model; stops when its signal is aborted
    * @param report - gets each step
    */
   constructor(
@@ -110,7 +110,7 @@ export class Restarter {
     });
   }
 
-  /** Gives up a restart that runs and waits until it has let go. */
+  /** Cancels a restart that runs, and waits for its end. */
   async stop(): Promise<void> {
     this.#stopping.abort();
     await this.#running;

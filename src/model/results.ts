@@ -74,7 +74,7 @@ function parseLogprobs(json: unknown): TokenLogprob[][] | undefined {
   );
 }
 
-/** Takes the responses of one request apart and keeps count. */
+/** Reads the responses of one request and counts its tokens. */
 export class ResponseReader {
   #promptTokens = 0;
   #completionTokens = 0;
@@ -125,7 +125,7 @@ export class ResponseReader {
     return { ...rest, usage: this.usage, choices: [...this.#answers], requestId };
   }
 
-  /** The pieces that a streamed response brings: one for each choice that has news. */
+  /** The pieces that a streamed response brings: one for each choice that has new text or has ended. */
   chunks(response: InferenceResponse): StreamChunk[] {
     const chunks: StreamChunk[] = [];
     for (const choice of this.choices(response)) {

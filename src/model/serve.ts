@@ -13,7 +13,7 @@ import { Restarter, toRestartOptions } from "./restart";
 
 const defaultLoadTimeout = 600_000;
 
-/** What the one who loaded a model leaves for who shares it: the folder that its files were written to, if any. */
+/** What the first user of a model tells the others: the folder that its files were written to, if any. */
 interface Placement {
   readonly written?: string;
 }
@@ -32,9 +32,9 @@ export class ServedModel {
   readonly #stopListening: () => void;
 
   /**
-   * Loads the model or joins who has loaded it.
+   * Loads the model, or shares it if it is loaded.
    *
-   * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` where another model has the name), or what Triton said.
+   * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` where another model has the name), or Triton's error.
    */
   static async load(core: ServerCore, name: string, options: VllmModelOptions): Promise<ServedModel> {
     const { signal } = options;
@@ -69,7 +69,7 @@ export class ServedModel {
       leaveRepository = await core.shareRepository(placement.written ?? location.repository);
       const served = new ServedModel(core, name, options, placement, leaveRepository);
       try {
-        // Its engine may have died before this one came, and Triton has not noticed.
+        // Its engine may have died before this user joined, which Triton does not notice.
         if (!(await isUp(core, name))) await served.#reload(signal);
       } catch (error) {
         leaveRepository = undefined;
@@ -103,7 +103,7 @@ export class ServedModel {
       (event) => options.onRestart?.(event),
     );
     if (options.restart !== undefined && toRestartOptions(options.restart).policy !== "never") {
-      // An engine that failed inside a child that lives on is restarted too: the child then ends by itself.
+      // An engine can fail while its child lives. This file makes the child exit, so that the engine is restarted too.
       mkdirSync(stateFolder(core, name), { recursive: true, mode: 0o700 });
       writeFileSync(join(stateFolder(core, name), "restart"), "");
     }
@@ -132,14 +132,14 @@ export class ServedModel {
     }
   }
 
-  /** Loads the model again unless another of its users has done so meanwhile. Its adapters come back with it. */
+  /** Loads the model again, with its adapters, unless another of its users has already done so. */
   async #reload(signal: AbortSignal | undefined): Promise<void> {
     const { shared } = this.#core;
     const resource = `model/${this.#name}`;
     if (!(await shared.retake(resource))) return;
     try {
       if (await isUp(this.#core, this.#name)) return;
-      // Where this server object has not seen the death, it would take the dead model for a healthy one as Triton does.
+      // Triton takes a dead model for a healthy one, and so does this object if it did not see the child die.
       if (await this.#core.isModelReady(this.#name)) await this.#core.unloadModel(this.#name);
       await loadWithin(this.#core, this.#name, this.#options, signal);
     } finally {
@@ -154,7 +154,7 @@ async function isUp(core: ServerCore, name: string): Promise<boolean> {
   return alive && (await core.isModelReady(name));
 }
 
-/** Joins the model's users, but waits for a load of another one no longer than the signal allows. */
+/** Joins the model's users; stops waiting for another user's load when the signal is aborted. */
 async function acquire(
   core: ServerCore,
   resource: string,
@@ -166,7 +166,7 @@ async function acquire(
     return await unlessAborted(acquired, signal, () => abortError(signal));
   } catch (error) {
     if (error instanceof InUseError) throw inUse(resource.slice("model/".length));
-    // Gives back what comes too late: as its only user, or as one of them.
+    // Releases what is acquired too late.
     acquired
       .then(async (found) => {
         if (found === undefined) core.shared.settle(resource);
@@ -184,7 +184,7 @@ function inUse(name: string): ModelLoadError {
   });
 }
 
-/** What tells two models of one name apart: where a folder is, what the files say, and the environment. */
+/** Tells two models of the same name apart: by the folder, the content of the files, and the environment. */
 function fingerprint(location: ModelLocation, isFolder: boolean, environment: VllmModelOptions["environment"]): string {
   const folder = join(location.repository, location.name);
   const hash = createHash("sha256")
@@ -202,12 +202,12 @@ function fingerprint(location: ModelLocation, isFolder: boolean, environment: Vl
   return hash.digest("hex");
 }
 
-/** Adapters that the engine's next child would bring back (tritonode/lora/saved.py); a model loaded anew starts without. */
+/** Deletes the list of adapters that the next child would load again (tritonode/lora/saved.py): this is a new model. */
 function forgetAdapters(core: ServerCore, name: string): void {
   rmSync(join(stateFolder(core, name), "adapters.json"), { force: true });
 }
 
-/** What the children of a model leave for each other, and the host for them (tritonode/lora/saved.py). */
+/** Files that one child of a model, or the host, leaves for the next child (tritonode/lora/saved.py). */
 function stateFolder(core: ServerCore, name: string): string {
   return join(core.privateDirectory, "models", name);
 }
@@ -216,7 +216,7 @@ export function abortError(signal: AbortSignal | undefined): RequestCancelledErr
   return new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason });
 }
 
-/** Loads the model, but no longer than the options' `timeout`. */
+/** Loads the model within the options' `timeout`. */
 async function loadWithin(
   core: ServerCore,
   name: string,

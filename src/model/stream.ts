@@ -19,7 +19,7 @@ interface Reader<Item> {
  * The pieces of an answer: iterate them once. Leaving the loop early, {@link CancellableStream.cancel}, `return()`,
  * `await using` and losing the last reference to it all cancel the request.
  *
- * Nothing is taken from the source before somebody reads, so that what waits unread can be joined there.
+ * Nothing is taken from the source before it is read here, so that unread pieces can be joined at the source.
  */
 export class CancellableStream<Item, Final> implements AsyncIterableIterator<Item>, AsyncDisposable {
   readonly #source: StreamSource<Item, Final>;
@@ -74,7 +74,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
   }
 
   /**
-   * The whole answer, when the stream is at its end. May be called beside a loop over the pieces, or in its place.
+   * Resolves with the whole answer at the end of the stream. Call it instead of iterating, or while iterating.
    *
    * @throws what iterating throws; {@link RequestCancelledError} where the stream was left before its end
    */
@@ -93,7 +93,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     return this.#final.promise;
   }
 
-  /** The pieces as a web stream; cancelling it cancels the request. */
+  /** The pieces as a web stream. Cancelling it cancels the request. */
   toReadableStream(): ReadableStream<Item> {
     return new ReadableStream<Item>(
       {

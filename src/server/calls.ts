@@ -7,15 +7,15 @@ import { fromNative } from "../transport/failure";
 import { type InferenceRequest, toNativeRequest } from "./request";
 import { type ResponseStream, Responses, StreamState } from "./stream";
 
-/** A request with what only this package's own layers ask for. */
+/** A request with settings for this package's own layers only. */
 export interface CallRequest extends InferenceRequest {
-  /** Called once if the request is cancelled while it runs, after Triton was asked to: some backends can be told sooner. */
+  /** Called once if the request is cancelled while it runs, after Triton was told: some backends can be told faster. */
   readonly onCancel?: (() => void) | undefined;
-  /** Does not keep the process alive, and is not waited for: a request that is open as long as its model is used. */
+  /** The request stays open as long as its model is used. It does not keep the process alive, and is not waited for. */
   readonly background?: boolean | undefined;
   /**
    * Called with the handler of this request's responses, for a model that sends them another way and ends this request
-   * with an empty one, which counts for nothing then. Gives back what is to be called at the end.
+   * with an empty response, which is ignored then. Returns a function to call at the end.
    */
   readonly deliver?: ((handler: CallHandler) => () => void) | undefined;
 }
@@ -34,7 +34,7 @@ export class Calls {
   readonly #channel: Channel;
   readonly #death: (model: string) => EngineDiedError | undefined;
   readonly #calls = new Map<number, Call>();
-  /** Of these, the ones that somebody waits for. */
+  /** How many of these are not in the background. */
   #running = 0;
 
   /** @param death - why a model takes no requests, if its child died */
@@ -96,7 +96,7 @@ export class Calls {
     });
   }
 
-  /** Hands the stream to whoever brings its responses. Triton may end the request before the last of them is here. */
+  /** Lets the responses come another way. Triton may end the request before the last of them has arrived. */
   #deliver(deliver: NonNullable<CallRequest["deliver"]>, state: StreamState): () => void {
     const end = deliver(state);
     this.#channel.addon.hold();
@@ -106,14 +106,14 @@ export class Calls {
     };
   }
 
-  /** Ends every request that runs, those in the background on request; each rejects with `reason`. */
+  /** Cancels every request, with `background` also those in the background; each rejects with `reason`. */
   cancelAll(reason: Error, { background }: { background: boolean }): void {
     for (const call of [...this.#calls.values()]) {
       if (background || !call.background) call.state.fail(reason);
     }
   }
 
-  /** Resolves when no request runs that somebody waits for. */
+  /** Resolves when no request runs, those in the background aside. */
   async drained(): Promise<void> {
     while (this.#running > 0) {
       const running = [...this.#calls.values()].filter((call) => !call.background);
@@ -121,7 +121,7 @@ export class Calls {
     }
   }
 
-  /** The model's child is gone, and with it what it was asked. */
+  /** The model's child is gone: all of the model's requests fail. */
   modelDied(model: string, error: EngineDiedError): void {
     for (const call of [...this.#calls.values()]) {
       if (call.model === model) call.state.fail(error);
@@ -129,7 +129,7 @@ export class Calls {
     this.#channel.abandonCalls(model);
   }
 
-  /** A child is gone whose successor has been there from `since` on: ends what it was asked. As a rule that is nothing. */
+  /** A child is gone that another one replaced at `since`: requests sent before that fail. Usually there are none. */
   childReplaced(model: string, error: EngineDiedError, since: number): void {
     const lost = [...this.#calls.values()].filter((call) => call.model === model && call.since < since);
     if (lost.length === 0) return;

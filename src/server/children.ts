@@ -8,7 +8,7 @@ export interface ServerChild {
   readonly model: string;
   /** Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its configuration. */
   readonly instance: string;
-  /** When it was heard of, on the clock of `performance.now()`. */
+  /** When its start was announced, on the clock of `performance.now()`. */
   readonly since: number;
 }
 
@@ -48,7 +48,7 @@ export class Children {
 
   #onEvent(event: ChildEvent): void {
     const known = this.#running.get(event.pid);
-    const child = known ?? describe(event);
+    const child = known ?? toChild(event);
     if (event.running) this.#running.set(event.pid, child);
     else this.#running.delete(event.pid);
     for (const listener of [...this.#listeners]) listener(child, event.running);
@@ -56,7 +56,7 @@ export class Children {
 }
 
 /** The model's name is its folder's: model_path is `<repository>/<model>/<version>/model.py`. */
-function describe(event: ChildEvent): ServerChild {
+function toChild(event: ChildEvent): ServerChild {
   const [modelPath = "", , , , , , , instance = ""] = event.arguments;
   return { pid: event.pid, model: basename(dirname(dirname(modelPath))), instance, since: performance.now() };
 }

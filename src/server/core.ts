@@ -23,7 +23,7 @@ function hasStopped(error: unknown): boolean {
  * process: further uses, from workers too, join it, and it stops with the last one that stops.
  */
 export class ServerCore {
-  /** What the environments of this process share beside the server itself. */
+  /** Resources that all environments of this process share. */
   readonly shared: Shared;
   readonly #channel: Channel;
   readonly #workspace: Workspace;
@@ -113,7 +113,7 @@ export class ServerCore {
     this.#calls = new Calls(channel, (model) => this.#models.death(model));
   }
 
-  /** The server's private directory: for tests and for what a backend wants to place there. */
+  /** The server's private directory, for tests and for files of a backend. */
   get privateDirectory(): string {
     return this.#workspace.directory;
   }
@@ -178,7 +178,7 @@ export class ServerCore {
   }
 
   /**
-   * Registers a repository together with whoever in this process uses it already, this environment or another.
+   * Registers a repository, or joins its other users in this process, whatever environment they are in.
    *
    * @returns a function that leaves it; the last one to leave unregisters it
    */

@@ -1,6 +1,6 @@
 import { callback } from "../common/callbacks";
 
-/** Where the server's log goes: Triton's own lines, and what its children print. `console` fits. */
+/** Where the server's log goes: Triton's own lines, and what its children print. For example `console`. */
 export interface Logger {
   debug(message: string): void;
   info(message: string): void;
@@ -13,7 +13,7 @@ type Level = keyof Logger;
 const levels: Readonly<Record<string, Level>> = { I: "info", W: "warn", E: "error", F: "error", V: "debug" };
 
 /**
- * Passes a line on at its own level. Triton's lines start like glog's: level, month and day, time, thread,
+ * Logs a line at its own level. Triton's lines start like glog's: level, month and day, time, thread,
  * `file:line]`, e.g. `I1124 21:52:01.123456 4711 server.cc:604] message`. vLLM's start with the level's name. Everything
  * else is a child's plain output.
  */
@@ -22,7 +22,7 @@ export function logTo(logger: Logger, line: string): void {
   const triton = /^([IWEFV])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ ([^\]]+)\] ?"?(.*?)"?$/.exec(line);
   const level: Level = triton ? (levels[triton[1] as string] ?? "info") : levelOf(line);
   const text = triton ? `${triton[2]} ${triton[3]}` : line;
-  // The logger's own mistake must not stop the delivery of responses that wait behind this line.
+  // A logger that throws must not stop the responses that are delivered after this line.
   callback(`logger.${level}`, logger, () => logger[level](text));
 }
 
@@ -33,6 +33,3 @@ function levelOf(line: string): Level {
   if (named === "ERROR" || named === "CRITICAL") return "error";
   return "info";
 }
-
-/** Drops everything. */
-export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {} };

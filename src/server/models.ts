@@ -19,11 +19,11 @@ export interface LoadModelOptions {
   readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
   /** Environment variables for this model's Python children alone; undefined removes one. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined;
-  /** Gives the load up: its Python child is killed, so that Triton lets go of it. */
+  /** Aborting it cancels loading: the model's Python child is killed, because Triton can't cancel a load itself. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What the owner of {@link Models} wants to know of children that end without having been told to. */
+/** Told about children that end although they were not asked to. */
 export interface ModelListener {
   /** Nothing serves the model any more. */
   died(model: string, error: EngineDiedError): void;
@@ -31,21 +31,21 @@ export interface ModelListener {
   replaced(model: string, error: EngineDiedError, since: number): void;
 }
 
-/** Loads of this environment that nobody waits for any more, until Triton has let go of them. */
+/** Cancelled loads of this environment, until Triton has ended them. */
 const abandoned = new Map<string, Promise<void>>();
 
-/** What Triton says then (python_backend, src/stub_launcher.cc; native/python_backend/child_waits.cc). */
+/** Triton's messages when the child of a load has ended (python_backend, src/stub_launcher.cc; native/python_backend/child_waits.cc). */
 const childEnded = /Stub process '.*' is not healthy|the Python child that completes the configuration ended/;
 
 function stubStartError(model: string, cause?: unknown): ModelLoadError {
   return new ModelLoadError(`the Python child of model '${model}' ended before the model was up`, {
     code: "ERR_STUB_START",
     cause,
-    hint: "its last words are in the log; run: npx tritonode doctor",
+    hint: "its last lines in the log say why; run: npx tritonode doctor",
   });
 }
 
-/** Loading and unloading, and what Triton does not notice about it: children that die. */
+/** Loading and unloading models, and noticing children that die, which Triton does not. */
 export class Models {
   readonly #addon: Addon;
   readonly #workspace: Workspace;
@@ -54,7 +54,7 @@ export class Models {
   /** Models whose Python child died on its own; until they are loaded again. */
   readonly #dead = new Map<string, EngineDiedError>();
   readonly #unloading = new Set<string>();
-  /** Models that load, with what ends the waiting for them. */
+  /** Models that load, with functions that reject the waiting calls. */
   readonly #loading = new Map<string, Set<(error: Error) => void>>();
   #closed = false;
 
@@ -75,7 +75,7 @@ export class Models {
     return this.#dead.get(name);
   }
 
-  /** From now on children end because the server stops. */
+  /** The server stops: children that end from now on were asked to. */
   close(): void {
     this.#closed = true;
   }
@@ -110,7 +110,7 @@ export class Models {
     this.#dead.delete(name);
   }
 
-  /** Settles with the load, or before it when its signal says so or its child is gone and Triton would wait for ever. */
+  /** Settles with the load, or rejects earlier: when the signal is aborted, or when the child is gone and the load would hang. */
   async #untilLoaded(
     name: string,
     load: Promise<void>,
@@ -155,7 +155,7 @@ export class Models {
   }
 
   /**
-   * Nobody waits for this model any more: without its child the load fails, and if it was just done it is undone.
+   * The load was cancelled: killing the child makes it fail, and if it has just succeeded, the model is unloaded.
    *
    * @param before - children that serve the model already and go on doing so
    */
@@ -168,7 +168,7 @@ export class Models {
     const stop = this.#children.onChange((child, running) => {
       if (running && child.model === name) kill();
     });
-    // Bounded: a load whose stub can't start is never heard of again.
+    // Bounded: a load whose stub can't start never ends.
     let timer: NodeJS.Timeout | undefined;
     const limit = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, 10_000).unref();
@@ -219,7 +219,7 @@ export class Models {
   #onChild(child: ServerChild, running: boolean): void {
     const { model } = child;
     if (running) {
-      // Started again by another environment; a load of this one says itself when the model is up.
+      // Started again by another environment. A load of this environment resolves by itself when the model is up.
       if (child.instance !== model && !this.#loading.has(model)) this.#dead.delete(model);
       return;
     }
@@ -238,7 +238,7 @@ export class Models {
   }
 
   // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
-  // stub has come and the load still hangs after this time, nobody will ever end it.
+  // stub has started and the load still hangs after this time, it will never end.
   #childEndedWhileLoading(model: string): void {
     const waiting = [...(this.#loading.get(model) ?? [])];
     setTimeout(() => {
@@ -260,6 +260,6 @@ export class Models {
 
 function goneError({ pid, model, instance }: ServerChild): EngineDiedError {
   return new EngineDiedError(`the Python child ${pid} of model '${model}' (${instance}) is gone`, {
-    hint: "its last words are in the log; load the model again",
+    hint: "its last lines in the log say why; load the model again",
   });
 }

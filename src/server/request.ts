@@ -33,7 +33,7 @@ export interface InferenceRequest {
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
     | undefined;
-  /** Responses that may wait unread before the request is given up. Default 65,536. */
+  /** Responses that may wait unread before the request is cancelled. Default 65,536. */
   readonly maxQueuedResponses?: number | undefined;
 }
 

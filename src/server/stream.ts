@@ -36,14 +36,14 @@ export interface StreamOptions {
     | undefined;
   /** The responses come another way: the request's own empty end does not end the stream. */
   readonly delivered?: boolean;
-  /** Responses that may wait unread before the request is given up. */
+  /** Responses that may wait unread before the request is cancelled. */
   readonly maxQueuedResponses: number;
 }
 
 interface Waiter {
   resolve(result: IteratorResult<InferenceResponse>): void;
   reject(error: Error): void;
-  /** Keeps the consumer's end from being collected while somebody waits on it. */
+  /** Keeps the consumer's end from being garbage-collected while it waits. */
   readonly owner: object;
 }
 
@@ -228,7 +228,7 @@ export class Responses implements ResponseStream {
   }
 
   get finished(): Promise<void> {
-    // Somebody waits for the end without holding the stream.
+    // The end can be awaited without a reference to the stream.
     forgotten.unregister(this);
     return this.#state.finished;
   }

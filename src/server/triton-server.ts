@@ -41,7 +41,7 @@ export class TritonServer implements AsyncDisposable {
     this.#core = core;
   }
 
-  /** The server's private directory: for tests and for what a backend wants to place there. */
+  /** The server's private directory, for tests and for files of a backend. */
   get privateDirectory(): string {
     return this.#core.privateDirectory;
   }
@@ -149,7 +149,7 @@ export class TritonServer implements AsyncDisposable {
   }
 }
 
-/** The public face of a use of the server that a model has begun. Not for users: a core is none of their business. */
+/** The public face of a core that a model has started. Internal. */
 export function toTritonServer(core: ServerCore): TritonServer {
   return create(core);
 }

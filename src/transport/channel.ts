@@ -3,7 +3,7 @@ import { type Addon, loadAddon } from "../native/binding";
 import { type ChildFields, EventReader, type ResponseEvent } from "../native/events";
 import { dataTypeName, type Tensor, type TensorData } from "./tensors";
 
-/** One response of a request. `final`: no more come. */
+/** One response of a request. `final` is true for the last one. */
 export interface InferenceResponse {
   readonly model: string;
   readonly version: number;
@@ -13,7 +13,7 @@ export interface InferenceResponse {
   readonly final: boolean;
 }
 
-/** Who gets the responses of one call. Nothing of it may throw. */
+/** Receives the responses of one call. Must not throw. */
 export interface CallHandler {
   readonly id: string;
   readonly model: string;
@@ -32,7 +32,7 @@ export interface ChildEvent {
 /** The parameters of a response that has none. */
 export const noParameters: Readonly<Record<string, never>> = Object.freeze({});
 
-/** An error of one listener is reported as such; the others, and the rest of the batch, go on. */
+/** Reports an error of one listener; the other listeners, and the rest of the batch, go on. */
 function tell(listener: () => void): void {
   try {
     listener();
@@ -43,7 +43,7 @@ function tell(listener: () => void): void {
   }
 }
 
-/** This environment's end of the addon's event queue: takes each batch apart and hands the pieces to who waits for them. */
+/** This environment's end of the addon's event queue: passes each event of a batch on to its listeners. */
 export class Channel {
   static #instance: Channel | undefined;
 
@@ -87,10 +87,10 @@ export class Channel {
   }
 
   /**
-   * Lets go of every call of a model whose child is dead, those that were cancelled before included: Triton would never
-   * end them, and a call that has not ended keeps the event loop alive.
+   * Forgets every call of a model whose child is dead, cancelled ones included. Triton would never end them, and a call
+   * that has not ended keeps the event loop alive.
    *
-   * @param only - of these calls, where another child serves the model's later ones
+   * @param only - forget only these calls: another child serves the later ones
    */
   abandonCalls(model: string, only?: ReadonlySet<number>): void {
     for (const [call, handler] of this.#calls) {
@@ -105,7 +105,7 @@ export class Channel {
     return () => this.#logListeners.delete(listener);
   }
 
-  /** Children that run already are told at once. */
+  /** Calls `listener` for each child that runs already, and for each that starts or ends. */
   onChild(listener: (event: ChildEvent) => void): () => void {
     for (const event of this.#children.values()) listener(event);
     this.#childListeners.add(listener);

@@ -7,8 +7,8 @@ import type { Runtime } from "../runtime/runtime";
  * Makes a virtual environment with the runtime's packages in which Python writes no `__pycache__`: Triton takes a new
  * file in a model's folder for a change of the model, and loads the model again with the next ensemble over it.
  *
- * The stub's Python is isolated and reads no environment variable for this. What it reads is the pyvenv.cfg beside the
- * python3 that it finds on PATH, and then the .pth files there.
+ * The stub's Python is isolated and reads no environment variable for this. It reads the pyvenv.cfg next to the first
+ * python3 on PATH, and the .pth files of that environment.
  *
  * @returns the folder to put first on the child's PATH, or undefined where the runtime's Python is in no environment
  */

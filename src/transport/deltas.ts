@@ -5,10 +5,10 @@ import { join } from "node:path";
 import { type CallHandler, noParameters } from "./channel";
 import type { Tensor } from "./tensors";
 
-/** One entry of the channel: the request's token, 1 on its last entry, and what the request's kind makes of the rest. */
+/** One entry of the channel: the request's token, 1 on its last entry, and further values that depend on the request. */
 export type DeltaEntry = readonly [token: string, final: 0 | 1, ...rest: unknown[]];
 
-/** Makes the outputs of a response of an entry. */
+/** Turns an entry into the outputs of a response. */
 export type ReadEntry = (entry: DeltaEntry) => Record<string, Tensor>;
 
 interface Receiver {
@@ -16,12 +16,12 @@ interface Receiver {
   readonly read: ReadEntry;
 }
 
-/** Milliseconds that a model may take to open the channel; without it requests are answered one by one. */
+/** Milliseconds that a model may take to open the channel. */
 const openLimit = 10_000;
-/** Milliseconds before it is tried again after a failure: each attempt costs a request. */
+/** Milliseconds to wait after a failure before trying again: each attempt costs a request. */
 const retryDelay = 5_000;
 
-/** The request that stands for an open channel. */
+/** The request that represents an open channel. */
 export interface ChannelRequest {
   /** Settles when the backend has ended it. */
   readonly finished: Promise<void>;
@@ -36,9 +36,9 @@ export type OpenChannel = (name: string, onAnswer: () => void) => ChannelRequest
 
 /**
  * The pieces of all streams of a model, through a FIFO that its child writes once for each step of the engine
- * (backends/vllm/tritonode/triton/deltas.py). A request of Triton that stays open stands for it.
+ * (backends/vllm/tritonode/triton/deltas.py). A Triton request that stays open represents it.
  *
- * Where it is not open (its engine has just died), requests are answered one by one, as any client's are.
+ * While it is not open (the engine has just died), each request is answered by Triton responses, as for any client.
  */
 export class DeltaChannel {
   readonly #model: string;
@@ -58,7 +58,7 @@ export class DeltaChannel {
     this.#send = send;
   }
 
-  /** The name by which requests ask for it; none while it is not open, which opens it for later ones. */
+  /** The name that a request passes to use the channel. Undefined while it is not open; asking then opens it. */
   get name(): string | undefined {
     if (this.#name === undefined && performance.now() >= this.#retryAt) this.open().catch(() => {});
     return this.#name;
@@ -89,7 +89,7 @@ export class DeltaChannel {
     clearTimeout(timer);
   }
 
-  /** Reads from the FIFO; where that can't be opened (no descriptor is left, say) requests are answered one by one. */
+  /** Reads from the FIFO. If it can't be opened (too many open files, for example), requests do without the channel. */
   #start(name: string): void {
     try {
       this.#read(name);
@@ -119,19 +119,19 @@ export class DeltaChannel {
         this.#end(`it brought something else than pieces: ${(error as Error).message}`);
       }
     });
-    // The child's end is its death, and told as such by others.
+    // The pipe ends when the child dies, which is reported elsewhere.
     pipe.on("error", () => {});
     this.#pipe = pipe;
     this.#name = name;
   }
 
-  /** Gives the pieces of a request to its handler; the returned function ends that. */
+  /** Passes the pieces of a request to its handler, until the returned function is called. */
   add(token: string, handler: CallHandler, read: ReadEntry): () => void {
     this.#receivers.set(token, { handler, read });
     return () => this.#receivers.delete(token);
   }
 
-  /** Ends the channel, when no stream needs it any more. */
+  /** Closes the channel. No stream may need it any more. */
   close(): void {
     const request = this.#request;
     this.#request = undefined;
@@ -142,7 +142,7 @@ export class DeltaChannel {
     request?.cancel();
   }
 
-  /** Ends the channel though streams may need it: they get nothing more, and must not wait for it. */
+  /** Closes the channel after a failure: the streams that use it fail, because nothing more will come for them. */
   #end(reason: string, pause = retryDelay): void {
     this.#retryAt = performance.now() + pause;
     this.close();
@@ -160,7 +160,7 @@ export class DeltaChannel {
   }
 
   #deliver(entry: DeltaEntry): void {
-    // One that was cancelled has left.
+    // A cancelled request has no receiver any more.
     const receiver = this.#receivers.get(entry[0]);
     if (receiver === undefined) return;
     const { handler, read } = receiver;

@@ -13,7 +13,7 @@ const tritonCodes = new Set([
 ]);
 
 /**
- * A typed error for what the addon rejected with. Its `code` is the name of a `TRITONSERVER_Error_Code`
+ * Converts an error of the addon to a typed error. Its `code` is the name of a `TRITONSERVER_Error_Code`
  * (tritonserver.h) or one of the core's own (`native/common/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST.
  */
 export function fromNative(error: unknown): Error {

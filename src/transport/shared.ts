@@ -2,7 +2,7 @@ import { TritonodeError } from "../errors";
 import type { Addon } from "../native/binding";
 import { fromNative } from "./failure";
 
-/** A resource of that name is set up already, with another key. `description` is what its owner said of it. */
+/** A resource of that name is set up already, with another key. `description` is its owner's description. */
 export class InUseError extends TritonodeError {
   readonly description: string;
 
@@ -14,9 +14,9 @@ export class InUseError extends TritonodeError {
 
 /**
  * What all environments (main thread, workers) and all users in one of them share, counted for the whole process: the
- * first sets it up, the last takes it down, and nobody else touches it meanwhile. See native/process/shared_resources.h.
+ * first sets it up, the last takes it down, and no other user touches it in between. See native/process/shared_resources.h.
  *
- * Names start with `model/` or `repository/`: what a terminated worker leaves is unloaded or unregistered by that.
+ * Names start with `model/` or `repository/`, which says how to clean up after a worker that was terminated.
  */
 export class Shared {
   readonly #addon: Addon;
@@ -42,12 +42,12 @@ export class Shared {
     }
   }
 
-  /** Takes the turn to set it up again; {@link Shared.settle} ends it. False if this environment does not use it. */
+  /** Locks the resource to set it up again; {@link Shared.settle} unlocks it. False if this environment does not use it. */
   retake(name: string): Promise<boolean> {
     return this.#addon.retakeShared(name);
   }
 
-  /** Ends the turn: it is there, with this description, or it is not. */
+  /** Unlocks the resource: it is set up, with this description, or (without one) it is not. */
   settle(name: string, description?: string): void {
     this.#addon.settleShared(name, description);
   }

@@ -1,17 +1,18 @@
-import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import { lstatSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
+import { namesIn } from "../common/files";
 import type { Addon } from "../native/binding";
 import { prefix } from "./workspace";
 
-/** Time in which a server that starts takes its locks, many times over, milliseconds. */
+/** Milliseconds after which a server that starts has surely taken its locks. */
 const unlockedAge = 3_600_000;
 
 /**
  * Removes what dead processes of this user left behind: private directories, shared memory, and children that outlived
  * their host. The reaper does this when a process ends; this is for the case that the reaper was killed as well.
  *
- * Whether the owner lives is told by a lock (native/process/owner_lock.h), not by the pid in the name: with another PID
- * namespace that is somebody else's or nobody's.
+ * A lock tells whether the owner is alive (native/process/owner_lock.h). The pid in the name does not: in another PID
+ * namespace it means another process, or none.
  *
  * @returns the paths that were removed
  */
@@ -46,7 +47,7 @@ export function sweep(addon: Pick<Addon, "ownerOf">, temporaryDirectory: string,
 }
 
 function find(directory: string, pattern: RegExp): { name: string; pid: number; start: string }[] {
-  return list(directory).flatMap((name) => {
+  return namesIn(directory).flatMap((name) => {
     const found = pattern.exec(name);
     return found === null ? [] : [{ name, pid: Number(found[1]), start: found[0] }];
   });
@@ -60,14 +61,6 @@ function isLeft(addon: Pick<Addon, "ownerOf">, lock: string, pid: number, path: 
     return !alive(pid) && Date.now() - lstatSync(path).mtimeMs > unlockedAge;
   } catch {
     return false;
-  }
-}
-
-function list(directory: string): string[] {
-  try {
-    return readdirSync(directory);
-  } catch {
-    return [];
   }
 }
 
@@ -90,7 +83,7 @@ function alive(pid: number): boolean {
 
 /** Ends the processes that were started with this private directory; pids alone may have been reused. */
 function killChildrenOf(directory: string): void {
-  for (const name of list(join(directory, "children"))) {
+  for (const name of namesIn(join(directory, "children"))) {
     const pid = Number(name);
     if (!Number.isSafeInteger(pid) || pid <= 1) continue;
     try {
@@ -104,7 +97,7 @@ function killChildrenOf(directory: string): void {
 
 /** Removes what Triton made elsewhere for this directory (native/python_backend/own_files.h); alive, it does so itself. */
 function removeLinked(directory: string): void {
-  for (const name of list(directory)) {
+  for (const name of namesIn(directory)) {
     if (!name.startsWith("python_env_")) continue;
     try {
       const made = readlinkSync(join(directory, name));

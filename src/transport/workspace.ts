@@ -16,11 +16,12 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { quote } from "../common/shell";
 import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import { layOutChildPython } from "./child-python";
 
-/** Start of every private directory's name and, with `_`, of every shared-memory region of ours. */
+/** Start of the name of every private directory and, with `_`, of every shared-memory region. */
 export const prefix = "tritonode";
 
 /** Triton hands the stub's paths to `bash -c` unquoted: anything else would be split or expanded there. */
@@ -30,13 +31,13 @@ export interface WorkspaceOptions {
   readonly runtime: Runtime;
   /** Backend name → folder with its `model.py`. */
   readonly backends: Readonly<Record<string, string>>;
-  /** For the children, on top of what this process has. */
+  /** Environment variables for the children, added to this process's own. */
   readonly environment: Readonly<Record<string, string | undefined>>;
 }
 
 /**
- * The server's private directory (mode 0700): what Triton and its children need to find, laid out so that nothing of the
- * host process has to be changed, and so that the caller's paths may hold any character.
+ * The server's private directory (mode 0700). It holds what Triton and its children need, so that the host process stays
+ * unchanged and the caller's paths may contain any character.
  */
 export class Workspace {
   readonly directory: string;
@@ -99,13 +100,13 @@ export class Workspace {
     chmodSync(stub, 0o700);
   }
 
-  /** Lays out Python-based backends that are not there yet. */
+  /** Adds the Python-based backends that are not there yet. */
   addBackends(backends: Readonly<Record<string, string>>): void {
     for (const [name, source] of Object.entries(backends)) {
       if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
       const target = join(this.backends, name);
       if (existsSync(target)) continue;
-      // Moved into place when it is complete: another environment may be at it too.
+      // Moved into place when it is complete: another environment may do the same at the same time.
       const beside = mkdtempSync(`${target}.`);
       for (const entry of readdirSync(source)) {
         if (entry !== "__pycache__") symlinkSync(join(resolve(source), entry), join(beside, entry));
@@ -142,7 +143,7 @@ export class Workspace {
   }
 
   /**
-   * Lays out a model of the caller's files in our own repository. Triton could take them with the load request, but would
+   * Writes a model from the caller's files into the library's own repository. Triton could take them with the load request, but would
    * leave them in /tmp/folder* after an unclean exit.
    */
   writeModel(name: string, files: Readonly<Record<string, Uint8Array | string>>): void {
@@ -188,7 +189,7 @@ function makeDirectory(pythonBackend: string): string {
     return start + tag;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    // Somebody else's, or the rest of a server that could not be stopped.
+    // Another process's, or the rest of a server that could not be stopped.
     return mkdtempSync(start);
   }
 }
@@ -197,11 +198,6 @@ function makeDirectory(pythonBackend: string): string {
 export function temporaryDirectory(): string {
   const usual = tmpdir();
   return plain.test(usual) ? usual : "/tmp";
-}
-
-/** A word of a shell script that stands for exactly `value`. */
-function quote(value: string): string {
-  return `'${value.replaceAll("'", "'\\''")}'`;
 }
 
 /** Lines of a shell script that set or (undefined) unset variables. @throws {@link InvalidArgumentError} */
@@ -221,7 +217,7 @@ function exportLines(environment: Readonly<Record<string, string | undefined>>):
  * What Triton starts in place of the stub. It sets up the child, and only the child, and becomes the stub.
  *
  * Triton 24.10 first runs the stub without arguments and expects exit code 1 of it; the stub's own answer costs the
- * start of a Python, so the wrapper gives it.
+ * start of a Python, so the wrapper exits with that code itself.
  */
 function stubWrapper(
   runtime: Runtime,
@@ -234,11 +230,11 @@ function stubWrapper(
     "#!/bin/sh",
     "[ $# -eq 0 ] && exit 1",
     `directory=${quote(directory)}`,
-    // Opened for both, so that it never waits for a reader; a host that is gone has removed it.
+    // Opened for reading and writing, so that it never waits for a reader. If the host is gone, the FIFO is too.
     'exec </dev/null 1<>"$directory/log" 2>&1 || exit 1',
-    // Written beside and moved into place: the host must not read half a file.
+    // Written under another name and then renamed: the host must not read half a file.
     'printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"',
-    // A crash is reported by its host; a core of some GiB helps nobody and delays the end.
+    // The host reports a crash. A core dump would take several GiB and delay the end.
     "ulimit -c 0",
     // glibc gives each thread an arena of its own, and short streams on many threads fragment them all: see the soak in
     // docs/reliability.md.
@@ -251,7 +247,7 @@ function stubWrapper(
     `export LD_LIBRARY_PATH=${quote(runtime.libpythonDirectory)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"`,
     `export TRITONODE_PRIVATE_DIR=${quote(directory)}`,
     `export TRITONODE_SHM_PREFIX=${quote(shmPrefix)}`,
-    // vLLM and torch leave files of theirs behind; here they go with the private directory.
+    // vLLM and torch leave temporary files. These are deleted with the private directory.
     'export TMPDIR="$directory/tmp"',
   ];
   lines.push(

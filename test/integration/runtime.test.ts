@@ -81,7 +81,7 @@ describe("doctor on a damaged runtime", () => {
     });
     await expect(findRuntime({ directory })).rejects.toMatchObject({ code: "ERR_RUNTIME_BROKEN" });
     const checks = await examined({ directory });
-    expect(checks.get("runtime")).toMatchObject({ status: "fail", mend: expect.stringContaining("tritonode setup") });
+    expect(checks.get("runtime")).toMatchObject({ status: "fail", fix: expect.stringContaining("tritonode setup") });
   });
 });
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { integer, jsonObject, names, nearest, parse, positive } from "../../src/cli/arguments";
+import { integer, jsonObject, names, parse, positive } from "../../src/cli/arguments";
+import { nearest } from "../../src/common/nearest";
 import { InvalidArgumentError } from "../../src/errors";
 
 const options = { device: { type: "string" }, verbose: { type: "boolean", short: "v" } } as const;

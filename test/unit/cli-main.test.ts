@@ -81,7 +81,7 @@ describe("main", () => {
     const plain = context();
     expect(await main(["doctor", "--dir", "/no/runtime"], plain)).toBe(1);
     expect(plain.stdout.text).toMatch(
-      /^FAIL {2}runtime +no runtime in \/no\/runtime\n +mend: run: npx tritonode setup/m,
+      /^FAIL {2}runtime +no runtime in \/no\/runtime\n +fix: run: npx tritonode setup/m,
     );
     expect(plain.stdout.text).not.toContain("\u001b");
     const json = context();

@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { type GenerateOptions, TritonodeError, VllmModel } from "../../src";
-import { fromLoadFailure, fromRequestFailure, nearest } from "../../src/model/failure";
+import { nearest } from "../../src/common/nearest";
+import { fromLoadFailure, fromRequestFailure } from "../../src/model/failure";
 import { parseProgress } from "../../src/model/load";
 import { prepareRequest } from "../../src/model/request";
 import { toRestartOptions } from "../../src/model/restart";

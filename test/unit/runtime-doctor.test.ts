@@ -30,7 +30,7 @@ const status = (check: Check) => check.status;
 describe("the host's checks", () => {
   it("judge Node, kernel, platform and memory by their versions", () => {
     expect(status(checkNode("20.17.0"))).toBe("ok");
-    expect(checkNode("20.16.1")).toMatchObject({ status: "fail", mend: expect.stringContaining("20.17") });
+    expect(checkNode("20.16.1")).toMatchObject({ status: "fail", fix: expect.stringContaining("20.17") });
     expect(status(checkKernel("6.1.0-18-amd64"))).toBe("ok");
     expect(status(checkKernel("5.2.9"))).toBe("fail");
     expect(status(checkPlatform({ platform: "linux", arch: "x64", glibc: "2.35" }))).toBe("ok");
@@ -47,7 +47,7 @@ describe("the host's checks", () => {
 
   it("find bash on PATH only", () => {
     expect(status(checkBash())).toBe("ok");
-    expect(checkBash({ PATH: "/nowhere" })).toMatchObject({ status: "fail", mend: expect.stringContaining("bash") });
+    expect(checkBash({ PATH: "/nowhere" })).toMatchObject({ status: "fail", fix: expect.stringContaining("bash") });
   });
 
   it("look whether shared memory is there", async () => {
@@ -70,7 +70,7 @@ describe("the host's checks", () => {
   it("say why the addon does not load", async () => {
     expect(await checkAddon(undefined, temporary())).toMatchObject({
       status: "fail",
-      mend: expect.stringContaining("npx tritonode build"),
+      fix: expect.stringContaining("npx tritonode build"),
     });
   });
 });
@@ -95,7 +95,7 @@ describe("leftovers", () => {
     });
     const check = checkLeftovers(found);
     expect(check.status).toBe("warn");
-    expect(check.mend).toContain(`kill -9 ${dead}; rm ${found.regions[0]}; rm -r ${found.folders[0]}`);
+    expect(check.fix).toContain(`kill -9 ${dead}; rm ${found.regions[0]}; rm -r ${found.folders[0]}`);
     expect(checkLeftovers({ regions: [], folders: [], stubs: [] }).status).toBe("ok");
   });
 });
@@ -118,7 +118,7 @@ describe("the runtime's checks", () => {
   it("refuse numpy 2", async () => {
     const { runtime, site } = await prepared();
     mkdirSync(join(site, "numpy-2.3.5.dist-info"));
-    expect(checkNumpy(runtime)).toMatchObject({ status: "fail", mend: expect.stringContaining("numpy==1.26.4") });
+    expect(checkNumpy(runtime)).toMatchObject({ status: "fail", fix: expect.stringContaining("numpy==1.26.4") });
   });
 
   it("refuse torchvision and its like", async () => {
@@ -127,7 +127,7 @@ describe("the runtime's checks", () => {
     mkdirSync(join(site, "torchvision"));
     expect(checkUnwanted(runtime)).toMatchObject({
       status: "fail",
-      mend: expect.stringContaining("uninstall -y torchvision"),
+      fix: expect.stringContaining("uninstall -y torchvision"),
     });
   });
 
@@ -145,7 +145,7 @@ describe("the runtime's checks", () => {
     const directory = temporary();
     await fakeRuntime(directory, { requirements: "older" });
     const check = await checkVersions(await findRuntime({ directory }));
-    expect(check).toMatchObject({ status: "warn", mend: `npx tritonode setup --device cpu --dir ${directory}` });
+    expect(check).toMatchObject({ status: "warn", fix: `npx tritonode setup --device cpu --dir ${directory}` });
   });
 
   it("start the stub and say how it ended", async () => {
@@ -179,9 +179,9 @@ describe("doctor", () => {
     expect(checks.at(-1)).toMatchObject({
       name: "runtime",
       status: "fail",
-      mend: "run: npx tritonode setup --dir /no/runtime",
+      fix: "run: npx tritonode setup --dir /no/runtime",
     });
     expect(checks.map((check) => check.name)).toContain("/dev/shm");
-    for (const check of checks) if (check.status !== "ok") expect(check.mend).toBeTruthy();
+    for (const check of checks) if (check.status !== "ok") expect(check.fix).toBeTruthy();
   });
 });

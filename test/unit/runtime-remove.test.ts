@@ -164,8 +164,8 @@ describe("what stays on the disk", () => {
     expect(check.status).toBe("warn");
     expect(check.detail).toContain(`${join(folder, "0.0.9-cpu")}, ${half} (partial)`);
     expect(check.detail).toContain(join(environment.HOME ?? "", ".cache", "vllm"));
-    expect(check.mend).toContain(`npx tritonode remove --dir ${join(folder, "0.0.9-cpu")}`);
-    expect(check.mend).toContain(`npx tritonode remove --dir ${half}`);
+    expect(check.fix).toContain(`npx tritonode remove --dir ${join(folder, "0.0.9-cpu")}`);
+    expect(check.fix).toContain(`npx tritonode remove --dir ${half}`);
   });
 
   it("is named wherever setup was told to put it, until it is removed", async () => {

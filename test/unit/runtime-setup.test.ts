@@ -82,7 +82,7 @@ describe("setup", () => {
     expect(readdirSync(directory)).toEqual(["setup.log"]);
   });
 
-  it("mends what a killed setup left: the marked venv, its scratch folder, its lock", async () => {
+  it("repairs what a killed setup left: the marked venv, its scratch folder, its lock", async () => {
     const directory = temporary();
     mkdirSync(join(directory, "venv"));
     writeFileSync(join(directory, "venv", "tritonode-runtime"), "");

@@ -8,8 +8,8 @@ import { styler } from "../terminal";
 const help = `Usage: tritonode build [options]
 
 Builds the native addon and the CPU kernels from the sources in the package, for this machine, and uses them from then
-on in place of those that came with it. It needs a C++20 compiler (GCC 11, Clang 14 or later) and nothing else. Nobody
-has to: the package brings both for Linux on x64 and arm64.
+on instead of those that came with it. It needs a C++20 compiler (GCC 11, Clang 14 or later) and nothing else. Usually
+this is not needed: the package brings both for Linux on x64 and arm64.
 
 Options:
   -h, --help            show this text
@@ -37,7 +37,7 @@ export const buildCommand: Command = {
     }
     // What was built but does not load is no success.
     const check = await checkAddon(context.signal);
-    if (check.status === "fail") throw new BuildError(check.detail, { hint: check.mend });
+    if (check.status === "fail") throw new BuildError(check.detail, { hint: check.fix });
     context.stdout.write(`${style("green", "built")}: ${files.join("\n       ")}\n`);
     return 0;
   },

@@ -1,7 +1,8 @@
 import { createInterface, type Interface } from "node:readline";
+import { nearest } from "../../common/nearest";
 import { TritonodeError } from "../../errors";
 import type { VllmModel } from "../../model";
-import { integer, jsonObject, nearest, parse } from "../arguments";
+import { integer, jsonObject, parse } from "../arguments";
 import { type ChatFormat, chatFormat, type Message } from "../chat-format";
 import type { Command, Context } from "../context";
 import { withModel } from "../model";

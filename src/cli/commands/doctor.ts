@@ -6,14 +6,14 @@ import { type Style, styler } from "../terminal";
 
 const help = `Usage: tritonode doctor [options]
 
-Says line by line whether this machine can serve, and how to mend what is in the way. Changes nothing.
+Says line by line whether this machine can serve a model, and how to fix what is wrong. Changes nothing.
 Exit code 1 when something would keep a model from loading or serve it wrongly.
 
 Options:
   --device cpu|cuda     the runtime to look at (default: the one that would be used)
   --dir FOLDER          where it lies (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)
   --triton FOLDER       an installed Triton to use with it, e.g. /opt/tritonserver
-  --json                one JSON object a line: name, status, detail, mend
+  --json                one JSON object a line: name, status, detail, fix
   -h, --help            show this text
 `;
 
@@ -25,7 +25,7 @@ const MARKS: Readonly<Record<Check["status"], [Style, string]>> = {
 
 export const doctorCommand: Command = {
   name: "doctor",
-  summary: "say what fits, what does not, and how to mend it",
+  summary: "say what fits, what does not, and how to fix it",
   help,
   async run(args, context) {
     const { values } = parse("doctor", args, {
@@ -50,10 +50,10 @@ export const doctorCommand: Command = {
       }
       const [color, mark] = MARKS[check.status];
       context.stdout.write(`${style(color, mark)}  ${check.name.padEnd(17)} ${indented(check.detail)}\n`);
-      if (check.mend !== undefined) context.stdout.write(`${" ".repeat(24)}${style("cyan", "mend")}: ${check.mend}\n`);
+      if (check.fix !== undefined) context.stdout.write(`${" ".repeat(24)}${style("cyan", "fix")}: ${check.fix}\n`);
     }
     if (!values.json) {
-      context.stdout.write(failed === 0 ? "\nready to serve\n" : `\n${failed} to mend\n`);
+      context.stdout.write(failed === 0 ? "\nready to serve\n" : `\n${failed} to fix\n`);
     }
     return failed === 0 ? 0 : 1;
   },

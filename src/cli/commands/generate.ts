@@ -14,7 +14,7 @@ Options:
   -m, --model NAME             the model in it (default: vllm_model)
   -l, --lora-name NAME         the adapter to answer with (default: the base model)
   -v, --verbose                show the log, and the results at the end
-  -t, --stream-timeout SECONDS give up after this long (default: never)
+  -t, --stream-timeout SECONDS stop after this many seconds (default: no limit)
   --offset N                   number the requests from N (default: 0)
   --input-prompts FILE         the prompts (default: prompts.txt)
   --results-file FILE          where the answers go (default: results.txt)

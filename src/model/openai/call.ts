@@ -4,7 +4,7 @@ import { type CheckedOptions, fieldsToJson } from "../options";
 import { HttpStatusError } from "./errors";
 
 /** What the conveniences need of the model. */
-export interface Door {
+export interface OpenAiRoutes {
   readonly fetch: typeof globalThis.fetch;
   /** Names of the adapters that are served now. */
   adapterNames(): Promise<string[]>;
@@ -23,7 +23,7 @@ export interface Answer {
  * @param cancel - ends the request as its caller's signal would
  */
 export async function post(
-  door: Door,
+  routes: OpenAiRoutes,
   path: string,
   body: object,
   options: CheckedOptions,
@@ -33,7 +33,7 @@ export async function post(
   const limit = deadline === undefined ? undefined : AbortSignal.timeout(deadline);
   const signals = [signal, limit, cancel].filter((each) => each !== undefined);
   const fail = (error: unknown): Promise<never> => Promise.reject(fromFetchFailure(error, options, limit));
-  const response = await door
+  const response = await routes
     .fetch(path, {
       method: "POST",
       headers: { "content-type": "application/json" },
@@ -41,7 +41,7 @@ export async function post(
       ...(signals.length === 0 ? {} : { signal: AbortSignal.any(signals) }),
     })
     .catch(fail);
-  if (!response.ok) throw await fromStatus(door, response, lora?.name);
+  if (!response.ok) throw await fromStatus(routes, response, lora?.name);
   return {
     status: response.status,
     json: <T>() => response.json().catch(fail) as Promise<T>,
@@ -71,7 +71,7 @@ function fromFetchFailure(
   return error;
 }
 
-async function fromStatus(door: Door, response: Response, lora: string | undefined): Promise<Error> {
+async function fromStatus(routes: OpenAiRoutes, response: Response, lora: string | undefined): Promise<Error> {
   const text = await response.text();
   let body: unknown = text;
   try {
@@ -88,7 +88,7 @@ async function fromStatus(door: Door, response: Response, lora: string | undefin
     body,
   );
   if (response.status === 404 && lora !== undefined) {
-    const names = await door.adapterNames();
+    const names = await routes.adapterNames();
     if (!names.includes(lora)) return new AdapterNotFoundError(lora, names, { cause: error });
   }
   if (response.status === 400 || response.status === 422)

@@ -2,7 +2,7 @@ import { InvalidArgumentError } from "../../errors";
 import { type CheckedOptions, checkOptions } from "../options";
 import type { Usage } from "../results";
 import { CancellableStream } from "../stream";
-import { type Door, post } from "./call";
+import { type OpenAiRoutes, post } from "./call";
 import type {
   ChatAnswer,
   ChatChunk,
@@ -56,13 +56,13 @@ function requestOf(messages: unknown, structured: Structure | undefined, { field
 
 /** See {@link VllmModel.chat}. */
 export async function chat<S extends Structure | undefined>(
-  door: Door,
+  routes: OpenAiRoutes,
   messages: readonly ChatMessage[],
   options: ChatOptions<S>,
 ): Promise<ChatResult<StructuredAnswer<S>>> {
   const checked = checkOptions(options, { ours: ["structured"] });
   const request = requestOf(messages, options.structured, checked);
-  const { status, json } = await post(door, "chat/completions", request, checked);
+  const { status, json } = await post(routes, "chat/completions", request, checked);
   const answer = await json<RawResponse>();
   const choice = answer.choices[0];
   if (choice === undefined) throw new HttpStatusError(status, "vLLM answered without a choice", answer);
@@ -106,7 +106,7 @@ export class ChatStream<T = unknown> extends CancellableStream<ChatChunk, ChatAn
 
 /** See {@link VllmModel.chatStream}. */
 export function chatStream<S extends Structure | undefined>(
-  door: Door,
+  routes: OpenAiRoutes,
   messages: readonly ChatMessage[],
   options: ChatOptions<S>,
 ): ChatStream<StructuredAnswer<S>> {
@@ -122,7 +122,7 @@ export function chatStream<S extends Structure | undefined>(
   return new ChatStream({
     async pull() {
       if (events === undefined) {
-        const answer = await post(door, "chat/completions", request, checked, cancelled.signal);
+        const answer = await post(routes, "chat/completions", request, checked, cancelled.signal);
         events = readEvents(answer.body());
       }
       const { done, value: data } = await events.next();

@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "../../errors";
 import { type CallOptions, checkOptions } from "../options";
 import type { Usage } from "../results";
-import { type Door, post } from "./call";
+import { type OpenAiRoutes, post } from "./call";
 import { type RawUsage, toUsage } from "./chat";
 import { HttpStatusError } from "./errors";
 
@@ -23,7 +23,7 @@ export interface EmbedResult {
 
 /** See {@link VllmModel.embed}. */
 export async function embed(
-  door: Door,
+  routes: OpenAiRoutes,
   input: string | readonly string[],
   options: EmbedOptions,
 ): Promise<EmbedResult> {
@@ -34,7 +34,7 @@ export async function embed(
   const checked = checkOptions(options);
   // base64 of the bits: exact, and a third of the text.
   const request = { input: texts, encoding_format: "base64", ...checked.fields };
-  const { json } = await post(door, "embeddings", request, checked).catch((error: unknown) => {
+  const { json } = await post(routes, "embeddings", request, checked).catch((error: unknown) => {
     throw error instanceof HttpStatusError && error.status === 404 ? notEmbedding(error) : error;
   });
   const answer = await json<{ data: { index: number; embedding: string }[]; usage: RawUsage }>();

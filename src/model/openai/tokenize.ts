@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from "../../errors";
 import { type CallOptions, checkOptions } from "../options";
-import { type Door, post } from "./call";
+import { type OpenAiRoutes, post } from "./call";
 import type { ChatMessage } from "./chat-types";
 
 /** Options of {@link VllmModel.tokenize}; further fields of vLLM's request go into `extra`. */
@@ -24,7 +24,7 @@ export interface TokenizeResult {
 
 /** See {@link VllmModel.tokenize}. */
 export async function tokenize(
-  door: Door,
+  routes: OpenAiRoutes,
   input: string | readonly ChatMessage[],
   options: TokenizeOptions,
 ): Promise<TokenizeResult> {
@@ -33,17 +33,21 @@ export async function tokenize(
   }
   const checked = checkOptions(options);
   const request = { ...(typeof input === "string" ? { prompt: input } : { messages: input }), ...checked.fields };
-  const { json } = await post(door, "/tokenize", request, checked);
+  const { json } = await post(routes, "/tokenize", request, checked);
   const answer = await json<{ tokens: number[]; count: number; max_model_len: number }>();
   return { tokens: answer.tokens, count: answer.count, maxModelLen: answer.max_model_len };
 }
 
 /** See {@link VllmModel.detokenize}. */
-export async function detokenize(door: Door, tokens: readonly number[], options: CallOptions): Promise<string> {
+export async function detokenize(
+  routes: OpenAiRoutes,
+  tokens: readonly number[],
+  options: CallOptions,
+): Promise<string> {
   if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token))) {
     throw new InvalidArgumentError("detokenize takes a list of token ids");
   }
   const checked = checkOptions(options);
-  const { json } = await post(door, "/detokenize", { tokens, ...checked.fields }, checked);
+  const { json } = await post(routes, "/detokenize", { tokens, ...checked.fields }, checked);
   return (await json<{ prompt: string }>()).prompt;
 }

@@ -7,17 +7,17 @@ export interface Check {
   /** What was found. */
   detail: string;
   /** What to do about it; always there for `fail`. */
-  mend?: string;
+  fix?: string;
 }
 
 export function ok(name: string, detail: string): Check {
   return { name, status: "ok", detail };
 }
 
-export function warn(name: string, detail: string, mend: string): Check {
-  return { name, status: "warn", detail, mend };
+export function warn(name: string, detail: string, fix: string): Check {
+  return { name, status: "warn", detail, fix };
 }
 
-export function fail(name: string, detail: string, mend: string): Check {
-  return { name, status: "fail", detail, mend };
+export function fail(name: string, detail: string, fix: string): Check {
+  return { name, status: "fail", detail, fix };
 }

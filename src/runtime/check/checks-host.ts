@@ -117,7 +117,7 @@ export function checkMemory(total = memoryLimit()): Check {
   );
 }
 
-/** OpenMP's settings in the caller's environment: the engine's own are set for the child, these would win over them. */
+/** OpenMP's settings in the caller's environment: they override the settings that the engine makes for the child. */
 export function checkOpenMp(environment: NodeJS.ProcessEnv = process.env, cores = availableParallelism()): Check {
   const name = "OpenMP";
   const names = [

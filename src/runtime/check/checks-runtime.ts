@@ -11,7 +11,7 @@ import { run } from "../process";
 import type { Runtime } from "../runtime";
 import { type Check, fail, ok, warn } from "./check";
 
-/** The command that mends a runtime whose files were damaged: it takes the old one away first, for its manifest still fits. */
+/** The command that repairs a damaged runtime. It removes the old one first, because its manifest still fits. */
 function rebuild(runtime: Runtime): string {
   return `rm -r ${join(runtime.directory, "manifest.json")} && ${setupCommand(runtime)}`;
 }
@@ -25,12 +25,12 @@ export async function checkPython(runtime: Runtime, signal?: AbortSignal): Promi
     if (signal?.aborted) throw error;
     return error;
   });
-  const mend = `${rebuild(runtime)}; if no Python is left: ${howToGet([runtime.pythonVersion])}`;
-  if (result instanceof Error) return fail(name, `${runtime.python}: ${result.message}`, mend);
+  const fix = `${rebuild(runtime)}; if no Python is left: ${howToGet([runtime.pythonVersion])}`;
+  if (result instanceof Error) return fail(name, `${runtime.python}: ${result.message}`, fix);
   const version = result.stdout.trim();
-  if (result.code !== 0) return fail(name, `${runtime.python} does not run`, mend);
+  if (result.code !== 0) return fail(name, `${runtime.python} does not run`, fix);
   if (version.startsWith(`${runtime.pythonVersion}.`)) return ok(name, `${version}: ${runtime.python}`);
-  return fail(name, `is ${version} now, and the runtime was made with ${runtime.pythonVersion}`, mend);
+  return fail(name, `is ${version} now, and the runtime was made with ${runtime.pythonVersion}`, fix);
 }
 
 export function checkLibpython(runtime: Runtime): Check {
@@ -57,13 +57,13 @@ export async function checkImports(runtime: Runtime, signal?: AbortSignal): Prom
   return ok(name, `${found.vllm} with torch ${found.torch}, imported in the C locale in ${found.seconds} s`);
 }
 
-/** Read from the disk, not from the manifest: somebody may have run pip in the venv since. */
+/** Read from the disk, not from the manifest: the user may have run pip in the venv since. */
 export function checkNumpy(runtime: Runtime): Check {
   const version = distributionVersion(runtime, "numpy");
-  const mend = `${runtime.python} -m pip install numpy==1.26.4`;
-  if (version === undefined) return fail("numpy", "is not installed", mend);
+  const fix = `${runtime.python} -m pip install numpy==1.26.4`;
+  if (version === undefined) return fail("numpy", "is not installed", fix);
   if (version.startsWith("1.")) return ok("numpy", `${version} (below 2, as Triton's stub needs it)`);
-  return fail("numpy", `${version}: Triton's stub reads numpy 2's arrays wrongly, every text arrives corrupt`, mend);
+  return fail("numpy", `${version}: Triton's stub reads numpy 2's arrays wrongly, every text arrives corrupt`, fix);
 }
 
 export function checkUnwanted(runtime: Runtime): Check {
@@ -74,7 +74,7 @@ export function checkUnwanted(runtime: Runtime): Check {
   return fail(name, `${found.join(", ")} installed`, `${runtime.python} -m pip uninstall -y ${found.join(" ")}`);
 }
 
-/** Whether the runtime is what this version of tritonode would install, and whether pip has been at it since. */
+/** Whether the runtime is what this version of tritonode would install, and whether pip has changed it since. */
 export async function checkVersions(runtime: Runtime): Promise<Check> {
   const name = "versions";
   const manifest: Manifest = await readManifest(runtime.directory, runtime.device);

@@ -93,7 +93,7 @@ for (const path of process.argv.slice(1)) {
 console.log(JSON.stringify(failed));
 process.exitCode = 1;`;
 
-/** Loads the addon in a process of its own: one built for another Node may take the whole process down. */
+/** Loads the addon in a process of its own: one built for another Node may crash the whole process. */
 export async function checkAddon(signal?: AbortSignal, root = packageRoot()): Promise<Check> {
   const name = "addon";
   const result = await run(process.execPath, ["-e", OPEN_ADDON, ...addonCandidates(root)], {
@@ -114,9 +114,9 @@ async function find(options: DoctorOptions): Promise<Runtime | Check> {
   try {
     return await findRuntime(options);
   } catch (error) {
-    const mend = error instanceof RuntimeMissingError ? error.hint : undefined;
+    const fix = error instanceof RuntimeMissingError ? error.hint : undefined;
     const { message } = error as Error;
-    return fail("runtime", message, mend ?? `run: ${setupCommand(options)}`);
+    return fail("runtime", message, fix ?? `run: ${setupCommand(options)}`);
   }
 }
 

@@ -1,6 +1,7 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { namesIn } from "../../common/files";
 import { startTime } from "../process";
 import { type Check, ok, warn } from "./check";
 
@@ -21,23 +22,23 @@ export interface LeftoverPlaces {
 }
 
 /**
- * Looks for what a killed host could not clear away. The host's pid stands in each name: of a region
+ * Looks for what a killed host could not remove. The host's pid is in each name: of a region
  * (`tritonode_<pid>_...`, which is among its stub's arguments too) and of a private folder (`tritonode-<pid>-...`).
  */
 export function findLeftovers(places: LeftoverPlaces = {}): Leftovers {
   const shm = places.shm ?? "/dev/shm";
   const proc = places.proc ?? "/proc";
   const temporary = places.temporary ?? [...new Set([tmpdir(), "/tmp"])];
-  const regions = list(shm)
+  const regions = namesIn(shm)
     .filter((name) => isDead(/^tritonode_(\d+)_/.exec(name)?.[1]))
     .map((name) => join(shm, name));
   const folders = temporary.flatMap((folder) =>
-    list(folder)
+    namesIn(folder)
       .filter((name) => isDead(/^tritonode-(\d+)-[A-Za-z0-9]{6}$/.exec(name)?.[1]))
       .map((name) => join(folder, name)),
   );
   const stubs: number[] = [];
-  for (const pid of list(proc).filter((name) => /^\d+$/.test(name))) {
+  for (const pid of namesIn(proc).filter((name) => /^\d+$/.test(name))) {
     const words = commandLine(join(proc, pid, "cmdline"));
     if (!/\/triton_python_backend_stub$/.test(words[0] ?? "")) continue;
     const host = words.map((word) => /^\/?tritonode_(\d+)_/.exec(word)?.[1]).find((found) => found !== undefined);
@@ -53,24 +54,16 @@ export function checkLeftovers(found: Leftovers = findLeftovers()): Check {
   const detail =
     `of dead processes: ${stubs.length} Python children still running, ` +
     `${regions.length} shared-memory files, ${folders.length} private folders`;
-  const mend = [
+  const fix = [
     ...(stubs.length > 0 ? [`kill -9 ${stubs.join(" ")}`] : []),
     ...(regions.length > 0 ? [`rm ${regions.join(" ")}`] : []),
     ...(folders.length > 0 ? [`rm -r ${folders.join(" ")}`] : []),
   ].join("; ");
-  return warn(name, detail, mend);
+  return warn(name, detail, fix);
 }
 
 function isDead(pid: string | undefined): boolean {
   return pid !== undefined && startTime(Number(pid)) === undefined;
-}
-
-function list(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return []; // gone, or another user's
-  }
 }
 
 function commandLine(path: string): string[] {

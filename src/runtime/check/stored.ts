@@ -34,7 +34,7 @@ export function checkStored(stored: Stored = findStored(), environment: NodeJS.P
   const { runtimes, caches } = stored;
   const usable = [defaultDirectory("cpu", environment), defaultDirectory("cuda", environment)];
   const folder = join(dataDirectory(environment), "tritonode");
-  // What stands elsewhere was put there on purpose, and is named by whoever uses it.
+  // A runtime in another place was put there on purpose; its user passes its path.
   const unused = runtimes.filter(
     ({ directory, state }) => state === "partial" || (dirname(directory) === folder && !usable.includes(directory)),
   );

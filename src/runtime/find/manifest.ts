@@ -27,7 +27,7 @@ export interface Manifest {
 
 const FILE = "manifest.json";
 
-/** True where a manifest file lies, readable or not. */
+/** Whether there is a manifest file, readable or not. */
 export function hasManifest(directory: string): boolean {
   return existsSync(join(directory, FILE));
 }

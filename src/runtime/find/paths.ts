@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
+import { quote } from "../../common/shell";
 import { packageRoot } from "../../package-root";
 import type { Device } from "../runtime";
 
@@ -36,9 +37,9 @@ export function namedDirectory(
   return named === undefined ? undefined : resolve(named);
 }
 
-/** A command line that a shell takes back as it stands: only what needs quotes is quoted. */
+/** A word of a command line for a shell: quoted only where necessary. */
 export function shellWord(text: string): string {
-  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : quote(text);
 }
 
 /** The one command that makes the runtime that was looked for. */

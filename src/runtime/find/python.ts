@@ -1,5 +1,6 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { delimiter, isAbsolute, join, resolve } from "node:path";
+import { namesIn } from "../../common/files";
 import { PythonNotFoundError } from "../errors";
 import { PYTHON_VERSIONS } from "../packages/requirements";
 import { run } from "../process";
@@ -46,7 +47,7 @@ var = sysconfig.get_config_var
 prefix = getattr(sys, "base_prefix", sys.prefix)
 libdir = var("LIBDIR")
 print(json.dumps({
-    "version": list(sys.version_info[:3]),
+    "version": namesIn(sys.version_info[:3]),
     "implementation": sys.implementation.name,
     "bits": struct.calcsize("P") * 8,
     "base": os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable),
@@ -106,7 +107,7 @@ export function candidates(environment: NodeJS.ProcessEnv, versions: readonly st
   const managed = [join(pyenv, "versions"), join(home, ".local", "share", "uv", "python")];
   for (const folder of managed) {
     for (const version of versions) {
-      const names = list(folder)
+      const names = namesIn(folder)
         .filter((name) => name.replace(/^cpython-/, "").startsWith(`${version}.`))
         .sort((a, b) => b.localeCompare(a, "en", { numeric: true }));
       for (const name of names) add(join(folder, name, "bin", `python${version}`));
@@ -185,12 +186,4 @@ export function onPath(name: string, environment: NodeJS.ProcessEnv): string | u
     if (folder !== "" && existsSync(join(folder, name))) return join(folder, name);
   }
   return undefined;
-}
-
-function list(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
 }

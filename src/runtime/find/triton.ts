@@ -1,5 +1,6 @@
-import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { namesIn } from "../../common/files";
 import { RuntimeMissingError } from "../../errors";
 import { TRITON_WHEEL_VERSION } from "../packages/requirements";
 import type { TritonFiles } from "../runtime";
@@ -13,7 +14,7 @@ import type { TritonFiles } from "../runtime";
  */
 export function tritonOfWheel(sitePackages: string, pythonVersion: string): TritonFiles {
   const dependencyDirectory = join(sitePackages, "nvidia_pytriton.libs");
-  const name = list(dependencyDirectory).find((file) => /^libtritonserver.*\.so(\.\d+)*$/.test(file));
+  const name = namesIn(dependencyDirectory).find((file) => /^libtritonserver.*\.so(\.\d+)*$/.test(file));
   const root = join(sitePackages, "pytriton", "tritonserver");
   const server = join(root, "bin", "tritonserver");
   return checked({
@@ -70,12 +71,4 @@ function checked(files: TritonFiles): TritonFiles {
   }
   // Triton hands paths to its children, and links are resolved against their $ORIGIN: the real path is the safe one
   return { ...files, library: realpathSync(files.library) };
-}
-
-function list(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
 }

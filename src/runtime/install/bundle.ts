@@ -57,7 +57,7 @@ export async function bundle(options: BundleOptions): Promise<string> {
   const extras = checkExtras(options.extras ?? []);
   const report = options.onProgress ?? (() => {});
   const output = resolve(options.output);
-  // beside the result, for it takes gigabytes and is renamed at the end
+  // next to the result: it takes gigabytes and is renamed at the end
   await makeDirectories(dirname(output)).catch((cause) => {
     throw new SetupError(`${dirname(output)} can't be made`, { hint: "choose another place for the bundle", cause });
   });

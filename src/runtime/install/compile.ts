@@ -27,7 +27,7 @@ export interface CompileOptions {
 const GET_COMPILER =
   "install GCC 11 or later, or Clang 14 or later: apt-get install g++ (Fedora: dnf install gcc-c++); or name one in CXX";
 
-/** What binding.gyp says for both, but for -Werror: a newer compiler's new warning must not fail a user's build. */
+/** The flags of binding.gyp for both, without -Werror: a newer compiler's new warning must not fail a user's build. */
 const COMMON = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-fvisibility=hidden", "-fexceptions", "-frtti"];
 const LINK = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"];
 

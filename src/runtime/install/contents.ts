@@ -2,13 +2,13 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { hasManifest } from "../find/manifest";
 
-/** Lies in a venv from its first moment: only what carries it, or stands beside a manifest, is ever deleted. */
+/** Marks a venv as tritonode's from its creation: only folders with this mark or with a manifest are ever deleted. */
 export const MARKER = "tritonode-runtime";
 
 /** Folders of files that only the run that made them needs. */
 export const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
 
-/** What lies in a runtime's folder. */
+/** What a runtime's folder contains. */
 export interface Contents {
   /** Names of what `setup` made. */
   ours: string[];
@@ -33,7 +33,7 @@ export function contentsOf(directory: string): Contents {
     name === "venv" ? venv : name === "setup.log" || /^(lock|manifest\.json)(\.|$)/.test(name) || SCRATCH.test(name);
   const ours = names.filter(isOurs);
   const foreign = names.filter((name) => !isOurs(name));
-  // A log alone says little beside files of others: then it may be theirs.
+  // A log next to other files may belong to something else.
   const partial = ours.some(
     (name) => name === "venv" || SCRATCH.test(name) || (name === "setup.log" && foreign.length === 0),
   );

@@ -35,7 +35,7 @@ const PIP_SOURCES = ["index-url", "extra-index-url", "find-links", "no-index"];
 const UV_SOURCES = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
 /**
- * Chooses between uv and pip. A company's index stands in pip's configuration far more often than in uv's, and uv does
+ * Chooses between uv and pip. A company's index is in pip's configuration far more often than in uv's, and uv does
  * not read pip's: so uv is taken by itself only where pip has no such setting, or uv has one of its own.
  *
  * @throws {@link SetupError} where uv is asked for and not there.

@@ -16,7 +16,7 @@ interface Owner {
 }
 
 export interface Lock {
-  /** Writes down the installer that now runs, so that whoever takes over after a SIGKILL can end it first. */
+  /** Writes down the installer that now runs, so that the next owner after a SIGKILL can end it first. */
   setChild(pid: number): Promise<void>;
   release(): Promise<void>;
 }

@@ -81,7 +81,7 @@ export async function installedPackages(context: PipContext): Promise<Record<str
 }
 
 /**
- * The environment for pip: the user's own configuration, less what would send the packages elsewhere than the venv or
+ * The environment for pip: the user's own configuration, without what would install the packages outside the venv or
  * change what its output looks like. Offline, less every index too.
  */
 export function pipEnvironment(environment: NodeJS.ProcessEnv, offline: boolean): NodeJS.ProcessEnv {
@@ -123,7 +123,7 @@ async function pip(context: PipContext, args: string[], pins: readonly string[])
   }
 }
 
-/** pip is silent while it unpacks gigabytes: the metadata folders that appear say how far it is. */
+/** pip prints nothing while it unpacks gigabytes: the metadata folders that appear show its progress. */
 function watchInstall(sitePackages: string, output: PipOutput, context: PipContext): NodeJS.Timeout {
   let last = -1;
   let before: Set<string> | undefined;

@@ -9,7 +9,7 @@ export interface SetupProgress {
   /** This package is the index-th (from 1) of `count`. */
   index?: number;
   count?: number;
-  /** Bytes of this package so far, and in all. */
+  /** Bytes of this package so far, and in total. */
   receivedBytes?: number;
   totalBytes?: number;
   /** The same in words, for a log. */

@@ -20,7 +20,7 @@ export interface Removed {
   kept: string[];
 }
 
-/** Links in the user's data folder to runtimes that stand elsewhere: else nobody could name them after an uninstall. */
+/** Links in the user's data folder to runtimes in other places, so that they can be found after an uninstall. */
 const ELSEWHERE = "elsewhere-";
 
 function usualFolder(environment: NodeJS.ProcessEnv): string {

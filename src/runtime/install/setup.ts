@@ -31,7 +31,7 @@ import { formatBytes, type OnSetupProgress } from "./progress";
 import { remember } from "./remove";
 
 export interface SetupOptions {
-  /** Default: `cuda` where an NVIDIA driver and a GPU are in reach, else `cpu`. */
+  /** Default: `cuda` where an NVIDIA driver and a GPU are found, else `cpu`. */
   device?: Device | undefined;
   /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
   directory?: string | undefined;
@@ -90,7 +90,7 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
 }
 
 /**
- * Says what `setup` would do with these options. Makes nothing, installs nothing and waits for nobody; it may ask the
+ * Tells what `setup` would do with these options. Creates nothing, installs nothing and does not wait for a lock; it may ask the
  * package index whether uv finds what is needed.
  *
  * @throws as {@link setup}, for what can be seen beforehand: no fitting Python, a folder of other files, no uv.
@@ -185,7 +185,7 @@ async function build(task: Build): Promise<Runtime> {
   const { directory, device, extras, present, python, installedTriton, options, report, setChild, plan } = task;
   const { signal } = options;
   if (plan.installer === undefined) throw new TypeError("a plan to install without an installer");
-  // in the runtime's own folder, for an unpacked bundle takes gigabytes; what a killed run left there goes first
+  // in the runtime's own folder, because an unpacked bundle takes gigabytes; leftovers of a killed run are removed first
   for (const name of await readdir(directory)) {
     if (SCRATCH.test(name)) await rm(join(directory, name), { recursive: true, force: true });
   }
@@ -238,7 +238,7 @@ async function build(task: Build): Promise<Runtime> {
   }
 }
 
-/** The manifest, where the runtime is whole, of this version's pins and of what the caller asks for; else undefined. */
+/** The manifest, if the runtime is complete and has this version's pins and what the caller asks for. */
 async function complete(directory: string, device: Device, options: SetupOptions): Promise<Manifest | undefined> {
   if (!hasManifest(directory)) return undefined;
   let manifest: Manifest;

@@ -38,7 +38,7 @@ const IMPORT_TIMEOUT_MS = 300_000;
 
 /**
  * Starts the stub once without arguments, with libpython in reach. Triton waits for ever for a stub that can't start,
- * so this is asked before it is let near one.
+ * so this is checked first.
  *
  * @returns undefined when it starts, else the reason in words.
  */
@@ -92,7 +92,7 @@ export async function importCheck(runtime: Runtime, options: VerifyOptions = {})
   }
 }
 
-/** Which of torchvision, torchaudio and torchcodec are installed: each breaks the import of transformers beside our torch. */
+/** Which of torchvision, torchaudio and torchcodec are installed: each breaks the import of transformers with the CPU torch. */
 export function unwantedPackages(runtime: Runtime): string[] {
   const folder = sitePackages(join(runtime.directory, "venv"), runtime.pythonVersion);
   return ["torchvision", "torchaudio", "torchcodec"].filter((name) => existsSync(join(folder, name)));

@@ -9,7 +9,7 @@ import { PINS_CUDA } from "./pins-cuda";
  * - nvidia-pytriton wants tritonclient, whose gRPC extra wants protobuf < 5, and vLLM wants protobuf > 5: no resolver
  *   can satisfy both. Only the shared libraries and the stubs of nvidia-pytriton are used here, none of its Python.
  * - opencv-python-headless wants numpy >= 2 and the stub needs numpy < 2. opencv's 5.0 imports and works on 1.26.
- * - left to search, pip ran for seven minutes before it gave up; with nothing to resolve the install takes one.
+ * - resolving, pip ran for seven minutes and then failed; with nothing to resolve the install takes one minute.
  * - torchvision, torchaudio and torchcodec (wanted by vLLM, not needed for text) break transformers' import beside the
  *   CPU torch, so they are left out of the list rather than removed afterwards.
  *
@@ -31,7 +31,7 @@ export const TRITON = "nvidia-pytriton==0.7.0";
 export const TRITON_WHEEL_VERSION = "2.51.0";
 
 /**
- * torch apart from the rest, for it may come from another index. `===` compares the text: with `==`, pip takes a local
+ * torch is separate, because it may come from another index. `===` compares the text: with `==`, pip takes a local
  * `2.13.0+cpu` for `2.13.0` and prefers it.
  */
 export const TORCH: Readonly<Record<Device, string>> = { cpu: "torch==2.13.0+cpu", cuda: "torch===2.13.0" };
@@ -71,7 +71,7 @@ export function isExtra(name: string): name is Extra {
   return Object.hasOwn(EXTRAS, name);
 }
 
-/** Identifies a list of pins, so that a manifest shows whether the runtime still is what this version asks for. */
+/** Identifies a list of pins, so that a manifest shows whether the runtime is what this version installs. */
 export function digest(pins: readonly string[]): string {
   return createHash("sha256").update(pins.join("\n")).digest("hex");
 }

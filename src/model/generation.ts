@@ -1,4 +1,4 @@
-import type { ResponseStream } from "../server";
+import type { InferenceResponse, ResponseStream } from "../server";
 import { fromRequestFailure } from "./failure";
 import { type GenerateResult, ResponseReader, type StreamChunk, type Usage } from "./results";
 import { CancellableStream } from "./stream";
@@ -11,12 +11,11 @@ export class GenerationStream extends CancellableStream<StreamChunk, GenerateRes
 
   constructor(responses: ResponseStream) {
     const reader = new ResponseReader();
+    // Made once, not for every token.
+    const read = (result: IteratorResult<InferenceResponse>) => (result.done ? undefined : reader.chunks(result.value));
+    const fail = (error: unknown) => Promise.reject(fromRequestFailure(error));
     super({
-      pull: () =>
-        responses.next().then(
-          (result) => (result.done ? undefined : reader.chunks(result.value)),
-          (error: unknown) => Promise.reject(fromRequestFailure(error)),
-        ),
+      pull: () => responses.next().then(read, fail),
       cancel: () => void responses.return(),
       final: () => reader.result(responses.id),
     });

@@ -144,12 +144,13 @@ export class ResponseReader {
 type Answer = { -readonly [Name in keyof Choice]: Choice[Name] } & { logprobs?: TokenLogprob[][] };
 
 /** Adds a piece to what has come of its choice. In place: it happens for every token. */
-function extend(answer: Answer | undefined, { logprobs, cumulativeLogprob, ...piece }: Choice): Answer {
-  const joined: Answer = answer ?? { ...piece, text: "", finishReason: "None", completionTokens: 0 };
-  joined.text += piece.text;
-  joined.completionTokens += piece.completionTokens;
+function extend(answer: Answer | undefined, piece: Choice): Answer {
+  const { index, text, finishReason, completionTokens, logprobs, cumulativeLogprob } = piece;
+  const joined: Answer = answer ?? { index, text: "", finishReason: "None", completionTokens: 0 };
+  joined.text += text;
+  joined.completionTokens += completionTokens;
   // Once a choice has ended, its reason stays: what follows belongs to the others.
-  if (joined.finishReason === "None") joined.finishReason = piece.finishReason;
+  if (joined.finishReason === "None") joined.finishReason = finishReason;
   if (logprobs !== undefined) {
     joined.logprobs ??= [];
     for (const position of logprobs) joined.logprobs.push([...position]);

@@ -121,13 +121,10 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
   #pull(): void {
     if (this.#pulling) return;
     this.#pulling = true;
-    this.#source.pull().then(
-      (items) => this.#take(items),
-      (error: unknown) => this.#fail(error),
-    );
+    this.#source.pull().then(this.#take, this.#fail);
   }
 
-  #take(items: readonly Item[] | undefined): void {
+  readonly #take = (items: readonly Item[] | undefined): void => {
     this.#pulling = false;
     if (this.#ended) return;
     if (items === undefined) {
@@ -140,14 +137,14 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
       else reader.resolve({ done: false, value });
     }
     if (this.#readers.length > 0 || this.#final !== undefined) this.#pull();
-  }
+  };
 
-  #fail(error: unknown): void {
+  readonly #fail = (error: unknown): void => {
     if (this.#ended) return;
     this.#failed = true;
     this.#error = error;
     this.#end();
-  }
+  };
 
   #end(): void {
     this.#ended = true;

@@ -54,11 +54,14 @@ export class Backend {
     this.#closed = true;
   }
 
-  /** Ends the requests that run, or waits until they are done, and then the channel. */
-  async end({ drain }: { drain: boolean }): Promise<void> {
+  /** Cancels the requests that run, or waits (up to `deadline` milliseconds) until they are done; closes the channel. */
+  async end({ drain, deadline }: { drain: boolean; deadline: number | undefined }): Promise<void> {
     this.close();
-    if (!drain) this.#core.cancelAll(new RequestCancelledError("the model was disposed of"));
+    const cancel = () => this.#core.cancelAll(new RequestCancelledError("the model was disposed of"));
+    if (!drain) cancel();
+    const timer = drain && deadline !== undefined ? setTimeout(cancel, deadline) : undefined;
     await this.#core.drained();
+    clearTimeout(timer);
     this.#channel.close();
   }
 

@@ -1,5 +1,6 @@
 import { join, resolve } from "node:path";
 import { callback } from "../common/callbacks";
+import { checkLimit } from "../common/duration";
 import { packageRoot } from "../package-root";
 import { findRuntime, requireGpu } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
@@ -48,7 +49,9 @@ export interface ModelInfo {
 /** How {@link VllmModel.dispose} treats requests that run. */
 export interface DisposeOptions {
   /** Let them finish instead of cancelling them. */
-  drain?: boolean;
+  drain?: boolean | undefined;
+  /** Milliseconds after which the requests that are still running are cancelled all the same. Default: no limit. */
+  deadline?: number | undefined;
 }
 
 /**
@@ -238,7 +241,15 @@ export class VllmModel implements AsyncDisposable {
 
   /** Unloads the model, unless others in this process share it, and with the last model stops Triton. Repeated and concurrent calls are one call. */
   dispose(options: DisposeOptions = {}): Promise<void> {
-    this.#disposed ??= this.#dispose(options.drain ?? false);
+    if (this.#disposed === undefined) {
+      let deadline: number | undefined;
+      try {
+        deadline = checkLimit("deadline", options.deadline);
+      } catch (error) {
+        return Promise.reject(error);
+      }
+      this.#disposed = this.#dispose(options.drain ?? false, deadline);
+    }
     return this.#disposed;
   }
 
@@ -246,8 +257,8 @@ export class VllmModel implements AsyncDisposable {
     return this.dispose();
   }
 
-  async #dispose(drain: boolean): Promise<void> {
-    await this.#backend.end({ drain });
+  async #dispose(drain: boolean, deadline: number | undefined): Promise<void> {
+    await this.#backend.end({ drain, deadline });
     try {
       await this.#served.release();
     } finally {

@@ -415,6 +415,18 @@ test("dispose({ drain }) waits for an answer that is larger than its window, whi
   expect((await model.chat(messages, greedy)).text).not.toBe("");
 });
 
+test("dispose({ drain }) with a deadline does not wait for an answer that nobody reads", async () => {
+  const second = await loadTiny({}, { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") });
+  await expect(second.dispose({ drain: true, deadline: -1 })).rejects.toThrow("deadline must be");
+  const body = JSON.stringify({ prompt: "Go on", max_tokens: 320, ignore_eos: true, logprobs: 20, stream: true });
+  const headers = { "content-type": "application/json" };
+  const response = await second.fetch("completions", { method: "POST", headers, body });
+  await second.dispose({ drain: true, deadline: 100 });
+  await expect(response.text()).rejects.toMatchObject({ cause: { code: "ERR_REQUEST_CANCELLED" } });
+  await idle();
+  expect((await model.chat(messages, greedy)).text).not.toBe("");
+});
+
 test("nothing of it is on a network: the process tree holds no internet socket", () => {
   expect(internetSockets()).toEqual([]);
 });

@@ -2,7 +2,7 @@
  * Every error that tritonode throws or rejects with.
  *
  * `code` is stable and meant for programs; `message` names the offending value; `hint` says what to do about it;
- * `cause` holds what lies underneath (Triton's own error, a system error).
+ * `cause` is the underlying error (Triton's own, a system error).
  */
 export class TritonodeError extends Error {
   readonly code: string;
@@ -43,7 +43,7 @@ export class AddonLoadError extends TritonodeError {
   }
 }
 
-/** The package's files are not beside its code: it was bundled, put into an archive, or copied in part. */
+/** The package's files are not next to its code: it was bundled, put into an archive, or copied in part. */
 export class PackageFilesError extends TritonodeError {
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
     super("ERR_PACKAGE_FILES", message, options);

@@ -8,7 +8,7 @@ export type AdapterState = "slot" | "host" | "disk";
 /** An adapter that a model serves. */
 export interface AdapterInfo {
   readonly name: string;
-  /** Counts up with each `replace`. */
+  /** Increases by one with each `replace`. */
   readonly version: number;
   readonly path: string;
   readonly rank: number;
@@ -95,7 +95,7 @@ export class Adapters {
     return this.#act("adapters.unpin", name);
   }
 
-  /** Reads an adapter's folder without loading it, and says whether this model could serve it. */
+  /** Reads an adapter's folder without loading it, and tells whether this model could serve it. */
   async inspect(path: string): Promise<AdapterInspection> {
     const raw = (await this.#control({ op: "adapters.inspect", path: resolve(text("path", path)) })) as RawInspection;
     const { target_modules, base_model, size_bytes, ...rest } = raw;

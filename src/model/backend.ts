@@ -16,7 +16,7 @@ const parameters = {
   channel: "tritonode_channel",
 } as const;
 
-/** A request to the model's backend: what every call of a model comes down to. */
+/** A request to the model's backend. Every call of a model sends one. */
 export type BackendRequest = Pick<
   InferenceRequest,
   "id" | "inputs" | "outputs" | "parameters" | "raw" | "signal" | "deadline" | "merge"
@@ -30,7 +30,7 @@ export class Backend {
   readonly #core: ServerCore;
   readonly #model: string;
   readonly #channel: DeltaChannel;
-  // Models are shared by a process's threads, tokens must not be.
+  // The threads of a process share models, so tokens must differ between threads.
   readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
   #nextToken = 1;
   readonly #cancelled: string[] = [];
@@ -44,7 +44,7 @@ export class Backend {
     );
   }
 
-  /** Resolves when requests can be sent; they could be before, but would be answered one by one. */
+  /** Opens the channel. Requests that are sent before do without it. */
   open(): Promise<void> {
     return this.#channel.open();
   }
@@ -86,7 +86,7 @@ export class Backend {
     });
   }
 
-  /** Sends a message about a request that runs: as long as one does, even if no further ones are taken. */
+  /** Sends a message about a running request. Works after `close`, while requests still run. */
   tell(request: BackendRequest): ResponseStream {
     return this.#core.infer({ ...request, model: this.#model });
   }
@@ -131,14 +131,14 @@ export class Backend {
   }
 
   /**
-   * Tells the backend which requests were cancelled. It would learn it from Triton too, but only by asking for each
-   * running request in turn. All of one turn of the event loop go together.
+   * Tells the backend which requests were cancelled. It could ask Triton, but would have to ask for each running
+   * request in turn. All requests that are cancelled in one turn of the event loop are sent together.
    */
   #cancelSoon(token: string): void {
     if (this.#cancelled.push(token) > 1) return;
     queueMicrotask(() => {
       const tokens = this.#cancelled.splice(0);
-      // A model that is gone has nothing left to cancel.
+      // If the model is gone, there is nothing left to cancel.
       this.#control({ op: "cancel", tokens }).catch(() => {});
     });
   }

@@ -26,7 +26,7 @@ export class AdapterNotFoundError extends TritonodeError {
   }
 }
 
-/** An adapter was asked of a model that was loaded without `enable_lora`. */
+/** A request named an adapter, but the model was loaded without `enable_lora`. */
 export class LoraDisabledError extends TritonodeError {
   constructor(options?: { cause?: unknown }) {
     super("ERR_LORA_DISABLED", "the model was loaded without LoRA", {
@@ -63,7 +63,7 @@ const generating = /^Error generating stream: /;
 const missingLoraFile = /FileNotFoundError: (Triton backend cannot find .*?\.json\.)/s;
 const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
 
-/** What a request failed with, as the error that a caller can act on; anything without a better name stays as it is. */
+/** Converts the error of a request to a more specific one where there is one. */
 export function fromRequestFailure(error: unknown): unknown {
   if (!(error instanceof TritonServerError)) return error;
   const { message } = error;
@@ -86,7 +86,7 @@ export function fromRequestFailure(error: unknown): unknown {
   return error;
 }
 
-/** What loading a model failed with. Python's error is taken out of Triton's report; the report stays in `cause`. */
+/** Converts the error of a load: the message is Python's error, and `cause` is Triton's whole report. */
 export function fromLoadFailure(model: string, error: unknown): unknown {
   if (error instanceof ModelLoadError && error.code === "ERR_STUB_START") return error;
   const report = error instanceof ModelLoadError ? error.cause : error;

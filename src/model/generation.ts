@@ -3,7 +3,7 @@ import { fromRequestFailure } from "./failure";
 import { type GenerateResult, ResponseReader, type StreamChunk, type Usage } from "./results";
 import { CancellableStream } from "./stream";
 
-/** A generated text, piece by piece. {@link CancellableStream.final} gives what {@link VllmModel.generate} would. */
+/** A generated text, piece by piece. {@link CancellableStream.final} resolves with what {@link VllmModel.generate} resolves with. */
 export class GenerationStream extends CancellableStream<StreamChunk, GenerateResult> {
   readonly #reader: ResponseReader;
   /** The id that the request carries through Triton and vLLM. */
@@ -11,7 +11,7 @@ export class GenerationStream extends CancellableStream<StreamChunk, GenerateRes
 
   constructor(responses: ResponseStream) {
     const reader = new ResponseReader();
-    // Made once, not for every token.
+    // Created once, not for every token.
     const read = (result: IteratorResult<InferenceResponse>) => (result.done ? undefined : reader.chunks(result.value));
     const fail = (error: unknown) => Promise.reject(fromRequestFailure(error));
     super({

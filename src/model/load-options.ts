@@ -7,7 +7,7 @@ import { toRestartOptions } from "./restart";
 
 type Check = (name: string, value: unknown) => void;
 
-/** Throws unless the value is left out or of the kind that is named. */
+/** Makes a check that throws unless the value is left out or passes `is`. */
 function expected(what: string, is: (value: unknown) => boolean): Check {
   return (name, value) => {
     if (value === undefined || is(value)) return;

@@ -65,7 +65,7 @@ export interface ObjectOptions extends CommonOptions {
 
 export type VllmModelOptions = RepositoryOptions | ObjectOptions;
 
-/** What a progress line of the backend says. */
+/** The content of a progress line of the backend. */
 export interface ProgressLine {
   readonly model: string;
   readonly phase: LoadProgress["phase"];
@@ -86,7 +86,7 @@ export function parseProgress(line: string): ProgressLine | undefined {
 }
 
 /**
- * The logger that a server gets: takes the progress lines of one model's backend out and passes the rest on.
+ * The logger for the server: filters out the progress lines of one model's backend and passes the other lines on.
  *
  * @param onProgress - gets what a progress line says
  */

@@ -24,7 +24,7 @@ import type { CallOptions } from "./options";
 import { locateModel } from "./repository";
 import { type GenerateOptions, prepareRequest } from "./request";
 import { type GenerateResult, ResponseReader } from "./results";
-import { abortError, ServedModel } from "./serve";
+import { abortError, ServedModel } from "./served-model";
 
 const defaultName = "vllm_model";
 

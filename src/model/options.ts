@@ -3,7 +3,7 @@ import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
 import { InvalidArgumentError } from "../errors";
 
-/** An adapter by its name, or by its folder too: then it is loaded where the model does not serve it yet. */
+/** An adapter's name, or its name and folder: then it is loaded first if the model does not serve it yet. */
 export type AdapterChoice = string | { name: string; path: string };
 
 /** Options of every request besides the fields of vLLM's own request. */
@@ -17,11 +17,11 @@ export interface CallOptions {
    * or `Infinity`.
    */
   deadline?: number | undefined;
-  /** Further fields of vLLM's own request, by vLLM's names: those that the types here do not know. vLLM checks them. */
+  /** Further fields of vLLM's own request, under vLLM's names, that these types do not list. vLLM checks them. */
   extra?: Readonly<Record<string, unknown>> | undefined;
 }
 
-/** The options of a call, checked. `fields` are those of vLLM's own request: the others, and what `extra` holds. */
+/** The checked options of a call. `fields` are the fields of vLLM's own request, those in `extra` included. */
 export interface CheckedOptions {
   readonly lora: { readonly name: string; readonly path?: string } | undefined;
   readonly signal: AbortSignal | undefined;
@@ -32,7 +32,7 @@ export interface CheckedOptions {
 const own = new Set(["lora", "signal", "deadline", "extra"]);
 
 /**
- * Checks the options of a call, whichever it is.
+ * Checks the options of any call.
  *
  * @param ours - names of this call's options besides those of {@link CallOptions}
  * @param paths - whether `lora` may have a path

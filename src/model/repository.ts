@@ -21,7 +21,7 @@ export interface EngineArguments {
   [argument: string]: unknown;
 }
 
-/** A model repository's folder and the model in it that is meant. */
+/** A model repository's folder and the name of a model in it. */
 export interface ModelLocation {
   readonly repository: string;
   readonly name: string;
@@ -105,13 +105,13 @@ export function writeModel(
   return { repository: directory, name };
 }
 
-/** A folder becomes absolute; a name that is no folder here (a hub's) stays as it is. */
+/** Makes a folder's path absolute; anything else (a name on a hub) stays as it is. */
 function absolute(path: string): string {
   return isAbsolute(path) || existsSync(path) ? resolve(path) : path;
 }
 
 /**
- * What can be seen to be wrong with a model's files before a child is started for it.
+ * Checks a model's files before a child is started for it.
  *
  * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object.
  */

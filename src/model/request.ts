@@ -21,12 +21,12 @@ export interface RequestOptions extends Omit<CallOptions, "lora"> {
   images?: readonly (string | Uint8Array)[] | undefined;
 }
 
-/** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: ours in camelCase, vLLM's in its own names. */
+/** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: tritonode's in camelCase, vLLM's under their own names. */
 export type GenerateOptions = SamplingParameters & RequestOptions;
 
 /**
  * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
- * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each tensor has its price.
+ * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each tensor costs time.
  *
  * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
  */

@@ -47,10 +47,10 @@ interface Waiter {
   readonly owner: object;
 }
 
-// A stream that its consumer forgot can't be ended by anyone else.
+// Cancels a stream that was garbage-collected before its end.
 const forgotten = new FinalizationRegistry<StreamState>((state) => state.fail(new RequestCancelledError()));
 
-/** What Triton's side holds of a stream; it does not hold the stream itself, so that a forgotten one can be collected. */
+/** The part of a stream that Triton's side references. Not the stream itself, so that a forgotten one can be collected. */
 export class StreamState implements CallHandler {
   readonly id: string;
   readonly model: string;
@@ -122,7 +122,7 @@ export class StreamState implements CallHandler {
     if (!final) cancel?.();
   }
 
-  /** Calls a function of the caller's; the request ends if it throws. */
+  /** Calls a callback of the user's; if it throws, the request fails. */
   #call(name: string, owner: object, call: () => void): boolean {
     const error = callback(name, owner, call);
     if (error === undefined) return true;
@@ -187,7 +187,7 @@ export class StreamState implements CallHandler {
     return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject, owner }));
   }
 
-  /** The consumer leaves. */
+  /** The consumer stops reading. */
   leave(): void {
     if (this.#ended) {
       this.#queue.length = 0;

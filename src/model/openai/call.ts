@@ -3,7 +3,7 @@ import { AdapterNotFoundError } from "../failure";
 import { type CheckedOptions, fieldsToJson } from "../options";
 import { HttpStatusError } from "./errors";
 
-/** What the conveniences need of the model. */
+/** How chat, embed and tokenize reach vLLM's application. */
 export interface OpenAiRoutes {
   readonly fetch: typeof globalThis.fetch;
   /** Names of the adapters that are served now. */
@@ -18,7 +18,7 @@ export interface Answer {
 }
 
 /**
- * Posts a JSON request and gives its response once it is known to be a good one.
+ * Posts a JSON request and resolves with its response if the status is a success.
  *
  * @param cancel - ends the request as its caller's signal would
  */
@@ -55,7 +55,7 @@ export async function post(
   };
 }
 
-/** A failure of `fetch` as the error of the request. */
+/** Converts an error of `fetch` to the error of the request. */
 function fromFetchFailure(
   error: unknown,
   { signal, deadline }: CheckedOptions,

@@ -19,13 +19,13 @@ export interface ToolCall {
 }
 
 /**
- * Options of {@link VllmModel.chat}: ours, and the fields of vLLM's chat completion request under vLLM's names. Those
+ * Options of {@link VllmModel.chat}: tritonode's own, and the fields of vLLM's chat completion request under vLLM's names. Those
  * that are not listed here go into `extra`.
  */
 export interface ChatOptions<S extends Structure | undefined = Structure | undefined>
   extends CallOptions,
     Omit<SamplingParameters, "logprobs" | "extra_args"> {
-  /** Holds the answer to a schema; the result's `object` is the parsed answer. */
+  /** Constrains the answer to a schema; the result's `object` is the parsed answer. */
   structured?: S;
   tools?: readonly object[] | undefined;
   tool_choice?: "none" | "auto" | "required" | object | undefined;
@@ -53,12 +53,12 @@ export interface ChatOptions<S extends Structure | undefined = Structure | undef
 /** What `object` of an answer is: what the schema says, unknown by a plain JSON schema, undefined without one. */
 export type StructuredAnswer<S> = S extends StandardSchema<infer T> ? T : S extends undefined ? undefined : unknown;
 
-/** An answer, however it came. Of several choices the first is spelled out. */
+/** An answer: the first choice, where there are several. */
 export interface ChatAnswer<T = unknown> {
   readonly text: string;
   /** The answer as the schema of `structured` says. */
   readonly object: T;
-  /** What a reasoning parser took out of the answer. */
+  /** The reasoning that a reasoning parser separated from the answer. */
   readonly reasoning?: string;
   readonly toolCalls: readonly ToolCall[];
   readonly finishReason: FinishReason;
@@ -67,7 +67,7 @@ export interface ChatAnswer<T = unknown> {
   readonly message: ChatMessage;
 }
 
-/** An answer that came as a whole; `response` is all that vLLM said. */
+/** An answer with vLLM's whole response. */
 export interface ChatResult<T = unknown> extends ChatAnswer<T> {
   readonly response: Readonly<Record<string, unknown>>;
 }

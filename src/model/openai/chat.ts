@@ -101,7 +101,7 @@ function toToolCall({ id = "", function: called }: RawToolCall): ToolCall {
   return { id, name: called?.name ?? "", arguments: called?.arguments ?? "" };
 }
 
-/** A streamed answer to a conversation. {@link CancellableStream.final} gives what {@link VllmModel.chat} would. */
+/** A streamed answer to a conversation. {@link CancellableStream.final} resolves with what {@link VllmModel.chat} resolves with. */
 export class ChatStream<T = unknown> extends CancellableStream<ChatChunk, ChatAnswer<T>> {}
 
 /** See {@link VllmModel.chatStream}. */

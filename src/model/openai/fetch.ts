@@ -29,12 +29,12 @@ function toRequest(input: string | URL | Request, init: RequestInit | undefined)
   if (url instanceof URL && url.protocol !== "http:" && url.protocol !== "https:") {
     throw new TypeError("fetch failed", { cause: new Error(`unknown scheme ${url.protocol} of ${url.href}`) });
   }
-  // A streamed body needs `duplex`, which callers forget as long as their server does not ask for it.
+  // A streamed body needs `duplex`, which callers often leave out.
   const streamed = init?.body !== undefined && init.body !== null && (init as { duplex?: string }).duplex === undefined;
   return new Request(url, streamed ? ({ ...init, duplex: "half" } as RequestInit) : init);
 }
 
-/** Sends the request, and on to where its response redirects to. */
+/** Sends the request and follows redirects. */
 async function follow(
   backend: Backend,
   request: Request,
@@ -60,7 +60,7 @@ async function follow(
     if (request.redirect === "error") throw failed(new Error("unexpected redirect"));
     if (redirects === maxRedirects) throw failed(new Error("redirect count exceeded"));
     url = new URL(location, url);
-    // As fetch does: a 303, and a POST that is sent elsewhere by 301 or 302, goes on as a GET.
+    // As fetch does: after a 303, and after a 301 or 302 to a POST, the next request is a GET.
     const asGet = response.status === 303 ? method !== "HEAD" : response.status < 303 && method === "POST";
     if (asGet) {
       method = "GET";
@@ -80,7 +80,7 @@ async function exchange(
   body: Uint8Array | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Response> {
-  // Not seen by the reading of the body, nor by a redirect: the signal may have been aborted since.
+  // The signal may have been aborted after the body was read, or during a redirect.
   signal?.throwIfAborted();
   let stream: ResponseStream;
   try {
@@ -107,7 +107,7 @@ async function exchange(
   }
 }
 
-/** The rest of a response as a byte stream that takes from the backend only what is read. */
+/** The rest of a response as a byte stream. It takes from the backend only what is read. */
 function bodyOf(
   backend: Backend,
   stream: ResponseStream,
@@ -167,12 +167,12 @@ function cancelOn(signal: AbortSignal | undefined, stream: ResponseStream): () =
   return onAbort(signal, () => weak.deref()?.cancel());
 }
 
-/** What fetch rejects with where no response came: a TypeError, the reason in `cause`. */
+/** What fetch rejects with when there is no response: a TypeError with the reason in `cause`. */
 function failed(cause: unknown): TypeError {
   return new TypeError("fetch failed", { cause });
 }
 
-/** One array that owns its memory: a byte stream takes the memory of what it is given away. */
+/** Joins the parts in one array that owns its memory: a byte stream detaches the buffers that it gets. */
 function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const joined = new Uint8Array(parts.reduce((length, part) => length + part.byteLength, 0));
   let at = 0;

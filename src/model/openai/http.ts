@@ -27,7 +27,7 @@ export function sendHttp(backend: Backend, head: RequestHead, body: Uint8Array |
   return backend.send({ ...httpRequest(parts), read: readHttpEntry });
 }
 
-/** Tells the backend how much of a response's body was read. What becomes of the message does not matter to anybody. */
+/** Tells the backend how much of a response's body was read. Errors of this message are ignored. */
 export function sendRead(backend: Backend, id: string, bytes: number): void {
   try {
     backend.tell(httpRequest([encode({ read: id, bytes })])).finished.catch(() => {});
@@ -52,7 +52,7 @@ function encode(value: object): Uint8Array {
   return Buffer.from(JSON.stringify(value));
 }
 
-/** Pieces that came through the channel: a character for each byte (backends/vllm/tritonode/openai/http.py). */
+/** Reads pieces from the channel: a character for each byte (backends/vllm/tritonode/openai/http.py). */
 function readHttpEntry(entry: DeltaEntry): Record<string, Tensor> {
   const data = (entry[2] as string[]).map((part) => Buffer.from(part, "latin1"));
   return { [output]: tensor(output, "BYTES", data) };

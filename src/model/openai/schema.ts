@@ -22,7 +22,7 @@ type SchemaResult<T> =
   | { readonly value: T; readonly issues?: undefined }
   | { readonly issues: readonly { readonly message: string; readonly path?: readonly unknown[] | undefined }[] };
 
-/** What an answer can be held to. */
+/** A schema for an answer. */
 export type Structure<T = unknown> = StandardSchema<T> | JsonSchema;
 
 function isStandard<T>(schema: Structure<T>): schema is StandardSchema<T> {

@@ -57,7 +57,7 @@ class Environment {
   bool isMainThread_ = false;
 };
 
-// A JavaScript Error with `code` and `message` of the status; src/server makes a typed error of it.
+// A JavaScript Error with `code` and `message` of the status; src/transport makes a typed error of it.
 Napi::Error ToError(Napi::Env env, const Status& status);
 
 }  // namespace tritonode

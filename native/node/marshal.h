@@ -1,5 +1,5 @@
-// JavaScript objects as the core's structures. src/server has checked and normalised them; what is wrong all the same
-// throws a TypeError, never worse.
+// JavaScript objects as the structures of triton/ and process/. src/server has checked and normalised them; whatever is
+// still wrong throws a TypeError.
 #pragma once
 
 #include <napi.h>

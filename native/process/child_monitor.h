@@ -1,6 +1,6 @@
 // One native thread that watches what the server's children do: their log FIFO, the folder in which the stub wrapper
 // announces each child, and the children's lives (pidfd). It sleeps in epoll, and polls only where the system gives it no
-// pidfd (process.h).
+// pidfd (process_handle.h).
 //
 // Native and not Node's, because the pipe must be drained while the event loop is blocked or the worker that started the
 // server is gone: a full pipe would stop the engine in the middle of a log line.

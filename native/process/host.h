@@ -42,7 +42,8 @@ class Host {
  public:
   static Host& Get();
 
-  // Joins the running server (once more, if the user is in already; each Acquire needs its Release), waits for one that is starting or stopping, or gives the caller the turn to start it.
+  // Joins the running server (once more, if the user is in already; each Acquire needs its Release), waits for one that
+  // is starting or stopping, or gives the caller the turn to start it.
   Status Acquire(const std::shared_ptr<EventQueue>& user, Acquired* acquired);
   Status Start(const std::shared_ptr<EventQueue>& user, const StartOptions& options);
   // Leaves the server; the last one stops it. `stopped` tells whether this was the last, and then the status is that of
@@ -52,8 +53,8 @@ class Host {
   // For an environment that is gone, however often it acquired.
   void ReleaseAll(const std::shared_ptr<EventQueue>& user);
 
-  // The process is about to end (`noReturn`: exit() runs already): lets what is under way finish,
-  // within one deadline however often this is called, and ends the children.
+  // The process is about to end (`noReturn`: exit() runs already): waits for a start or a stop that is under way, within
+  // one deadline however often this is called, and ends the children.
   void PrepareForExit(bool noReturn);
 
   // A child of this server died without being told to. Stopping then gives up after a second: Triton 24.10 can't delete

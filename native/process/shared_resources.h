@@ -1,5 +1,5 @@
-// What the environments of this process use together, counted: a loaded model, a registered repository. The first user
-// sets it up, later ones share it, the last one takes it down; in between the others wait.
+// What the environments of this process share, with a count of its users: a loaded model, a registered repository. The
+// first user sets it up, later ones share it, the last one takes it down; while one of them is at it the others wait.
 #pragma once
 
 #include <condition_variable>

@@ -232,7 +232,7 @@ void norm(const void* xs, void* residuals, const void* weights, void* outs, int6
   }
 }
 
-// exp to about two units in the last place: 2^k times a polynomial of the rest (Cephes' coefficients). k is had by an
+// exp to about two units in the last place: 2^k times a polynomial of the rest (Cephes' coefficients). k comes from an
 // addition that leaves it in the low bits of the sum.
 inline typename Vec::F exp_of(typename Vec::F x) {
   using F = typename Vec::F;

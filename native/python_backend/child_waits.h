@@ -26,7 +26,7 @@ namespace tritonode {
 
 // fork(2): the next semaphore that this thread waits on is the child's.
 pid_t ForkChild();
-// sem_init(3): a semaphore at a new place in shared memory is nobody's.
+// sem_init(3): a semaphore at a new place in shared memory belongs to no child.
 int InitSemaphore(sem_t* semaphore, int shared, unsigned value);
 // sem_wait(3), but ends too when the semaphore's child is dead; may throw then.
 int WaitForChild(sem_t* semaphore);

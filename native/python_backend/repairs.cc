@@ -69,7 +69,7 @@ const std::array<Entry, kRepairCount>& Table() {
       // A load waits for ever for a child that is dead. The wait ends with the child. (child_waits.h)
       {Repair::kDeadChild, "dead-child", k2404, k2508, kLimitedFirstWait,
        {{"fork", Address(&ForkChild)}, {"sem_init", Address(&InitSemaphore)}, {"sem_wait", Address(&WaitForChild)}}},
-      // A child that is short of CPU is given up after a second, and goes on writing into memory that is freed. It gets
+      // A child that is short of CPU counts as dead after a second, and goes on writing into memory that is freed. It gets
       // ten seconds. (child_waits.h, dead_owner.h)
       {Repair::kSlowChild, "slow-child", k2404, k2508, kLimitedFirstWait,
        {{"fork", Address(&ForkChild)},

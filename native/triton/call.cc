@@ -202,7 +202,7 @@ void OnRelease(TRITONSERVER_InferenceRequest*, uint32_t flags, void* userp) {
   if (const std::shared_ptr<Call> call = Find(id)) Note(id, call, true, false);
 }
 
-// An error would tell nobody anything, and reading it could fail for want of memory.
+// Nobody reads an error here, and making a status of it could fail for lack of memory.
 void Discard(const TritonApi& api, TRITONSERVER_InferenceResponse* response) {
   TRITONSERVER_Error* error = api.InferenceResponseDelete(response);
   if (error != nullptr) api.ErrorDelete(error);

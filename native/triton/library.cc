@@ -36,8 +36,8 @@ Status ListDependencies(const std::string& directory, std::vector<std::string>* 
   return {};
 }
 
-// Libraries that need each other in an order nobody wrote down: open what opens, again and again until nothing is left
-// or nothing moves. RTLD_DEEPBIND keeps hundreds of libssl and libcurl symbols from binding to Node's own OpenSSL;
+// The libraries need each other in an order that is not recorded: each round opens what can be opened, until none is left
+// or a round opens none. RTLD_DEEPBIND keeps hundreds of libssl and libcurl symbols from binding to Node's own OpenSSL;
 // libdcgm is C++ and crashes with it (COPY relocations of std::cout).
 void OpenDependencies(std::vector<std::string> files, std::string* problems) {
   while (!files.empty()) {
@@ -102,7 +102,7 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
     OpenDependencies(std::move(files), &problems);
   }
 
-  // Neither RTLD_DEEPBIND (crashes Node, see above) nor RTLD_GLOBAL (its symbols are no business of other addons).
+  // Neither RTLD_DEEPBIND (crashes Node, see above) nor RTLD_GLOBAL (other addons must not see its symbols).
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return {"LIBRARY", "cannot open Triton: " + LastDlError() + problems};
 

@@ -404,7 +404,7 @@ void Sharing() {
   CHECK(host.Release(first.queue, &stopped).ok() && !stopped);
 }
 
-// A server whose child died is given up after a second, without an error.
+// A server whose child died is left behind after a second, without an error.
 void StopAfterDeath() {
   Host& host = Host::Get();
   Consumer consumer;

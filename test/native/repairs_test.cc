@@ -107,7 +107,7 @@ void WaitingForChild() {
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
   killer.join();
   waitpid(pid, nullptr, 0);
-  // Another use of the same memory is nobody's.
+  // Another use of the same memory belongs to no child.
   CHECK(InitSemaphore(&semaphore, 0, 0) == 0);
   CHECK(WaitForChildUntil(&semaphore, &now) == -1 && errno == ETIMEDOUT);
   sem_destroy(&semaphore);

@@ -36,6 +36,11 @@ main(async () => {
     const python_ = ["backends", "test", "examples", "bench"].filter((path) => existsSync(join(root, path)));
     await check("style of Python", python, ["-m", "ruff", "check", ...python_]);
     await check("types of Python", python, ["-m", "mypy", "backends/vllm/tritonode"]);
+    const PYTHONPATH = join(root, "backends/vllm");
+    const layers = ["pyproject.toml", "--no-cache"];
+    await check("arrows between the folders of the backend", join(dirname(python), "lint-imports"), layers, {
+      env: { ...process.env, PYTHONPATH },
+    });
     await check("the packed package (publint, attw)", node, ["scripts/check-package.mjs"]);
     // cmake and ctest are the runtime's, where the machine has none.
     const PATH = `${process.env.PATH}:${dirname(python)}`;

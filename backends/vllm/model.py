@@ -1,4 +1,4 @@
-"""Triton's Python-based backend for vLLM: the class that Triton's stub looks for.
+"""Triton's Python-based backend for vLLM: the class that Triton's stub loads.
 
 Imports of torch and vLLM happen in `initialize`: Triton starts the stub a second time for `auto_complete_config`.
 """

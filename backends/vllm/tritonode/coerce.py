@@ -1,4 +1,4 @@
-"""JSON values to the types that vLLM declares. Triton's own tools write every value as a string."""
+"""Converts JSON values to the types that vLLM declares. Triton's own tools write every value as a string."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def allows_none(hint: Any) -> bool:
 def coerce(value: Any, hint: Any) -> Any:
     """Read `value` as `hint`, accepting strings for booleans and numbers.
 
-    Types that are none of bool, int, float, str, Literal, list, dict or a union of these are handed on as they are:
+    Values of other types than bool, int, float, str, Literal, list, dict or a union of these are returned unchanged;
     vLLM checks them itself.
     """
     if hint is bool:

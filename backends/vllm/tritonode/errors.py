@@ -1,4 +1,4 @@
-"""Errors that know which Triton error code they travel under (TRITONSERVER_Error_Code, tritonserver.h)."""
+"""Errors with the Triton error code that they are sent with (TRITONSERVER_Error_Code, tritonserver.h)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SettingsError(BackendError):
 
 
 def well_formed(text: str) -> str:
-    """A text with "?" for each lone surrogate, as JSON can carry them: neither UTF-8 nor Triton takes one."""
+    """The text with "?" for each lone surrogate. JSON can contain them; UTF-8 and Triton do not allow them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

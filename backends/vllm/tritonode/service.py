@@ -1,4 +1,4 @@
-"""One model instance: its files read, its engine built, its requests answered, its end."""
+"""One instance of a model: reads its files, builds its engine, answers its requests, and ends it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from tritonode.cpu.pace import Pace
 from tritonode.engine.engine import Engine, available_memory
 from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
 from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
-from tritonode.lora.engine import AdapterEngine
 from tritonode.lora.registry import AdapterRegistry
-from tritonode.lora.saved import Entry, Ledger
+from tritonode.lora.saved import SavedAdapters
+from tritonode.lora.start import AdapterStart
 from tritonode.lora.watch import watch_multi_lora
 from tritonode.openai.arguments import serve_arguments
-from tritonode.openai.http import HttpDoor
+from tritonode.openai.http import HttpHandler
 from tritonode.ranks import memory, preparation
 from tritonode.triton import progress
 from tritonode.triton.control import Control
 from tritonode.triton.deltas import DeltaChannel
 from tritonode.triton.generate import Generator, cancelled
 from tritonode.triton.host_watch import end_process
+from tritonode.triton.http_response import send_http
 from tritonode.triton.metrics import MetricsFactory
 from tritonode.triton.senders import CancellationWatch, ResponseWriter, Sender, error_response
-from tritonode.vllm.api import VERSION, engine_arg_types, frontend_arg_types, is_cpu
+from tritonode.vllm.arguments import engine_arg_types, frontend_arg_types
+from tritonode.vllm.engine import VERSION
+from tritonode.vllm.platform import is_cpu
 
 from .errors import BackendError, SettingsError, UnavailableError
 
@@ -45,7 +48,7 @@ _UNHEALTHY = "Model is unavailable due to unhealthy vLLM engine"
 
 
 class Service:
-    """What `TritonPythonModel` is made of. `execute` and `close` are called on the stub's main thread."""
+    """The implementation of `TritonPythonModel`. `execute` and `close` are called on the stub's main thread."""
 
     def __init__(self, args: dict[str, str], pb_utils: Any) -> None:
         self._pb_utils = pb_utils
@@ -72,12 +75,13 @@ class Service:
         self._apply_defaults()
         self._serve_args = serve_arguments(self._settings.engine_args, frontend_args)
         self._metrics = self._make_metrics(args)
-        self._ledger = Ledger(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
-        adapters = self._check_adapters()
+        self._saved = SavedAdapters(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
+        self._adapters = AdapterStart(self._settings, self._saved, self._report, self._logger)
+        adapters = self._adapters.check()
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
         if self._settings.world_size > 1:
-            preparation.prepare(self._settings)
+            preparation.prepare(self._settings.engine_args, lora=self._settings.enable_lora)
         self._engine.start()
         try:
             self._finish_start(adapters)
@@ -100,7 +104,7 @@ class Service:
         progress.report(self._name, phase, **details)
 
     def _use_device(self, args: dict[str, str]) -> None:
-        """KIND_GPU names one device; a model over several takes KIND_MODEL."""
+        """Use the device of a KIND_GPU instance. A model on several devices needs KIND_MODEL."""
         if args.get("model_instance_kind") != "GPU":
             return
         if self._settings.world_size > 1:
@@ -113,7 +117,7 @@ class Service:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible_device(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
     def _check_instances(self) -> None:
-        """Several instances are several engines, and a request reaches one of them."""
+        """Refuse several instances under tritonode: each is an engine of its own, and a request reaches one of them."""
         if self._instances == 1:
             return
         if "TRITONODE_PRIVATE_DIR" in os.environ:
@@ -122,7 +126,7 @@ class Service:
                 "so that adapters and cancellations reach every request: set `count: 1` in the instance_group, and "
                 "tensor_parallel_size in model.json for several GPUs"
             )
-        # Leaves /v1/load_lora_adapter out of vLLM's application: it would change one instance of them.
+        # Removes /v1/load_lora_adapter from vLLM's application: it would change only one of the instances.
         os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
 
     def _apply_defaults(self) -> None:
@@ -141,57 +145,9 @@ class Service:
             return None
         return MetricsFactory(self._pb_utils, {"model": self._name, "version": args["model_version"]})
 
-    def _check_adapters(self) -> AdapterRegistry | None:
-        """Check every adapter's files before the engine is built: a bad one fails the load at once.
-
-        After a crash these are the adapters that the last child served; one whose files have gone bad since is left out
-        then, because the others can still be served.
-        """
-        if not self._settings.enable_lora:
-            return None
-        restored = self._ledger.read()
-        self._restored = restored is not None
-        wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
-        self._report("check-adapters", count=len(wanted))
-        args = self._settings.engine_args
-        registry = AdapterRegistry(max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
-        self._to_pin = [entry.name for entry in wanted if entry.pinned]
-        for entry in wanted:
-            try:
-                registry.register(entry.name, entry.path)
-            except SettingsError as failure:
-                self._refuse_adapter(failure)
-        return registry
-
-    def _refuse_adapter(self, failure: SettingsError) -> None:
-        """An adapter that cannot be used fails the load; after a crash it is left out."""
-        if not self._restored:
-            raise failure
-        self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
-
-    def _load_adapters(self, registry: AdapterRegistry) -> list[Any]:
-        """Load as many adapters as host memory holds; returns what a warm-up batch can be made of."""
-        args = self._settings.engine_args
-        slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
-        self._adapter_engine = AdapterEngine(self._engine.llm, slots=slots, host_capacity=host_capacity)
-        registry.attach(self._adapter_engine)
-        misfits = registry.know(self._engine.call(self._adapter_engine.watch_loads()).result())
-        for misfit in misfits:
-            self._refuse_adapter(misfit)
-        adapters = [registry.get(name) for name in registry.names[:host_capacity]]
-        for position, adapter in enumerate(adapters):
-            self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
-            self._engine.call(registry.warm(adapter)).result()
-        for name in self._to_pin:
-            if name in registry.names:
-                self._engine.call(registry.pin(name, True)).result()
-        self._ledger.write(registry.entries())
-        registry.on_change = lambda: self._ledger.write(registry.entries())
-        return [adapter.request for adapter in adapters[: min(2, slots)]]
-
     def _finish_start(self, registry: AdapterRegistry | None) -> None:
         llm = self._engine.llm
-        to_warm = [] if registry is None else self._load_adapters(registry)
+        to_warm = [] if registry is None else self._adapters.load(registry, self._engine)
         if registry is not None and self._settings.own.get("watch_multi_lora"):
             self._lora_watch = self._engine.call(
                 watch_multi_lora(self._pb_utils.get_model_dir(), registry, self._logger)
@@ -204,7 +160,7 @@ class Service:
                 registry.on_end = self._metrics.record_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info, self._cancel, self._instances)
-        self._http = HttpDoor(llm, registry, self._name, self._serve_args, self._pb_utils)
+        self._http = HttpHandler(llm, registry, self._name, self._serve_args)
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
         self._engine.client.on_death = self._engine_died
@@ -225,13 +181,13 @@ class Service:
         self._engine.client.pace = Pace(gomp, threads, bind=binding_is_ours())
 
     def _engine_died(self) -> None:
-        """Called on the engine's thread, which has failed: make way for the next child where there will be one."""
-        if self._ledger.restarts:
+        """Called on the engine's thread after the engine failed. Ends this process if the host starts another."""
+        if self._saved.restarts:
             self._logger.log_error(f"[vllm] the engine of {self._name} is dead; the host starts another")
             self._engine.call(self._end_after_answers())
 
     async def _end_after_answers(self) -> None:
-        """End this process once every request in flight has been told why, or after some seconds."""
+        """End this process when every request in flight has its error, or after some seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_ANSWER_SECONDS)
         with contextlib.suppress(asyncio.TimeoutError):
@@ -259,14 +215,14 @@ class Service:
         """Readings of adapters from disk, adapters evicted from host memory, and adapters in it now."""
         if not self._settings.enable_lora:
             return None
-        counts = await self._adapter_engine.counts()
+        counts = await self._adapters.engine.counts()
         evictions = max(0, counts.loads - counts.in_memory)
         return {"loads": counts.loads, "evictions": evictions, "in_memory": counts.in_memory}
 
     # --- requests ------------------------------------------------------------------------------------------------
 
     def execute(self, requests: list[Any]) -> None:
-        """Take requests in and return: the answers come from the engine's loop."""
+        """Start requests and return. The responses are sent from the engine's loop."""
         if self._parameter("ENABLE_VLLM_HEALTH_CHECK") and not self._is_healthy():
             for request in requests:
                 self._refuse(request, UnavailableError(_UNHEALTHY))
@@ -285,7 +241,7 @@ class Service:
         sender.send(error_response(self._pb_utils, failure), self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _is_healthy(self) -> bool:
-        # What `AsyncLLM.check_health` looks at; asked from here, because the loop may be in the middle of a step.
+        # The check of `AsyncLLM.check_health`, made on this thread because the loop may be in the middle of a step.
         if not self._unhealthy and self._engine.llm.errored:
             self._logger.log_error(
                 f"[vllm] the engine is not healthy, the model will be unloaded: {self._engine.llm.dead_error}"
@@ -306,11 +262,11 @@ class Service:
             token = raw.cancel_token
             self._by_token[token] = task
             task.add_done_callback(lambda _: self._by_token.pop(token, None))
-        # A tritonode host says by itself what it cancels; that a thread of it is gone can be noticed a little later.
+        # A tritonode host sends its cancellations itself. Polling only has to notice that a thread of it has ended.
         self._watch.add(sender, lambda: self._cancel_task(task), slowly=raw.cancel_token is not None)
 
     def _cancel_task(self, task: asyncio.Task[None]) -> None:
-        """Cancel a request because Triton was told so; both lines of the log are part of the contract."""
+        """Cancel a request that was cancelled in Triton. Both lines of the log are part of the contract."""
         if task.done():
             return
         self._logger.log_info("[vllm] Cancelling the request")
@@ -318,14 +274,16 @@ class Service:
         task.cancel()
 
     async def _answer(self, raw: RawRequest, sender: Sender) -> None:
-        """Serve one request; whatever happens, exactly one final response goes out."""
+        """Serve one request. Sends exactly one final response, whatever happens."""
         try:
             if self._closing:
                 raise UnavailableError(f"the model '{self._name}' is being unloaded")
             if raw.opens_channel is not None:
                 await self._serve_channel(raw.opens_channel, sender)
             elif raw.http is not None:
-                await self._http.serve(raw.request_id, raw.http, sender)
+                await self._http.serve(
+                    raw.request_id, raw.http, lambda parts, final: send_http(sender, self._pb_utils, parts, final)
+                )
             elif raw.control is not None:
                 await self._answer_control(raw.control, sender)
             else:
@@ -351,7 +309,7 @@ class Service:
             del self._channels[name]
 
     def _cancel(self, tokens: list[str]) -> int:
-        """Cancel the requests of these tokens; those that have ended are passed over. Returns how many there were."""
+        """Cancel the requests of these tokens, except those that have ended. Returns how many were cancelled."""
         tasks = [self._by_token[token] for token in tokens if token in self._by_token]
         for task in tasks:
             task.cancel()
@@ -374,18 +332,18 @@ class Service:
         if self._metrics is not None:
             self._metrics.close()
         if self._settings.world_size > 1:
-            # Their processes have to be told.
+            # Ends the processes of the ranks.
             self._engine.stop()
             memory.remove_all()
-        # The process is the model's own and has nothing left to say. Taking the interpreter, torch and the weights down
-        # piece by piece costs seconds, in which memory is held and a reload would run beside it.
+        # This process serves only this model. A regular teardown of the interpreter, torch and the weights takes
+        # seconds, in which it would hold its memory and a reload would run beside it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
     async def _drain(self) -> None:
         self._closing = True
-        self._ledger.remove()
+        self._saved.remove()
         if self._tasks:
             timeout = self._settings.own.get("unload_timeout", _UNLOAD_TIMEOUT_SECONDS)
             await asyncio.wait(self._tasks, timeout=timeout)
@@ -397,7 +355,7 @@ class Service:
 
 
 def _message(failure: BackendError) -> str:
-    """The contract's wordings stand alone; every other refusal is prefixed as upstream prefixes it."""
+    """The contract's messages are sent as they are; every other refusal gets the prefix that upstream uses."""
     text = str(failure)
     bare = ("LoRA ", "Model ", "Request was cancelled")
     return text if text.startswith(bare) else f"Error generating stream: {text}"
@@ -411,7 +369,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _install_cpu_kernels(settings: EngineSettings) -> None:
-    """Put the project's kernels in place of vLLM's CPU operators; a GPU keeps vLLM's own."""
+    """Replace vLLM's CPU operators by this project's kernels. On a GPU vLLM's own are used."""
     if not is_cpu() or (settings.world_size > 1 and not settings.enable_lora):
         return
     from tritonode.cpu import punica_wrapper

@@ -52,6 +52,8 @@ export const EXTRAS = {
   test: [
     "ast-serialize==0.13.1",
     "cmake==3.31.10",
+    "grimp==3.20",
+    "import-linter==2.17",
     "iniconfig==2.3.1",
     "librt==0.17.0",
     "mypy==2.4.1",

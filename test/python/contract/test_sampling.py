@@ -12,7 +12,7 @@ environment.prepare()
 
 from tritonode.contract.sampling import parse_sampling_parameters  # noqa: E402
 from tritonode.errors import InvalidRequestError  # noqa: E402
-from tritonode.vllm.api import RequestOutputKind  # noqa: E402
+from tritonode.vllm.requests import RequestOutputKind  # noqa: E402
 
 
 def parse(stream: bool = False, **values: Any) -> Any:

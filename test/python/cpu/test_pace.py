@@ -1,4 +1,4 @@
-"""The pace of OpenMP threads: what others use, a crowd that makes threads that wait sleep, and CPUs of their own."""
+"""The pace of OpenMP threads: the load of others, the second team that makes threads sleep, and bound CPUs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SPINNER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
-from tritonode.cpu.openmp import Crowd, Gomp
+from tritonode.cpu.openmp import Gomp, SleepingTeam
 torch.set_num_threads(2)
-crowd = Crowd(Gomp(), len(os.sched_getaffinity(0)) + 1)
+sleeping = SleepingTeam(Gomp(), len(os.sched_getaffinity(0)) + 1)
 
 def spun():
     torch.ones(1 << 22).add_(1)
@@ -36,10 +36,10 @@ def spun():
     return time.process_time() - before
 
 print(spun())
-crowd.come()
+sleeping.start()
 time.sleep(0.2)
 print(spun())
-crowd.go()
+sleeping.stop()
 time.sleep(0.2)
 print(spun())
 """
@@ -85,7 +85,7 @@ def test_what_is_not_counted_is_no_load() -> None:
     assert load.take() == 0
 
 
-def test_a_crowd_makes_waiting_threads_sleep_while_it_is_there() -> None:
+def test_a_sleeping_team_makes_waiting_threads_sleep_while_it_runs() -> None:
     output = subprocess.run(
         [sys.executable, "-c", SPINNER, str(BACKEND)],
         env={"GOMP_SPINCOUNT": "infinity", "OMP_NUM_THREADS": "2"},
@@ -94,10 +94,10 @@ def test_a_crowd_makes_waiting_threads_sleep_while_it_is_there() -> None:
         timeout=120,
         check=True,
     )
-    alone, crowded, after = (float(line) for line in output.stdout.split())
-    assert crowded < 0.1
-    assert alone > 3 * crowded
-    assert after > 3 * crowded
+    alone, sleeping, after = (float(line) for line in output.stdout.split())
+    assert sleeping < 0.1
+    assert alone > 3 * sleeping
+    assert after > 3 * sleeping
 
 
 # A team of two threads in a process of its own: who may run where, at each turn.
@@ -120,7 +120,7 @@ stranger = threading.Thread(target=time.sleep, args=(60,), daemon=True)
 stranger.start()
 of_stranger = lambda: sorted(os.sched_getaffinity(stranger.native_id))
 inherited = of_stranger()
-pace._binding.free_strangers()
+pace._binding.release_new_threads()
 freed = of_stranger()
 pace.decide(1)
 released = masks()

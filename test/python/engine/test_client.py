@@ -23,19 +23,15 @@ environment.prepare_vllm()
 
 from tritonode.contract.responses import ResponseState  # noqa: E402
 from tritonode.engine import engine as engine_module  # noqa: E402
-from tritonode.engine.client import InProcessAsyncClient, LoopClient, ThreadClient  # noqa: E402
+from tritonode.engine.client import InProcessAsyncClient  # noqa: E402
 from tritonode.engine.engine import Engine  # noqa: E402
+from tritonode.engine.loop_client import LoopClient  # noqa: E402
+from tritonode.engine.run_request import run_request  # noqa: E402
 from tritonode.engine.settings import EngineSettings  # noqa: E402
+from tritonode.engine.thread_client import ThreadClient  # noqa: E402
 from tritonode.errors import BackendError  # noqa: E402
-from tritonode.triton.outlet import run_request  # noqa: E402
-from tritonode.vllm.api import (  # noqa: E402
-    EngineCoreOutput,
-    EngineCoreOutputs,
-    EngineDeadError,
-    FinishReason,
-    SamplingParams,
-    VLLMValidationError,
-)
+from tritonode.vllm.engine import EngineCoreOutput, EngineCoreOutputs, EngineDeadError, FinishReason  # noqa: E402
+from tritonode.vllm.requests import SamplingParams, VLLMValidationError  # noqa: E402
 
 WAIT = 20
 

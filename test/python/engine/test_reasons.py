@@ -12,7 +12,8 @@ pytest.importorskip("vllm")
 import serving
 import tiny_models
 from transformers import LlamaConfig
-from tritonode.vllm.api import EngineDeadError, SamplingParams
+from tritonode.vllm.engine import EngineDeadError
+from tritonode.vllm.requests import SamplingParams
 
 REASON = "the engine failed: RuntimeError: the test broke the engine"
 

@@ -13,7 +13,7 @@ import tiny_models
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, LlamaConfig
-from tritonode.vllm.api import PoolingParams
+from tritonode.vllm.requests import PoolingParams
 
 CONFIG = LlamaConfig(**tiny_models.SIZES, num_labels=2)
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 from tritonode.errors import SettingsError
-from tritonode.vllm.api import REQUEST_ERRORS
+from tritonode.vllm.requests import REQUEST_ERRORS
 
 NAMES = ("a", "b", "c", "nan")
 PROMPT = list(tiny_models.PROMPTS[0])

@@ -79,7 +79,7 @@ def test_what_vllm_would_leave_out_in_silence_is_refused(
     served: Any, adapters: dict[str, Path], tmp_path: Path, old: str, new: str
 ) -> None:
     path = _changed(adapters["absent"], tmp_path / "changed", lambda name: name.replace(old, new))
-    with pytest.raises(SettingsError, match=r"adapter 'changed'.*has no module '.*that vLLM takes adapters on"):
+    with pytest.raises(SettingsError, match=r"adapter 'changed'.*has no module '.*that vLLM accepts adapters for"):
         served.run(served.registry.load("changed", str(path)))
 
 

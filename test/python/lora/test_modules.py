@@ -12,7 +12,7 @@ environment.prepare()
 
 from tritonode.lora.files import inspect_adapter  # noqa: E402
 from tritonode.lora.modules import ModelModules, model_problems  # noqa: E402
-from tritonode.vllm.api import renames_weights  # noqa: E402
+from tritonode.vllm.lora import renames_weights  # noqa: E402
 
 VISION = "PaliGemmaForConditionalGeneration"
 HALVES = ("lora_A", "lora_B")
@@ -41,7 +41,7 @@ def test_names_go_through_vllms_mapping() -> None:
     for name in ("model.language_model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj"):
         assert model_problems(tensors(name), modules) == ()
     (tower,) = model_problems(tensors("model.vision_tower.layers.0.q_proj"), modules)
-    assert "no module 'model.vision_tower.layers.0.q_proj' that vLLM takes adapters on" in tower
+    assert "no module 'model.vision_tower.layers.0.q_proj' that vLLM accepts adapters for" in tower
     (misfit,) = model_problems(tensors("model.language_model.layers.0.self_attn.q_proj", rows=48), modules)
     assert "made for a base weight of [48, 32], this base model has [64, 32]" in misfit
 

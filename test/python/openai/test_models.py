@@ -17,7 +17,7 @@ from tritonode.errors import SettingsError
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.openai.arguments import serve_arguments
 from tritonode.openai.models import AdapterModels, CountingEngineClient, RegistryServingModels, public_name
-from tritonode.vllm.api import frontend_arg_types
+from tritonode.vllm.arguments import frontend_arg_types
 from tritonode.vllm.openai import BaseModelPath, EngineClient, ErrorResponse, VLLMNotFoundError
 from vllm.plugins.lora_resolvers.filesystem_resolver import FilesystemResolver
 

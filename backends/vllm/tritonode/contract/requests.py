@@ -11,14 +11,14 @@ from typing import Any
 from tritonode.errors import InvalidRequestError
 
 CHANNEL = "tritonode_channel"
-"""Request parameter: the channel that the pieces of a stream go to (deltas.py)."""
+"""Request parameter: the channel that the deltas of a stream go to (triton/deltas.py)."""
 HOST_REQUEST = "tritonode_request"
-"""Request parameter: what a tritonode host has to say beside the prompt, as JSON: `stream`, `sampling_parameters`,
-`returns` (names of RETURN_SWITCHES). In place of the tensors of the contract, each of which has its price."""
+"""Request parameter: what a tritonode host sends besides the prompt, as JSON: `stream`, `sampling_parameters`,
+`returns` (names of RETURN_SWITCHES). It replaces tensors of the contract, because every tensor costs time."""
 OPEN_CHANNEL = "tritonode_open_channel"
 """Request parameter: this request is the channel of that name."""
 CANCEL_TOKEN = "tritonode_cancel_token"
-"""Request parameter: what a tritonode host calls the request, to cancel it by and to know its pieces by."""
+"""Request parameter: the name by which a tritonode host cancels the request and recognises its deltas."""
 _HOST_PARAMETERS = (CANCEL_TOKEN, CHANNEL, OPEN_CHANNEL, HOST_REQUEST)
 RETURN_SWITCHES = (
     "return_finish_reason",
@@ -31,7 +31,7 @@ RETURN_SWITCHES = (
 
 @dataclass
 class RawRequest:
-    """The tensors of a request as Python values; nothing is judged yet but their encoding."""
+    """The tensors of a request as Python values. Only their encoding has been checked."""
 
     request_id: str
     text: str
@@ -108,7 +108,7 @@ def _read_host_request(request_id: str, text: str, images: list[str], host: dict
 
 
 def _take_host_parameters(parameters: str) -> tuple[str, dict[str, str]]:
-    """Part what a tritonode host adds to a request's parameters from the request's own."""
+    """Separate the request's own parameters from those that a tritonode host adds."""
     if "tritonode_" not in parameters:
         return parameters, {}
     values = json.loads(parameters)
@@ -126,7 +126,7 @@ def _decode(value: Any, name: str) -> str:
 
 
 def prepends_input(raw: RawRequest) -> bool:
-    """Whether the prompt is put in front of the output.
+    """Whether the output starts with the prompt.
 
     Without streaming it is, unless `exclude_input_in_output` is true. Streaming with an explicit false is an error.
     """

@@ -23,11 +23,11 @@ def finite_logprob(logprob: float) -> float:
 
 @dataclass
 class _Choice:
-    """What is known of one of the `n` choices after the responses sent so far."""
+    """The state of one of the `n` choices."""
 
     finish_reason: str = "None"
     cumulative_logprob: float = 0.0
-    # News since the last response.
+    # New since the last response.
     text: str = ""
     tokens: int = 0
     logprobs: list[Any] | None = None
@@ -37,7 +37,7 @@ class _Choice:
 class ResponseState:
     """Turns the outputs of one request into responses.
 
-    `n` choices are always reported in the order of their index: vLLM may hand on one choice at a time.
+    The `n` choices are always in the order of their index; vLLM may deliver one choice at a time.
     """
 
     returns: frozenset[str]
@@ -54,7 +54,7 @@ class ResponseState:
         self._choices = [_Choice() for _ in range(self.n)]
 
     def add(self, output: Any) -> None:
-        """Take in a `RequestOutput` whose texts, tokens and logprobs are deltas (or, without streaming, the whole).
+        """Add a `RequestOutput` whose texts, tokens and logprobs are deltas (or, without streaming, complete).
 
         Raises BackendError if vLLM ended the request with an error.
         """
@@ -77,7 +77,7 @@ class ResponseState:
                 choice.logprobs = [*(choice.logprobs or []), *completion.logprobs]
 
     def take(self, pb_utils: Any) -> list[Any]:
-        """The output tensors of a response with everything new; afterwards nothing is new."""
+        """The output tensors of a response with everything that is new since the last one."""
         choices = self._choices
         tensors = [_strings(pb_utils, "text_output", (self.prepend + choice.text for choice in choices))]
         returns = self.returns
@@ -93,12 +93,12 @@ class ResponseState:
                 tensors.append(_uint32(pb_utils, "num_input_tokens", [self.num_input_tokens]))
             if "return_num_output_tokens" in returns:
                 tensors.append(_uint32(pb_utils, "num_output_tokens", [choice.tokens for choice in choices]))
-        self._forget_news()
+        self._clear_new()
         return tensors
 
     def take_entry(self) -> list[Any]:
-        """The same for an entry of a channel (deltas.py), whatever of it was asked for: texts, finish reasons, numbers
-        of new tokens, the prompt's tokens; with logprobs the cumulative ones and their lists as JSON.
+        """The same as an entry of a channel (triton/deltas.py): texts, finish reasons, numbers of new tokens, number of
+        prompt tokens; with logprobs also the cumulative logprobs and the lists of logprobs as JSON.
         """
         choices = self._choices
         entry: list[Any] = [
@@ -110,10 +110,10 @@ class ResponseState:
         if self.returns & {"return_cumulative_logprob", "return_logprobs"}:
             entry.append([choice.cumulative_logprob for choice in choices])
             entry.append([_logprobs_json(choice.logprobs) for choice in choices])
-        self._forget_news()
+        self._clear_new()
         return entry
 
-    def _forget_news(self) -> None:
+    def _clear_new(self) -> None:
         for choice in self._choices:
             choice.text, choice.tokens, choice.logprobs = "", 0, None if choice.logprobs is None else []
         self.prepend = ""
@@ -148,7 +148,7 @@ def _logprobs_json(positions: list[Any] | None) -> str:
 
 
 def text_response(pb_utils: Any, text: str) -> Any:
-    """A response whose `text_output` is one string: control answers, the opening of a channel."""
+    """A response whose `text_output` is one string: the answer of a control request, or of opening a channel."""
     return pb_utils.InferenceResponse(output_tensors=[_strings(pb_utils, "text_output", [text])])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonode.coerce import CoercionError, allows_none, coerce
 from tritonode.errors import InvalidRequestError, did_you_mean
-from tritonode.vllm.api import (
+from tritonode.vllm.requests import (
     REQUEST_ERRORS,
     RequestOutputKind,
     SamplingParams,
@@ -20,14 +20,14 @@ from tritonode.vllm.api import (
 
 _TYPES = sampling_param_types()
 _STRUCTURED_TYPES = structured_output_types()
-# Beside vLLM's own names: the adapter (with its folder, to load it first), and vLLM's scheduling priority, which is an
-# argument of `generate` and no parameter.
+# In addition to vLLM's own names: the adapter (and its folder, to load it first), and vLLM's scheduling priority, which
+# is an argument of `generate` and not a sampling parameter.
 _REQUEST_KEYS: dict[str, Any] = {"lora_name": str | None, "lora_path": str | None, "priority": int}
 
 
 @dataclass
 class RequestParameters:
-    """Sampling parameters with what else travels beside them."""
+    """Sampling parameters, and the other settings of a request."""
 
     sampling: SamplingParams
     lora_name: str | None
@@ -64,7 +64,7 @@ def parse_sampling_parameters(text: str, *, stream: bool) -> RequestParameters:
         if value is None and not allows_none(hint):
             continue
         (own if key in _REQUEST_KEYS else typed)[key] = _typed(key, value, hint)
-    # Only what is new is sent on when streaming; without streaming nothing is needed before the end.
+    # Streaming needs deltas; without streaming only the final output is needed.
     typed["output_kind"] = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         sampling = SamplingParams(**typed)

@@ -1,4 +1,4 @@
-"""The inputs and outputs of the vLLM backend's contract, and ours beside them."""
+"""The inputs and outputs of the vLLM backend's contract, and this backend's own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ INPUTS: list[dict[str, Any]] = [
     _input("return_num_input_tokens", "TYPE_BOOL"),
     _input("return_num_output_tokens", "TYPE_BOOL"),
     _input("embedding_request", "TYPE_STRING"),
-    # Not in upstream's contract: see control.py.
+    # Not in upstream's contract: see triton/control.py.
     _input("control_request", "TYPE_STRING"),
-    # Not in upstream's contract: see asgi.py.
+    # Not in upstream's contract: see openai/http.py.
     _input("http_request", "TYPE_STRING", [-1]),
 ]
 
@@ -39,7 +39,7 @@ OUTPUTS: list[dict[str, Any]] = [
 
 
 def complete(config: Any) -> Any:
-    """Add what a model configuration leaves out (Triton's auto-completion); what it says stands."""
+    """Complete a model configuration (Triton's auto-completion). What it sets is kept."""
     present = config.as_dict()
     inputs = {entry["name"] for entry in present["input"]}
     outputs = {entry["name"] for entry in present["output"]}
@@ -49,7 +49,7 @@ def complete(config: Any) -> Any:
     for entry in OUTPUTS:
         if entry["name"] not in outputs:
             config.add_output(entry)
-    # vLLM batches by itself, and answers a request with many responses.
+    # vLLM forms batches itself, and a request gets many responses.
     config.set_model_transaction_policy({"decoupled": True})
     config.set_max_batch_size(0)
     return config

@@ -1,8 +1,8 @@
-"""What a CPU engine that is not compiled need not pay.
+"""Cheaper operators for CPU engines that run without ``torch.compile``.
 
-vLLM's CPU platform counts on ``torch.compile`` to fuse the small operators of a layer, and turns it off for engines
-with LoRA; ``enforce_eager`` turns it off too. Compiling costs the better part of a minute at each start, so here the
-uncompiled engine gets cheaper instead, through vLLM's own extension points:
+vLLM's CPU platform relies on ``torch.compile`` to fuse the small operators of a layer, and turns it off for engines
+with LoRA; ``enforce_eager`` turns it off too. Compiling takes most of a minute at each start. This module makes the
+uncompiled engine faster instead, through vLLM's own extension points:
 
 * an RMS norm is one call of ``libtritonode_punica``, registered with vLLM's IR (``register_impl`` and
   ``kernel_config.ir_op_priority``), instead of a dozen operators of torch. (vLLM has a C++ kernel too, but it wakes the
@@ -23,20 +23,38 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tritonode.vllm.layers import (
+    ColumnParallelLinear,
+    ColumnParallelLinearWithLoRA,
+    CompilationMode,
+    CPUDNNLGEMMHandler,
+    MergedColumnParallelLinear,
+    MergedColumnParallelLinearWithLoRA,
+    MergedQKVParallelLinearWithLoRA,
+    QKVParallelLinear,
+    QKVParallelLinearWithLoRA,
+    RotaryEmbedding,
+    RowParallelLinear,
+    RowParallelLinearWithLoRA,
+    SiluAndMul,
+    UnquantizedLinearMethod,
+    VllmConfig,
+    get_current_vllm_config_or_none,
+    ir,
+    op_registry_oot,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm.config import VllmConfig
 
 PROVIDER = "tritonode"
 FEW_ROWS = 32
-"""Up to here one thread turns a layer's heads sooner than several would start."""
+"""Up to this number one thread is faster than starting several."""
 
 
 def uncompiled(vllm_config: VllmConfig | None) -> bool:
     """Tell whether a configuration is of an engine that runs without torch.compile."""
-    from vllm.config import CompilationMode
-
     return vllm_config is not None and vllm_config.compilation_config.mode == CompilationMode.NONE
 
 
@@ -47,8 +65,6 @@ def extend_platform(platform_class: Any, direct: Callable[[], bool]) -> None:
         platform_class: vLLM's CPU platform.
         direct: whether the engine that is being built is one of them.
     """
-    from vllm.config import get_current_vllm_config_or_none
-
     _register_norms()
     _register_activation()
     _register_rotary()
@@ -78,7 +94,6 @@ def settle(vllm_config: VllmConfig) -> None:
 
 
 def _register_norms() -> None:
-    from vllm import ir
 
     def plain(x: torch.Tensor, weight: torch.Tensor | None, variance_size: int | None) -> bool:
         return (
@@ -119,9 +134,6 @@ def _register_norms() -> None:
 
 
 def _register_activation() -> None:
-    from vllm.model_executor.custom_op import op_registry_oot
-    from vllm.model_executor.layers.activation import SiluAndMul
-
     if "SiluAndMul" in op_registry_oot:
         return  # somebody else's
 
@@ -136,9 +148,6 @@ def _register_activation() -> None:
 
 
 def _register_rotary() -> None:
-    from vllm.model_executor.custom_op import op_registry_oot
-    from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
-
     if "RotaryEmbedding" in op_registry_oot:
         return  # somebody else's
 
@@ -167,8 +176,6 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def _matrix_of(linear: Any) -> Any:
     """Return the oneDNN matrix that a layer's ``cpu_linear`` multiplies by (vLLM keeps it in the closure), or None."""
-    from vllm._custom_ops import CPUDNNLGEMMHandler
-
     cells = [cell.cell_contents for cell in getattr(linear, "__closure__", None) or ()]
     return cells[0] if len(cells) == 1 and type(cells[0]) is CPUDNNLGEMMHandler else None
 
@@ -187,14 +194,6 @@ class _Plain:
 
 def _plain(base: Any) -> _Plain | None:
     """Return None for a layer that does more than multiply: quantised, of several ranks, or of a kind unknown here."""
-    from vllm.model_executor.layers.linear import (
-        ColumnParallelLinear,
-        MergedColumnParallelLinear,
-        QKVParallelLinear,
-        RowParallelLinear,
-        UnquantizedLinearMethod,
-    )
-
     bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
     # Exact types: a subclass may have a forward of its own.
     if type(base) not in bases or base.tp_size != 1:
@@ -210,8 +209,6 @@ def _plain(base: Any) -> _Plain | None:
 
 def _shorten_linears(direct: Callable[[], bool]) -> None:
     """Give each plain layer of an engine that is `direct` a short forward, once its weights are where they stay."""
-    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
-
     method: Any = UnquantizedLinearMethod
     process = method.process_weights_after_loading
 
@@ -253,14 +250,6 @@ def direct_forward(
         flags: ``flags[flag]`` is zero while no row of the step has an adapter that touches this layer.
         flag: this layer's place in `flags`.
     """
-    from vllm.lora.layers.column_parallel_linear import (
-        ColumnParallelLinearWithLoRA,
-        MergedColumnParallelLinearWithLoRA,
-        MergedQKVParallelLinearWithLoRA,
-        QKVParallelLinearWithLoRA,
-    )
-    from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
-
     known = (
         ColumnParallelLinearWithLoRA,
         MergedColumnParallelLinearWithLoRA,

@@ -1,9 +1,10 @@
-"""The C heap of this process: giving back to the kernel what is free in it.
+"""Returns free memory of this process's C heap to the kernel.
 
-Every step of the engine takes and frees tensors of some MiB (the logits of a batch), of another size for each size of
-batch. glibc soon serves such blocks from its heap and keeps what is freed between blocks that live on: 100 to 400 MiB
-after a burst of requests on the tests' tiny model. Fixed thresholds (MALLOC_MMAP_THRESHOLD_) would unmap each block at
-once, and cost a tenth to a fifth of the tokens per second there: the kernel clears every page of every step anew.
+Every step of the engine allocates and frees tensors of some MiB (the logits of a batch), in a different size for each
+batch size. glibc soon allocates such blocks on its heap, and keeps freed ones that lie between blocks in use: 100 to
+400 MiB after a burst of requests on the tests' tiny model. A fixed threshold (MALLOC_MMAP_THRESHOLD_) would unmap each
+block at once, and cost a tenth to a fifth of the tokens per second there, because the kernel clears the pages of every
+step.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 from collections.abc import Callable
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Not worth the 20 to 30 ms of a trim, and the page faults after it.
+# Less than this is not worth a trim of 20 to 30 ms and the page faults after it.
 _LITTLE = 64 << 20
 _PAUSE_SECONDS = 1.0
 
@@ -29,16 +30,16 @@ def resident_bytes() -> int:
 
 
 class Heap:
-    """Remembers how small the process was, and trims the heap when it has grown since."""
+    """Trims the heap when the process has grown since the last time."""
 
     def __init__(self) -> None:
         self._trim = _malloc_trim()
         self._least = 0
 
     def give_back(self) -> bool:
-        """Return free heap to the kernel if the process has grown by 64 MiB since the last time; whether it did.
+        """Return free heap to the kernel if the process has grown by 64 MiB since the last time. Tells whether it did.
 
-        Blocks for 0.1 ms per MiB that is free, and holds up every thread that allocates meanwhile: for quiet moments.
+        Blocks for 0.1 ms per free MiB, and blocks every thread that allocates in that time: call it when idle.
         """
         resident = resident_bytes()
         if self._trim is None or resident - self._least < _LITTLE:
@@ -49,7 +50,7 @@ class Heap:
         return True
 
     async def give_back_when_idle(self, is_idle: Callable[[], bool]) -> None:
-        """Give back whenever nothing runs at two looks in a row, a second apart. Runs until it is cancelled."""
+        """Call `give_back` whenever two checks in a row, a second apart, find the engine idle. Runs until cancelled."""
         was_idle = False
         while True:
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""GNU's OpenMP library, and what can be done to its threads from outside."""
+"""GNU's OpenMP library: its teams of threads, and the CPUs that they run on."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ class Gomp:
         return ids
 
 
-class Crowd:
-    """A second team of threads that sleeps.
+class SleepingTeam:
+    """A second team of threads that does nothing but sleep.
 
-    In a process with more OpenMP threads than CPUs libgomp lets a thread that waits look a hundred times for work, and
-    then sleep, whatever GOMP_SPINCOUNT says (its manual, under that name). A crowd makes that rule hold.
+    In a process with more OpenMP threads than CPUs, libgomp lets a waiting thread check for work a hundred times and
+    then sleep, whatever GOMP_SPINCOUNT says (libgomp's manual, under that name). This team makes that rule apply.
     """
 
     def __init__(self, gomp: Gomp, threads: int) -> None:
         self._gomp = gomp
         self._threads = threads
-        self._leave: threading.Event | None = None
+        self._end: threading.Event | None = None
 
-    def come(self) -> None:
-        """Start the team; nothing if it is there."""
-        if self._leave is None:
-            self._leave = threading.Event()
-            threading.Thread(target=self._stay, args=(self._leave,), name="openmp-crowd", daemon=True).start()
+    def start(self) -> None:
+        """Start the team. Does nothing if it runs."""
+        if self._end is None:
+            self._end = threading.Event()
+            threading.Thread(target=self._sleep, args=(self._end,), name="openmp-sleeping", daemon=True).start()
 
-    def go(self) -> None:
-        """End the team; nothing if there is none."""
-        if self._leave is not None:
-            self._leave.set()
-            self._leave = None
+    def stop(self) -> None:
+        """End the team. Does nothing if there is none."""
+        if self._end is not None:
+            self._end.set()
+            self._end = None
 
-    def _stay(self, leave: threading.Event) -> None:
+    def _sleep(self, end: threading.Event) -> None:
         self._gomp.start_team(self._threads)
-        leave.wait()
+        end.wait()
 
 
 class Binding:
-    """A CPU for each thread of a team.
+    """Binds each thread of a team to a CPU of its own.
 
     Args:
         team: ids of at most as many threads as there are CPUs that this process may use, the calling thread's first.
@@ -87,8 +87,8 @@ class Binding:
         for thread, cpu in zip(self._team[1:], others, strict=False):
             _allow(thread, {cpu})
 
-    def loosen(self) -> None:
-        """Let the first thread use all CPUs, so that it wakes up where there is room."""
+    def release_first(self) -> None:
+        """Let the first thread use all CPUs, so that it wakes up on one that is free."""
         _allow(self._team[0], self._all)
 
     def release(self) -> None:
@@ -96,8 +96,8 @@ class Binding:
         for thread in _threads_of_this_process():
             _allow(thread, self._all)
 
-    def free_strangers(self) -> None:
-        """Let threads that are new since the last call use all CPUs: each got those of the thread that started it."""
+    def release_new_threads(self) -> None:
+        """Let threads that started since the last call use all CPUs: each inherited its starter's CPU."""
         threads = _threads_of_this_process()
         for thread in threads - self._known:
             _allow(thread, self._all)
@@ -124,7 +124,7 @@ def _spread(cpus: set[int]) -> list[int]:
 
 
 def _siblings(cpu: int) -> str:
-    """Which CPUs share this one's core, as the kernel writes it; the CPU itself where that is not said."""
+    """Which CPUs share this one's core, as the kernel lists them; the CPU itself where it does not."""
     try:
         with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
             return file.read().strip()

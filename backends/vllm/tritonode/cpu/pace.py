@@ -1,10 +1,10 @@
-"""How the engine's OpenMP threads wait for each other, chosen by what else the machine has to do.
+"""How the engine's OpenMP threads wait for each other, depending on what else runs on the machine.
 
-A step is some hundred short parallel regions. On a machine that has nothing else to do it is quickest if each thread
-has a CPU of its own and waits for the next region awake. (Without CPUs of their own two of them meet on one after a
-rest, each waiting for the other while it has the CPU: 15 ms instead of 3, until the kernel parts them.) Where the host
-computes too, the thread that all wait for has no CPU, because they have it or because it may not take another: the
-engine nearly stops. So while others need the CPUs, threads may use any of them and sleep instead of waiting awake.
+A step consists of about a hundred short parallel regions. On an otherwise idle machine it is fastest if each thread has
+a CPU of its own and spins until the next region. (Without CPUs of their own, two threads can share one after a pause:
+each spins while the other needs the CPU, and a step takes 15 ms instead of 3 until the kernel separates them.) When the
+host computes too, the thread that the others wait for gets no CPU, because they occupy it or because it is bound to a
+busy one: the engine nearly stops. So while others need the CPUs, threads may use any CPU and sleep instead of spinning.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import contextlib
 import os
 import time
 
-from .openmp import Binding, Crowd, Gomp
+from .openmp import Binding, Gomp, SleepingTeam
 
-# Of a core. Others that take this much leave the team one thread that has to wait for its turn. The caller's own share
-# of a busy engine is a tenth of a core.
+# In cores. If others use this much, a thread of the team has to wait for a CPU. The host itself needs about a tenth of
+# a core to read from a busy engine.
 _BUSY_CORES = 0.35
 _QUIET_CORES = 0.2
-# The kernel counts in ticks of 10 ms: 25 of them are enough to tell the two apart.
+# The kernel counts in ticks of 10 ms; 25 ticks are enough to tell busy from quiet.
 _LOOK_SECONDS = 0.25
 
 
 class OtherLoad:
-    """CPU that other processes take on the CPUs that this one may use, counted from `begin` to `end` and on and on."""
+    """CPU time that other processes use on the CPUs that this process may use, counted between `begin` and `end`."""
 
     def __init__(self) -> None:
         self.cpus = {f"cpu{number}" for number in os.sched_getaffinity(0)}
@@ -40,7 +40,7 @@ class OtherLoad:
         self._last = self._now()
 
     def end(self) -> None:
-        """Count up to now, and then no more."""
+        """Count up to now, then stop counting."""
         try:
             self.count()
         finally:
@@ -57,7 +57,7 @@ class OtherLoad:
         self._others += busy - own
 
     def take(self) -> float:
-        """How many cores others used in the `seconds` that were counted, on average. Counting starts anew."""
+        """The average number of cores that others used in the `seconds` counted so far. Resets the count."""
         cores = max(0.0, self._others) / self.seconds if self.seconds > 0 else 0.0
         self.seconds = self._others = 0.0
         return cores
@@ -78,7 +78,7 @@ class OtherLoad:
 
 
 class Pace:
-    """Yields while others need the CPUs. Made and used on the thread that steps the engine, whose team it is.
+    """Makes the engine's threads yield while others need the CPUs. For the thread that steps the engine.
 
     Args:
         gomp: the OpenMP library.
@@ -89,27 +89,27 @@ class Pace:
     def __init__(self, gomp: Gomp, threads: int, bind: bool = True) -> None:
         self._load = OtherLoad()
         self._threads, self._cpus = threads, len(self._load.cpus)
-        # Enough for one thread more than there are CPUs; a team's first thread is counted by nobody.
-        self._crowd = Crowd(gomp, max(2, self._cpus - threads + 2))
+        # Enough for one thread more than there are CPUs; libgomp does not count a team's first thread.
+        self._sleeping = SleepingTeam(gomp, max(2, self._cpus - threads + 2))
         self._binding = Binding(gomp.team(threads)) if bind and threads <= self._cpus else None
         self._next = 0.0
         self._resting = True
         self.yielding = False
 
     def step(self) -> None:
-        """Called before each step of the engine; looks at the load four times a second, which takes 0.1 ms."""
-        # Without a descriptor or a thread left nothing is seen or changed, and the engine runs all the same.
+        """Called before each step of the engine. Measures the load four times a second, which takes 0.1 ms."""
+        # Without a free file descriptor or thread nothing is measured or changed; the engine runs on.
         with contextlib.suppress(OSError, RuntimeError):
             self._step()
 
     def rest(self) -> None:
-        """Called when the engine has nothing to do: what others do then does not hold it up."""
+        """Called when the engine has nothing to do. The load of others does not matter then."""
         with contextlib.suppress(OSError, RuntimeError):
             self._rest()
 
     def _step(self) -> None:
         if self._resting:
-            # Somebody waits for this step's token, the first one: the load is looked at later.
+            # A caller waits for the first token of this step, so the load is measured later.
             self._resting = False
             if self._binding is not None and not self.yielding:
                 self._binding.bind()
@@ -129,7 +129,7 @@ class Pace:
             return
         self._resting = True
         if self._binding is not None and not self.yielding:
-            self._binding.loosen()
+            self._binding.release_first()
         self._load.end()
         self._judge()
 
@@ -138,7 +138,7 @@ class Pace:
             return
         self.decide(self._load.take())
         if self._binding is not None:
-            self._binding.free_strangers()
+            self._binding.release_new_threads()
 
     def decide(self, others: float) -> None:
         """Yield, or stop yielding, by how many cores others use."""
@@ -147,9 +147,9 @@ class Pace:
             self.yielding = True
             if self._binding is not None:
                 self._binding.release()
-            self._crowd.come()
+            self._sleeping.start()
         elif missing < _QUIET_CORES and self.yielding:
             self.yielding = False
-            self._crowd.go()
+            self._sleeping.stop()
             if self._binding is not None and not self._resting:
                 self._binding.bind()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tritonode.vllm.layers import (
+    BaseLayerWithLoRA,
+    CompilationMode,
+    VllmConfig,
+)
+from tritonode.vllm.platform import current_platform
 
 from . import eager, lora_layers, punica_library
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
 
 logger = logging.getLogger("vllm.tritonode.punica")
 
@@ -49,9 +53,6 @@ def install(compile_model: bool | None = None) -> None:
 
     On other platforms (CUDA) this changes nothing: vLLM's own kernels serve there.
     """
-    from vllm.lora.layers.base import BaseLayerWithLoRA
-    from vllm.platforms import current_platform
-
     if not current_platform.is_cpu():
         return
     platform_class: Any = type(current_platform)
@@ -81,8 +82,6 @@ def install(compile_model: bool | None = None) -> None:
     check_and_update_config = platform_class.check_and_update_config
 
     def check_and_keep_compilation(cls: type, vllm_config: VllmConfig) -> None:
-        from vllm.config import CompilationMode
-
         wanted = vllm_config.compilation_config.mode
         check_and_update_config(vllm_config)
         if not kernels_available():

@@ -1,4 +1,4 @@
-"""LoRA on the CPU for vLLM: right for rows without an adapter, and fast.
+"""LoRA on the CPU for vLLM: correct for rows without an adapter, and fast.
 
 vLLM asks its platform for the class that adds LoRA to its layers (``current_platform.get_punica_wrapper()``);
 :func:`install` makes the CPU platform answer with :class:`PunicaWrapper`. No file of vLLM is changed.
@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
+
+from tritonode.vllm.layers import (
+    LoRAMapping,
+    PunicaWrapperBase,
+)
 
 from . import eager, platform, punica_library, punica_torch
 from .platform import install
@@ -26,7 +30,6 @@ from .punica_library import SAMPLED, TOKENS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vllm.lora.layers import LoRAMapping
 
 __all__ = ["PunicaWrapper", "install"]
 
@@ -73,7 +76,7 @@ class PunicaWrapper(PunicaWrapperBase):
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def register_layer(self, layer: Any) -> None:
-        """Take note of a LoRA layer: where its weights are, and each change of a slot's weights from now on.
+        """Register a LoRA layer: the addresses of its weights, and every later change to a slot's weights.
 
         Called by vLLM's ``set_mapping`` (see :func:`install`), once for each layer, after its weights were allocated.
         Layers of kinds that the CPU can't serve (mixture-of-experts) are left alone.
@@ -103,14 +106,14 @@ class PunicaWrapper(PunicaWrapperBase):
                 layer.forward = forward
 
     def _watch_slots(self, layer: Any, handle: int) -> None:
-        """Tell the kernels of each change of a slot's weights, and spare the zeroing of slots that are zero.
+        """Tell the kernels about each change to a slot's weights, and skip zeroing slots that are zero already.
 
-        An adapter that moves into a slot resets every layer of it that it does not touch; of the two vocabulary-sized
-        ones, which few adapters touch, that costs as much as all that is copied.
+        An adapter that moves into a slot resets every layer that it does not change. For the two vocabulary-sized
+        layers, which few adapters change, that takes as long as copying all of its weights.
         """
         library, engine = self._library, self._engine
         set_lora, reset_lora = layer.set_lora, layer.reset_lora
-        holds = [True] * self._slot_count  # nobody has looked yet
+        holds = [True] * self._slot_count  # not known yet
 
         @functools.wraps(reset_lora)
         def watched_reset(index: int) -> None:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from tritonode.vllm.api import (
-    AsyncEngineArgs,
-    AsyncLLM,
-    EngineCoreClient,
-    SamplingParams,
-    UsageContext,
-    fail_request,
-    is_cpu,
-)
+from tritonode.ranks import failure
+from tritonode.vllm.arguments import AsyncEngineArgs
+from tritonode.vllm.engine import AsyncLLM, Executor, UsageContext, VllmConfig, async_client, fail_request
+from tritonode.vllm.platform import is_cpu
+from tritonode.vllm.requests import SamplingParams
+from tritonode.vllm.tokenizing import tokenize_short_prompts_here
 
-from . import failure, no_network
-from .client import InProcessAsyncClient, make_client
+from . import no_network
+from .client import InProcessAsyncClient
 from .guard import refuse_fatal_requests
 from .llm import ReasonedLlm
+from .loop_client import LoopClient
 from .settings import EngineSettings
-from .tokenizing import tokenize_short_prompts_here
+from .thread_client import ThreadClient
 
 
 class Engine:
@@ -74,12 +72,12 @@ class Engine:
         args = AsyncEngineArgs(**self._settings.engine_args)
         config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
         self._report("load-model")
-        with _in_process_core(), failure.named():
+        with async_client(make_client), failure.named():
             self._llm = ReasonedLlm.from_vllm_config(
                 config,
                 usage_context=UsageContext.ENGINE_CONTEXT,
                 stat_loggers=self._stat_loggers or None,
-                # vLLM's own loggers write a line and a Prometheus sample per step to nobody.
+                # vLLM's own loggers would write a line and a Prometheus sample per step that nothing reads.
                 disable_log_stats=True,
             )
         tokenize_short_prompts_here(self._llm.renderer)
@@ -87,11 +85,11 @@ class Engine:
         self.client.on_request_failure = self._fail_request
 
     def _fail_request(self, request_id: str, failure: Exception) -> None:
-        """Hand a failure to the request that it is about; who waits for it takes it out of vLLM."""
+        """Give an error to the request that it belongs to. The request then aborts itself in vLLM."""
         fail_request(self.llm, request_id, failure)
 
     async def warm_up(self, lora_requests: list[Any]) -> None:
-        """Run a few tokens on the base model and on each given adapter: what is slow once is slow now."""
+        """Generate a few tokens on the base model and on each given adapter, because the first request is slow."""
         if "generate" not in await self.llm.get_supported_tasks():
             return
         vocabulary = min(97, self.llm.model_config.get_vocab_size())
@@ -108,7 +106,7 @@ class Engine:
             async for _ in self.llm.generate(prompt, params, f"warm-up-{position}", lora_request=lora_request):
                 pass
 
-        # Together, so that a mixed batch has run once.
+        # Concurrently, so that a mixed batch has run once.
         await asyncio.gather(*(run(position, *each) for position, each in enumerate(runs)))
         await self.llm.reset_prefix_cache()
 
@@ -139,23 +137,14 @@ class Engine:
             self._thread.join(10)
 
 
-@contextlib.contextmanager
-def _in_process_core() -> Iterator[None]:
-    """Make `AsyncLLM` take our client: it always asks this factory, which always starts another process."""
-    original = EngineCoreClient.make_async_mp_client
-
-    def make(vllm_config: Any, executor_class: Any, log_stats: bool, *_: Any, **__: Any) -> InProcessAsyncClient:
-        return make_client(vllm_config, executor_class, log_stats)
-
-    EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        EngineCoreClient.make_async_mp_client = original  # type: ignore[method-assign]
+def make_client(vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> InProcessAsyncClient:
+    """The client that fits the device; on the asyncio loop that will use it. Blocks until the core is built."""
+    on_loop = is_cpu() and vllm_config.parallel_config.world_size == 1
+    return (LoopClient if on_loop else ThreadClient)(vllm_config, executor_class, log_stats)
 
 
 def available_memory() -> int:
-    """Bytes of memory this process may still take: the machine's, or less where a control group bounds it."""
+    """Bytes of memory that this process may still allocate: the machine's, or less if a control group limits it."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -167,7 +156,3 @@ def available_memory() -> int:
         if limit != "max":
             available = min(available, int(limit) - current)
     return max(available, 0)
-
-
-def runs_on_cpu() -> bool:
-    return is_cpu()

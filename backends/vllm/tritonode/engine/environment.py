@@ -1,6 +1,6 @@
-"""Settings of the child process that must be in place before torch and vLLM are imported.
+"""Environment variables of this process that must be set before torch and vLLM are imported.
 
-They are the process's own: the stub runs only this model. Whatever the user has set in the environment stands.
+They affect no one else: the stub runs only this model. A variable that the user has set is left as it is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import socket
 
 from tritonode.errors import SettingsError
 
-# Each line: why the engine needs it when it runs inside somebody else's application.
+# Each comment says why the engine needs the setting inside another application.
 _DEFAULTS = {
-    # Telemetry and hub look-ups are network traffic that nobody asked for.
+    # No telemetry and no hub look-ups: the user asked for neither.
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "DO_NOT_TRACK": "1",
@@ -29,41 +29,35 @@ _DEFAULTS = {
     # A second process would bring ZMQ sockets and a second import of torch.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # Adapters come from folders; nothing may resolve a name against a hub.
+    # Adapters come from folders; no name is looked up on a hub.
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    # Threads bound to CPUs lose nearly all speed as soon as the host itself is busy on one of them: pace.py binds them
-    # while it is not.
+    # Bound threads lose nearly all their speed when the host is busy on one of their CPUs. cpu/pace.py binds them while
+    # it is not.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # How many times an idle OpenMP thread looks for work before it sleeps. This many are quickest on an idle host and
-    # starve a busy one, where pace.py makes it a hundred: docs/benchmarks.md has the figures.
+    # How many times an idle OpenMP thread checks for work before it sleeps. This value is fastest on an idle host and
+    # starves a busy one, where cpu/pace.py lowers it to a hundred: docs/benchmarks.md has the figures.
     "GOMP_SPINCOUNT": "20000",
-    # oneDNN keeps the last 1,024 matrix products that it has prepared, 0.3 MiB each. Each number of tokens in a step is
-    # another one, for each shape of weights: 300 MiB, in no time. Preparing one anew takes 0.2 to 0.5 ms.
+    # oneDNN caches the last 1,024 matrix products that it has prepared, 0.3 MiB each. Every number of tokens in a step
+    # needs its own for every shape of weights, so the cache soon takes 300 MiB. Preparing one takes 0.2 to 0.5 ms.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "TOKENIZERS_PARALLELISM": "false",
     # A progress bar writes carriage returns into the log.
     "TQDM_DISABLE": "1",
 }
 
-# Settings of how threads wait, and of where they run: a user who has set one has chosen.
+# How threads wait, and where they run. If the user has set one of these, the choice is the user's.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
-# For processes that pace.py is not at work in: a tenth slower on an idle host than the default.
+# For processes without cpu/pace.py: a tenth slower on an idle host than the default above.
 _UNPACED_SPINS = "2000"
 _users: set[str] = set()
 
 
 def prepare_vllm() -> None:
-    """Keep vLLM from compiling helpers of its sampler at their first use. Imports a part of vLLM; call it first.
+    """Set what must be set in vLLM itself before the rest of vLLM is imported."""
+    from tritonode.vllm.platform import compile_eagerly
 
-    On a CPU vLLM hands a handful of one-line functions to torch's inductor when they are first called: the first
-    request with logprobs took 10 s here, and would fail on a machine without a C++ compiler. The decorators read this
-    attribute when their modules are imported.
-    """
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        current_platform.simple_compile_backend = "eager"
+    compile_eagerly()
 
 
 def prepare() -> None:
@@ -87,10 +81,10 @@ def prepare() -> None:
 
 
 def waiting_is_ours(paced: bool) -> bool:
-    """Tell whether how long threads wait awake is left to this package, and settle it for processes that start later.
+    """Tell whether this package may choose how long threads spin, and set it for processes that start later.
 
     Args:
-        paced: whether this process's own threads are the engine's, so that :mod:`pace` can watch over them.
+        paced: whether the engine runs on threads of this process, so that `cpu.pace` can control them.
     """
     if any(name in _users for name in _WAITING):
         return False
@@ -100,14 +94,15 @@ def waiting_is_ours(paced: bool) -> bool:
 
 
 def binding_is_ours() -> bool:
-    """Tell whether which CPUs threads run on is left to this package."""
+    """Tell whether this package may choose the CPUs that threads run on."""
     return not any(name in _users for name in _BINDING)
 
 
 def report_crashes() -> None:
-    """On a fatal signal write Python's stacks to the log and die at once. For the main thread, after torch is imported.
+    """On a fatal signal, write Python's stacks to the log and end at once.
 
-    torch's own handler looks every C++ symbol up first: 1.4 s in which the host's requests would hang.
+    Call it on the main thread, after torch is imported. torch's own handler resolves every C++ symbol first, which
+    takes 1.4 s in which the host's requests would hang.
     """
     for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -115,7 +110,7 @@ def report_crashes() -> None:
 
 
 def check_addresses(world_size: int) -> None:
-    """Several ranks talk over sockets: loopback ones, or none. Raises SettingsError for any other address."""
+    """Check that the ranks of an engine connect over loopback only. Raises SettingsError for any other address."""
     if world_size == 1:
         return
     for name in ("VLLM_HOST_IP", "VLLM_LOOPBACK_IP", "MASTER_ADDR"):
@@ -126,10 +121,10 @@ def check_addresses(world_size: int) -> None:
             loopback = address == "localhost"
         if not loopback:
             raise SettingsError(
-                f"{name} is {address!r}: the ranks of a model talk over loopback here, nothing may listen elsewhere; "
+                f"{name} is {address!r}: the ranks of a model connect over loopback here and may not listen elsewhere; "
                 "unset it, or serve the model repository with a stock tritonserver"
             )
-    # gloo binds to what the host's name resolves to, NCCL to any interface but this one, unless they are told.
+    # By default gloo binds to the address of the host's name, and NCCL to any interface but loopback.
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
 

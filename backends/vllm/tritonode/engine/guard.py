@@ -1,8 +1,8 @@
-"""What vLLM takes into a batch and then dies of, for every request of the engine.
+"""Refuses requests that vLLM accepts and that then end the engine for all requests.
 
-vLLM checks sampling parameters when it builds them, but not that the numbers fit the integers that torch and the
-scheduler put them into: an overflow is raised in the middle of a step, where nobody knows whose it was. Found by
-the fuzzer in test/chaos/sharing.test.ts.
+vLLM validates sampling parameters, but not that the numbers fit the integer types of torch and the scheduler. An
+overflow is then raised in the middle of a step, where it cannot be attributed to a request. Found by the fuzzer in
+test/chaos/sharing.test.ts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tritonode.vllm.api import AsyncLLM, EngineCoreRequest, VLLMValidationError
+from tritonode.vllm.engine import AsyncLLM, EngineCoreRequest
+from tritonode.vllm.requests import VLLMValidationError
 
 # torch.Generator.manual_seed takes these; others overflow (torch/csrc/Generator.cpp).
 _MIN_SEED, _MAX_SEED = -(2**63), 2**64 - 1
@@ -19,7 +20,7 @@ _INT32_PARAMS = ("n", "max_tokens", "min_tokens", "top_k", "logprobs", "prompt_l
 
 
 def check_request(params: Any, priority: int) -> None:
-    """Raise vLLM's own VLLMValidationError, naming the parameter, for a request that must not reach the engine."""
+    """Raise VLLMValidationError, which names the parameter, for a request that must not reach the engine."""
     if not _MIN_INT32 <= priority <= _MAX_INT32:
         raise VLLMValidationError(f"priority must fit 32 bits, got {priority}")
     seed = getattr(params, "seed", None)
@@ -32,7 +33,7 @@ def check_request(params: Any, priority: int) -> None:
 
 
 def refuse_fatal_requests(llm: AsyncLLM) -> None:
-    """Check every request before vLLM notes it: one that is refused later stays in vLLM's lists."""
+    """Check every request before vLLM registers it. vLLM would not remove one that is refused later."""
     add_request = llm.add_request
 
     @functools.wraps(add_request)

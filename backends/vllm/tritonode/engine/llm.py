@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tritonode.vllm.api import AsyncLLM
+from tritonode.vllm.engine import AsyncLLM
 
 
 class ReasonedLlm(AsyncLLM):

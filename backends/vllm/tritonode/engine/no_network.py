@@ -1,8 +1,8 @@
-"""One rank needs no network: keep torch.distributed from opening any socket for it.
+"""Keeps torch.distributed from opening sockets for an engine of one rank.
 
-vLLM builds process groups even for a single rank, and the gloo backend opens about a dozen listening sockets on the
-loopback interface for them (and fails where there is no interface). torch ships a process-group backend named `fake`
-that talks to nobody; for one rank every collective is the identity, so it gives the same results.
+vLLM creates process groups even for a single rank, and for them the gloo backend opens about a dozen listening sockets
+on the loopback interface (and fails if there is no interface). torch has a process-group backend named `fake` that does
+not communicate. For one rank every collective operation is the identity, so the results are the same.
 """
 
 from __future__ import annotations

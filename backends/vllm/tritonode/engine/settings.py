@@ -1,4 +1,4 @@
-"""`model.json`: vLLM's engine arguments, as the tutorial writes them, for the vLLM that is installed."""
+"""Reads `model.json`, which holds vLLM's engine arguments, and `multi_lora.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tritonode.errors import SettingsError, did_you_mean
 ENGINE_ARGS_FILENAME = "model.json"
 MULTI_LORA_FILENAME = "multi_lora.json"
 
-# Keys that vLLM has had and no longer has; files in the wild still carry them. Each is ignored with a log line.
+# Keys of earlier versions of vLLM that existing files still contain. Each is ignored, with a line in the log.
 RETIRED_KEYS = frozenset(
     {
         "disable_log_requests",
@@ -43,7 +43,7 @@ RETIRED_KEYS = frozenset(
     }
 )
 
-# Ours, beside vLLM's own keys: stripped before vLLM sees them.
+# This backend's own keys, removed before vLLM gets the rest.
 OWN_KEYS: dict[str, Any] = {
     # Re-read multi_lora.json when it changes on disk.
     "watch_multi_lora": bool,
@@ -60,7 +60,7 @@ _CPU_BLOCK_SIZE = 32
 
 @dataclass
 class EngineSettings:
-    """What `model.json` and `multi_lora.json` say, checked and typed."""
+    """The contents of `model.json` and `multi_lora.json`, checked and typed."""
 
     engine_args: dict[str, Any]
     enable_lora: bool
@@ -76,7 +76,7 @@ class EngineSettings:
         )
 
     def take(self, names: Container[str]) -> dict[str, Any]:
-        """Take out the settings of these names: they are not the engine's."""
+        """Remove and return the settings of these names, which are not the engine's."""
         taken = {name: value for name, value in self.engine_args.items() if name in names}
         for name in taken:
             del self.engine_args[name]
@@ -155,7 +155,7 @@ def read_loras(model_directory: str) -> dict[str, str]:
     try:
         loras = _read_object(path)
     except FileNotFoundError:
-        # The tutorial promises this type and wording.
+        # The tutorial documents this type and this message.
         raise FileNotFoundError(f"Triton backend cannot find {path}.") from None
     for name, folder in loras.items():
         if not name or not isinstance(folder, str) or not folder:
@@ -164,9 +164,10 @@ def read_loras(model_directory: str) -> dict[str, str]:
 
 
 def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: int) -> list[str]:
-    """Fill in what `model.json` leaves open; returns a line for the log about each choice.
+    """Set defaults for what `model.json` does not set. Returns a line for the log about each of them.
 
-    vLLM's own defaults suit a server that owns the machine: one adapter slot, nearly all memory for the KV cache.
+    vLLM's own defaults are meant for a server with a machine of its own: one adapter slot, and nearly all memory for
+    the KV cache.
     """
     args = settings.engine_args
     notes: list[str] = []
@@ -175,15 +176,15 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
         args["max_loras"] = max(_LEAST_SLOTS, min(_MOST_SLOTS, len(settings.loras)))
         notes.append(f"max_loras = {args['max_loras']}: adapters that share one batch (set max_loras to change)")
     if settings.enable_lora and "max_cpu_loras" not in args:
-        # Twice the slots leave room to pin and to swap; host memory is taken as adapters come.
+        # Twice the slots leave room for pinned and evicted adapters. Host memory is allocated as adapters are loaded.
         args["max_cpu_loras"] = max(2 * args["max_loras"], min(_MOST_IN_HOST_MEMORY, len(settings.loras)))
-    # A progress bar's carriage returns have no place in a log.
+    # A progress bar would write carriage returns to the log.
     args.setdefault("use_tqdm_on_load", False)
     block_size = args.get("block_size")
     if on_cpu and block_size and block_size % _CPU_BLOCK_SIZE:
-        # vLLM's attention on the CPU takes multiples of 32 only; the tutorial's file says 16, made for GPUs.
+        # vLLM's attention on the CPU accepts multiples of 32 only. The tutorial's file is for GPUs and says 16.
         args["block_size"] = -(-block_size // _CPU_BLOCK_SIZE) * _CPU_BLOCK_SIZE
-        notes.append(f"block_size = {args['block_size']}, not {block_size}: vLLM's attention on the CPU asks for it")
+        notes.append(f"block_size = {args['block_size']}, not {block_size}: vLLM's attention on the CPU requires it")
     if on_cpu and "kv_cache_memory_bytes" not in args and "num_gpu_blocks_override" not in args:
         args["kv_cache_memory_bytes"] = default_kv_cache_bytes(available_memory)
         notes.append(
@@ -200,5 +201,5 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
 
 
 def default_kv_cache_bytes(available_memory: int) -> int:
-    """The KV cache's share of a host's memory when nothing is said: a tenth, within 256 MiB and 4 GiB."""
+    """The default size of the KV cache: a tenth of the available memory, at least 256 MiB and at most 4 GiB."""
     return max(_GIB // 4, min(4 * _GIB, available_memory // 10))

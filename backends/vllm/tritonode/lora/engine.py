@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tritonode.engine.client import InProcessAsyncClient
-from tritonode.engine.failure import reason
 from tritonode.errors import SettingsError
-from tritonode.vllm.api import LoRARequest, fail_request, local_worker, requests_on
-from tritonode.vllm.api import VLLMValidationError as RequestError
+from tritonode.ranks.failure import reason
+from tritonode.vllm.engine import fail_request, local_worker
+from tritonode.vllm.lora import LoRARequest, requests_on
+from tritonode.vllm.requests import VLLMValidationError as RequestError
 
 from . import manager
 from .manager import Counts
@@ -18,15 +19,15 @@ from .modules import ModelModules
 
 
 class AdapterEngine:
-    """vLLM's LoRA calls, and its least-recently-used caches of them. For the asyncio loop of the engine."""
+    """Loads, removes, pins and locates adapters in vLLM. For the asyncio loop of the engine."""
 
     def __init__(self, llm: Any, *, slots: int, host_capacity: int) -> None:
         self._llm = llm
         # Adapters that one batch can hold, and adapters whose weights host memory holds at once.
         self.slots = slots
         self.host_capacity = host_capacity
-        # Of several ranks: the adapters that were added and not removed, and what `refresh` found of them. All ranks
-        # do the same in the same order, so the first speaks for all.
+        # With several ranks: the adapters that were added and not removed, and where `refresh` found them. All ranks do
+        # the same in the same order, so the answer of the first is enough.
         self._added: set[int] = set()
         self._states: dict[int, str] = {}
         # Called with the id of an adapter that could not be read when a step needed it.
@@ -38,7 +39,7 @@ class AdapterEngine:
 
     @property
     def here(self) -> bool:
-        """Whether this process holds the model; else its ranks do, which have to be asked."""
+        """Whether the model is in this process. Otherwise it is in its ranks, which have to be asked."""
         return self._client.peek(lambda core: local_worker(core) is not None, False)
 
     async def _ask(self, function: Callable[..., Any], *args: Any) -> list[Any]:
@@ -54,9 +55,9 @@ class AdapterEngine:
         return modules  # type: ignore[no-any-return]
 
     def _failed_in_step(self, lora_id: int, failure: Exception) -> None:
-        """On the engine's thread: fail the requests on an adapter that the step has found unreadable, and them alone.
+        """Fail the requests on an adapter that a step could not read, and only those. Called on the engine's thread.
 
-        Before the step's outputs get to them: an error that waits to be taken is not replaced by an output.
+        They get the error before the outputs of the step, which do not replace it.
         """
         running = self._client.peek(lambda core: requests_on(core, lora_id), [])
         error = RequestError(f"the adapter could not be read again: {reason(failure)}")
@@ -92,11 +93,11 @@ class AdapterEngine:
             await self.add(request)
 
     async def refresh(self, lora_id: int | None = None) -> None:
-        """Bring what `locate` knows up to date: of one adapter, or of all. Ranks are asked only if need be."""
+        """Update the data of `locate`, for one adapter or for all. Asks the ranks only if necessary."""
         if self.here:
             return
         if lora_id is not None and lora_id in self._added and len(self._added) <= self.host_capacity:
-            # Nothing had to be evicted yet.
+            # Nothing has been evicted yet.
             self._states.setdefault(lora_id, "host")
             return
         self._states = (await self._ask(manager.states))[0]

@@ -1,7 +1,8 @@
-"""What is asked of vLLM's LoRA manager, in the process that holds the model: this one, or each of several ranks.
+"""Calls to vLLM's LoRA manager, in the process that holds the model: this one, or each of several ranks.
 
 Every function takes a worker of vLLM first, as `collective_rpc` calls them, and returns what can be pickled. None may
-raise for an adapter's sake: vLLM leaves the answers of the other ranks unread then, and takes them for the next call's.
+raise because of an adapter: vLLM would leave the answers of the other ranks unread, and take them for those of the next
+call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tritonode.vllm.api import LoRARequest, worker_lora_manager
+from tritonode.vllm.lora import (
+    LoRARequest,
+    in_memory,
+    in_slots,
+    loading,
+    pin,
+    replace_loading,
+    unpin,
+    worker_lora_manager,
+    zero_adapter,
+)
 
 from .modules import ModelModules, look_at
 from .weights import AdapterReader
@@ -25,17 +36,17 @@ class Counts:
 
 
 def watch(worker: Any, on_failure: Callable[[int, Exception], None] | None = None) -> ModelModules:
-    """Count each reading of an adapter's weights from now on, those in the middle of a step included; and speed it.
+    """Count each time an adapter's weights are read, in the middle of a step too, and read them faster.
 
     Args:
         worker: of vLLM.
-        on_failure: called with an adapter's id in the middle of a step that finds it unreadable. The step goes on with
-            weights of zero in its place, as it would end the engine otherwise: all that comes of them must be dropped.
+        on_failure: called with an adapter's id when a step cannot read it. The step continues with weights of zero,
+            because an error would end the engine. Its results for that adapter must be dropped.
     """
     manager = worker_lora_manager(worker)
     manager.tritonode_loads = 0
     manager.tritonode_adding = False
-    load = manager._load_adapter
+    load = loading(manager)
 
     def counted(request: LoRARequest) -> Any:
         manager.tritonode_loads += 1
@@ -45,15 +56,14 @@ def watch(worker: Any, on_failure: Callable[[int, Exception], None] | None = Non
             if manager.tritonode_adding or on_failure is None:
                 raise
             on_failure(request.lora_int_id, failure)
-            return manager._adapter_manager.create_dummy_lora(request.lora_int_id, 1, manager.embedding_modules)
+            return zero_adapter(manager, request.lora_int_id)
 
-    manager._load_adapter = counted
-    manager._lora_model_cls = AdapterReader().model_class()
+    replace_loading(manager, counted, AdapterReader().model_class())
     return look_at(manager)
 
 
 def add(worker: Any, request: LoRARequest) -> str | None:
-    """Load an adapter's weights; returns why they could not be."""
+    """Load an adapter's weights. Returns the reason if that failed."""
     manager = worker_lora_manager(worker)
     manager.tritonode_adding = True
     try:
@@ -67,34 +77,35 @@ def add(worker: Any, request: LoRARequest) -> str | None:
 
 def counts(worker: Any) -> Counts:
     manager = worker_lora_manager(worker)
-    return Counts(manager.tritonode_loads, len(manager._adapter_manager._registered_adapters))
+    return Counts(manager.tritonode_loads, len(in_memory(manager)))
 
 
 def set_pinned(worker: Any, lora_id: int, pinned: bool) -> bool:
-    """Keep an adapter's weights in host memory, or let them be evicted again; returns whether that was done.
+    """Keep an adapter's weights in host memory, or let them be evicted again. Returns whether that was done.
 
-    vLLM's own `pin_lora` also keeps the adapter's slot. Its scheduler does not know of that and fills a batch with as
-    many other adapters as there are slots, which then do not fit; so only host memory is pinned here.
+    vLLM's own `pin_lora` also keeps the adapter's slot. vLLM's scheduler ignores that and fills a batch with as many
+    other adapters as there are slots, which then do not fit. So only host memory is pinned here.
     """
-    registered = worker_lora_manager(worker)._adapter_manager._registered_adapters
+    manager = worker_lora_manager(worker)
     if not pinned:
-        registered._unpin(lora_id)
-    elif lora_id in registered:
-        registered.pin(lora_id)
+        unpin(manager, lora_id)
+    elif lora_id in in_memory(manager):
+        pin(manager, lora_id)
     else:
-        return False  # evicted by a step since it was loaded
+        return False  # a step has evicted it since it was loaded
     return True
 
 
 def states(worker: Any) -> dict[int, str]:
-    """Where the weights of each adapter are that is in memory: "slot" or "host"."""
-    cache = worker_lora_manager(worker)._adapter_manager
-    return {lora_id: "slot" if lora_id in cache._active_adapters else "host" for lora_id in cache._registered_adapters}
+    """Where the weights of each adapter in memory are: "slot" or "host"."""
+    manager = worker_lora_manager(worker)
+    slots = in_slots(manager)
+    return {lora_id: "slot" if lora_id in slots else "host" for lora_id in in_memory(manager)}
 
 
 def state(worker: Any, lora_id: int) -> str:
     """Where the weights of one adapter are: "slot", "host" (memory) or "disk"."""
-    cache = worker_lora_manager(worker)._adapter_manager
-    if lora_id in cache._active_adapters:
+    manager = worker_lora_manager(worker)
+    if lora_id in in_slots(manager):
         return "slot"
-    return "host" if lora_id in cache._registered_adapters else "disk"
+    return "host" if lora_id in in_memory(manager) else "disk"

@@ -1,7 +1,7 @@
-"""What the model that vLLM has built takes adapters on, asked of vLLM itself.
+"""The modules that the built model accepts adapters for, according to vLLM itself.
 
-vLLM's own check looks at the last part of a module's name alone; an adapter of a layer that the model does not have, or
-that vLLM does not wrap, it loads and then leaves out of the computation. So the names are held against its layers here.
+vLLM's own check compares only the last part of a module's name. An adapter for a layer that the model does not have, or
+that vLLM does not wrap, is loaded and then ignored. So this module compares the names with vLLM's layers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from tritonode.vllm.api import is_cpu, lora_layers, skips_lora_tensor, tensor_module
+from tritonode.vllm.lora import lora_layers, skips_lora_tensor, tensor_module
+from tritonode.vllm.platform import is_cpu
 
 from .checkpoint import Sizes, fits, misfit, other_vocabulary
 from .tensors import Tensors, layout_of, made_for, of_experts
@@ -33,7 +34,7 @@ class ModelModules:
     pooling: bool = False
 
     def add(self, other: ModelModules) -> None:
-        """Take in what another rank has: with pipeline parallelism each has its own layers."""
+        """Add the modules of another rank: with pipeline parallelism each rank has its own layers."""
         for module, sizes in other.sizes.items():
             self.sizes.setdefault(module, sizes)
         self.experts |= other.experts
@@ -71,7 +72,7 @@ def _sizes(layer: Any) -> list[Sizes]:
 
 @lru_cache(maxsize=256)
 def model_problems(tensors: Tensors, modules: ModelModules) -> tuple[str, ...]:
-    """What of an adapter vLLM would not compute on this model. Adapters of one recipe are looked at once."""
+    """The parts of an adapter that vLLM would ignore on this model. Adapters of one recipe are checked once."""
     layout, problems = layout_of(tensors), []
     if layout.heads - modules.heads:
         problems.append(
@@ -79,7 +80,7 @@ def model_problems(tensors: Tensors, modules: ModelModules) -> tuple[str, ...]:
             "(vLLM takes one for classifiers)"
         )
     for module, sides in layout.pairs.items():
-        # By the name of a tensor: a mapping may look at all of it.
+        # The whole name of a tensor, because a mapping may use all of it.
         tensor = f"base_model.model.{module}.lora_A.weight"
         if skips_lora_tensor(tensor, modules.skipped):
             continue
@@ -95,7 +96,7 @@ def model_problems(tensors: Tensors, modules: ModelModules) -> tuple[str, ...]:
         sizes = modules.sizes.get(name) or (modules.sizes.get(f"model.{name}") if modules.pooling else None)
         made = made_for(module, sides)
         if sizes is None:
-            problems.append(f"this model has no module '{module}' that vLLM takes adapters on")
+            problems.append(f"this model has no module '{module}' that vLLM accepts adapters for")
         elif made is not None and not fits(made, sizes):
             problems.append(misfit(module, made, sizes))
     for module, shape in layout.copies.items():

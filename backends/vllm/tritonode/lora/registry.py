@@ -1,4 +1,4 @@
-"""The adapters a model serves: names, versions, where each one is, and what it has served."""
+"""The adapters that a model serves: names, versions, where their weights are, and what they have served."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tritonode.errors import (
     UnsupportedError,
     did_you_mean,
 )
-from tritonode.vllm.api import LoRARequest, renames_weights
+from tritonode.vllm.lora import LoRARequest, renames_weights
 
 from .checkpoint import architectures
 from .engine import AdapterEngine
@@ -42,9 +42,9 @@ class Adapter:
     files: AdapterFiles
     request: LoRARequest
     pinned: bool = False
-    # Whether its weights have been read once, and were found good.
+    # Whether its weights have been read once without an error.
     tried: bool = False
-    # Why this version can no longer serve: its weights were gone when a step needed them.
+    # Why this version can no longer serve: its weights could not be read when a step needed them.
     broken: str | None = None
     retired: bool = False
     running: int = 0
@@ -55,7 +55,7 @@ class Adapter:
     loaded_at: float = field(default_factory=time.time)
 
     def as_dict(self, state: str) -> dict[str, Any]:
-        """The JSON form that `adapters.list` answers with; times are seconds since the epoch."""
+        """The JSON object that `adapters.list` returns. Times are in seconds since the epoch."""
         return {
             "name": self.name,
             "version": self.version,
@@ -76,9 +76,9 @@ class Adapter:
 
 
 class AdapterRegistry:
-    """Adapters by name. Lives on the asyncio loop of the engine; not for use from other threads once it serves.
+    """Adapters by name. Runs on the asyncio loop of the engine; no other thread may use it once the model serves.
 
-    Adapters are checked and registered before there is an engine (`register`), and served once it is `attach`ed.
+    Adapters are checked and registered before the engine is built (`register`), and served once it is `attach`ed.
     """
 
     def __init__(self, *, max_lora_rank: int, base_model: str) -> None:
@@ -89,13 +89,13 @@ class AdapterRegistry:
         self._current: dict[str, Adapter] = {}
         self._ids = itertools.count(1)
         self._versions: dict[str, int] = {}
-        # Called for each request that has ended on an adapter, with its name and what `record_adapter` takes.
+        # Called after each request on an adapter, with the adapter's name and the arguments of `record_adapter`.
         self.on_end: Callable[..., None] = lambda _name, **_measures: None
-        # Called after each change of what is served.
+        # Called after each change to the served adapters.
         self.on_change: Callable[[], None] = lambda: None
-        # One change of a name at a time; requests are not held up by it.
+        # One change to an adapter at a time. Requests do not wait for it.
         self._changing: dict[str, asyncio.Lock] = {}
-        # Adapters that are being pinned: their room is taken before their weights are loaded.
+        # Adapters that are being pinned. Their room is reserved before their weights are loaded.
         self._pinning: set[str] = set()
 
     def attach(self, engine: AdapterEngine) -> None:
@@ -103,15 +103,15 @@ class AdapterRegistry:
         engine.on_failure = self._could_not_be_read
 
     def _could_not_be_read(self, lora_id: int, failure: Exception) -> None:
-        """A step has computed with other weights than this version's, and may have cached what came of it."""
+        """Called after a step that used wrong weights for this version. The prefix cache may hold their results."""
         for adapter in self._current.values():
             if adapter.request.lora_int_id == lora_id:
                 adapter.broken = str(failure)
 
     def know(self, modules: ModelModules) -> list[SettingsError]:
-        """Hold all adapters, and those to come, against the model that vLLM has built; forgets those that do not fit.
+        """Check all adapters, and later ones, against the model that vLLM has built. Removes those that do not fit.
 
-        Returns why, for each of them.
+        Returns the reason for each of them.
         """
         self._modules = modules
         misfits = []
@@ -133,7 +133,7 @@ class AdapterRegistry:
         return list(self._current)
 
     def register(self, name: str, path: str) -> Adapter:
-        """Check the adapter's files and make it known, without loading its weights.
+        """Check the adapter's files and add it, without loading its weights.
 
         Raises SettingsError with the adapter's name and the reason.
         """
@@ -155,7 +155,7 @@ class AdapterRegistry:
         return files
 
     def _read(self, path: str) -> AdapterFiles:
-        """An adapter's headers and what is wrong with them, for the model where there is one, else for its files."""
+        """An adapter's headers and their problems: with the built model, or before that with its checkpoint."""
         modules = self._modules
         if modules is None:
             return inspect_adapter(
@@ -184,16 +184,16 @@ class AdapterRegistry:
         return adapter
 
     async def for_request(self, name: str, path: str | None) -> Adapter:
-        """The adapter that a request names; one that brings its own path is loaded first, if it is not known yet.
+        """The adapter that a request names. If the request has a path and the adapter is not loaded, loads it first.
 
-        Raises SettingsError when its files have changed or gone since they were checked: vLLM would find that out in
-        the middle of a step, and the engine would die of it for everyone.
+        Raises SettingsError when the files have changed or are missing since they were checked. vLLM would find that
+        out in the middle of a step, which would end the engine for all requests.
         """
         if path is not None and name not in self._current:
             try:
                 await self.load(name, path)
             except AlreadyExistsError:
-                pass  # Another request brought it in the meantime.
+                pass  # Another request has loaded it in the meantime.
         adapter = self.get(name)
         if path is not None and os.path.realpath(path) != os.path.realpath(adapter.files.path):
             raise AlreadyExistsError(
@@ -203,7 +203,7 @@ class AdapterRegistry:
         return adapter
 
     async def _check_on_disk(self, adapter: Adapter) -> None:
-        """For an adapter that is not in memory: what is wrong with it must come up now, not in a step."""
+        """Check an adapter that is not in memory, so that its problems are found now and not in a step."""
         lora_id = adapter.request.lora_int_id
         self._refuse_broken(adapter)
         await self.engine.refresh(lora_id)
@@ -215,10 +215,10 @@ class AdapterRegistry:
                 "checked; replace the adapter or unload it"
             )
         if not adapter.tried:
-            # There was no room for it when the model started: nobody has read its weights yet.
+            # There was no room for it when the model started: its weights have not been read yet.
             await self.warm(adapter)
         elif not self.engine.here:
-            # In a step of several ranks an error would end the engine.
+            # With several ranks, an error in a step would end the engine.
             await self._add(adapter)
 
     def _refuse_broken(self, adapter: Adapter) -> None:
@@ -243,7 +243,7 @@ class AdapterRegistry:
     async def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
         """Check, load and publish an adapter while requests run.
 
-        With `replace` an adapter of that name is superseded: requests that run on the old version finish with it.
+        With `replace` it takes the place of the adapter of that name. Running requests finish with the old version.
         """
         async with self._changing.setdefault(name, asyncio.Lock()):
             previous = self._current.get(name)
@@ -254,7 +254,7 @@ class AdapterRegistry:
             if previous is None and replace:
                 near = did_you_mean(name, self._current)
                 raise NotFoundError(f"there is no adapter '{name}' to replace{near}")
-            # Reading headers is quick, but the disk may not be.
+            # On a thread: headers are small, but the disk may be slow.
             adapter = self._new_version(name, await asyncio.to_thread(self._inspect, name, path))
             await self.warm(adapter)
             if previous is not None and previous.pinned:
@@ -267,7 +267,7 @@ class AdapterRegistry:
             return adapter
 
     async def unload(self, name: str) -> Adapter:
-        """Forget an adapter; requests that run on it finish first, new ones do not find it."""
+        """Remove an adapter. Running requests finish first; new ones do not find it."""
         async with self._changing.setdefault(name, asyncio.Lock()):
             adapter = self.get(name)
             if adapter.pinned:
@@ -280,8 +280,7 @@ class AdapterRegistry:
     async def pin(self, name: str, pinned: bool) -> Adapter:
         """Keep an adapter's weights in host memory, or let them be evicted again.
 
-        As many as a batch can hold must stay free to come and go: what host memory holds beyond that many can be
-        pinned.
+        Host memory must have room for as many unpinned adapters as a batch can hold; the rest of it can be pinned.
         """
         async with self._changing.setdefault(name, asyncio.Lock()):
             adapter = self.get(name)
@@ -298,10 +297,10 @@ class AdapterRegistry:
 
     @contextlib.contextmanager
     def _room_to_pin(self, name: str) -> Iterator[None]:
-        """Hold room for one more pinned adapter while it is pinned; raises UnsupportedError where there is none.
+        """Reserve room for one more pinned adapter while it is being pinned. Raises UnsupportedError if there is none.
 
-        Pins run at the same time: each counts those that have begun. Otherwise they could pin all of host memory, and
-        the next adapter to be loaded would find no room in the middle of a step.
+        Adapters can be pinned concurrently, so each call counts those that have begun. Otherwise they could pin all of
+        host memory, and the next adapter to be loaded would find no room in the middle of a step.
         """
         room = self.engine.host_capacity - self.engine.slots
         pinned = {each.name for each in self._current.values() if each.pinned}
@@ -333,7 +332,7 @@ class AdapterRegistry:
     async def end(
         self, adapter: Adapter, *, tokens: int, failed: bool, first_token: float | None = None, total: float = 0.0
     ) -> None:
-        """Count a request that has ended; the last one on a retired version frees its weights. Times in seconds."""
+        """Count a request that has ended. The last one on a retired version frees its weights. Times are in seconds."""
         self.on_end(adapter.name, tokens=tokens, first_token=first_token, total=total, failed=failed)
         adapter.running -= 1
         adapter.tokens += tokens
@@ -346,7 +345,7 @@ class AdapterRegistry:
             await self.engine.remove(adapter.request.lora_int_id)
 
     def entries(self) -> list[Entry]:
-        """What is served now, for the ledger."""
+        """The served adapters, to be saved for a restart."""
         return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
 
     async def describe(self, *adapters: Adapter) -> list[dict[str, Any]]:
@@ -357,7 +356,7 @@ class AdapterRegistry:
         return await self.describe(*self._current.values())
 
     async def inspect(self, path: str) -> dict[str, Any]:
-        """What an adapter's folder holds and whether it would load here. Reads all of it, on a thread."""
+        """What an adapter's folder contains and whether it would load here. Reads all of it, on a thread."""
         return await asyncio.to_thread(self._look_at, path)
 
     def _look_at(self, path: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What one child of a model leaves for the next: the adapters it served. And whether there will be a next one.
+"""The adapters that a model serves, saved for the process that replaces this one after a crash.
 
-When the engine's process dies, the host starts another one for the same model; it finds here what was loaded, replaced,
-unloaded and pinned at run time, by whichever door. The file lies in the host's private folder: a stock tritonserver has
-none, and nothing is written there.
+When the engine's process dies, the host starts another one for the same model. It reads here which adapters were
+loaded, replaced, unloaded and pinned at run time, through whichever API. The file is in the host's private folder. A
+stock tritonserver has no such folder, and nothing is written then.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Entry:
     pinned: bool = False
 
 
-class Ledger:
-    """The adapters of one model, in a file or, with no folder, nowhere."""
+class SavedAdapters:
+    """The adapters of one model in a file. Without a private folder it saves nothing."""
 
     def __init__(self, private_directory: str | None, model: str) -> None:
         self._folder = os.path.join(private_directory, "models", model) if private_directory else None
@@ -32,22 +32,22 @@ class Ledger:
 
     @property
     def restarts(self) -> bool:
-        """Whether the host starts another child when this one dies (its option `restart`)."""
+        """Whether the host starts another process when this one dies (its option `restart`)."""
         return self._folder is not None and os.path.exists(os.path.join(self._folder, "restart"))
 
     def read(self) -> list[Entry] | None:
-        """What the model served when its last child died; None when it starts anew."""
+        """What the model served when its last process died; None on a first start."""
         if self._path is None:
             return None
         try:
             with open(self._path, encoding="utf-8") as file:
                 return [Entry(str(each["name"]), str(each["path"]), bool(each["pinned"])) for each in json.load(file)]
         except (OSError, ValueError, TypeError, KeyError):
-            # A child that was killed while it wrote leaves the old file or none: it is moved into place.
+            # Files are moved into place: a process that is killed while it writes leaves the old file, or none.
             return None
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """Replace the file's content. A full disk costs the run-time adapters after a crash, not the request."""
+        """Replace the file's content. On a full disk the change is not saved; the request does not fail."""
         if self._path is None:
             return
         beside = f"{self._path}.{os.getpid()}"
@@ -58,7 +58,7 @@ class Ledger:
             os.replace(beside, self._path)
 
     def remove(self) -> None:
-        """The model was told to end: its next load starts anew."""
+        """Delete the file: the model is being unloaded, and its next load is a first start."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)

@@ -1,9 +1,9 @@
-"""A quicker reading of an adapter's weights, for engines that meet more adapters than host memory holds.
+"""Reads an adapter's weights faster than vLLM, for engines with more adapters than host memory holds.
 
-vLLM reads an adapter in the middle of a step, tensor by tensor: 420 small ones for a model of 30 layers, each with a
-Python call to read it, two to make out its name, and one to scale it. Adapters of one training recipe have the same
-safetensors header, byte for byte. So the first of them is read by vLLM, with all of vLLM's checks, and what its names
-mean is kept; the next are one read, one conversion and views.
+vLLM reads an adapter in the middle of a step, tensor by tensor: 420 small ones for a model of 30 layers, each with one
+Python call to read it, two to parse its name and one to scale it. Adapters of one training recipe have identical
+safetensors headers. So vLLM reads the first of them, with all its checks, and the meaning of its names is kept. The
+following ones need one read, one conversion and views.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tritonode.vllm.api import LoRALayerWeights, LoRAModel, pins_memory, tensor_module
+from tritonode.vllm.lora import LoRALayerWeights, LoRAModel, pins_memory, tensor_module
 
 from .files import WEIGHTS_FILENAME
 
@@ -38,7 +38,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the bytes after a header are: tensors of one data type, one behind the other."""
+    """The data after a header: tensors of one data type, one after the other."""
 
     dtype: torch.dtype
     tensors: list[_Tensor]
@@ -52,7 +52,7 @@ class AdapterReader:
     """Reads the adapters of one engine: one base model, one set of LoRA modules, one mapping of names."""
 
     def __init__(self) -> None:
-        # None: a file of this header is vLLM's to read.
+        # None: vLLM has to read files with this header.
         self._layouts: OrderedDict[bytes, _Layout | None] = OrderedDict()
 
     def model_class(self) -> type[LoRAModel]:

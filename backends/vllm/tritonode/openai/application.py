@@ -1,7 +1,7 @@
 """vLLM's own OpenAI application over this backend's engine: built as `vllm serve` builds it, but never listening.
 
 The application's FastAPI routes, their state and their error handling are vLLM's; only its list of models is replaced
-(`asgi_models`).
+(`models`).
 """
 
 from __future__ import annotations
@@ -20,33 +20,29 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 
 def import_application() -> None:
     """Import what `build_application` needs: FastAPI and the routes, about a second."""
-    from . import models as asgi_models  # noqa: F401
+    from . import models  # noqa: F401
 
 
 async def build_application(llm: Any, args: Any, registry: AdapterRegistry | None, model_name: str) -> Application:
-    """Build the application on the engine's loop; `args` are those of `asgi_arguments.serve_arguments`."""
+    """Build the application on the engine's loop. `args` come from `arguments.serve_arguments`."""
     # Not at the top: see `import_application`.
-    from tritonode.vllm import openai as asgi_vllm
+    from tritonode.vllm import openai
 
-    from . import models as asgi_models
+    from . import models
 
-    # As the engine settled it: the reasoning parser has been put in, an object has become vLLM's own type.
+    # The engine's own: it has the reasoning parser, and vLLM's type instead of an object.
     args.structured_outputs_config = llm.vllm_config.structured_outputs_config
-    models = asgi_models.AdapterModels(registry)
-    client = asgi_models.CountingEngineClient(llm, models)
+    adapters = models.AdapterModels(registry)
+    client = models.CountingEngineClient(llm, adapters)
     tasks = await llm.get_supported_tasks()
-    app: Any = asgi_vllm.build_app(args, tasks, llm.model_config)
-    original = asgi_vllm.app_state.OpenAIServingModels
-    asgi_vllm.app_state.OpenAIServingModels = asgi_models.RegistryServingModels  # type: ignore[misc]
-    try:
-        await asgi_vllm.app_state.init_app_state(client, app.state, args, tasks)  # type: ignore[arg-type]
-    finally:
-        asgi_vllm.app_state.OpenAIServingModels = original  # type: ignore[misc]
+    app: Any = openai.build_app(args, tasks, llm.model_config)
+    with openai.serving_models(models.RegistryServingModels):
+        await openai.app_state.init_app_state(client, app.state, args, tasks)  # type: ignore[arg-type]
     serving = app.state.openai_serving_models
-    serving.follow(models)
+    serving.follow(adapters)
     if args.served_model_name is None:
-        # The name in Triton beside vLLM's own default, the path that the model was loaded from.
-        serving.base_model_paths.append(asgi_vllm.BaseModelPath(name=model_name, model_path=args.model))
-    # vLLM's error handler tells its server to end when the engine is dead; here the host decides.
+        # The name in Triton, in addition to vLLM's default, which is the path of the model.
+        serving.base_model_paths.append(openai.BaseModelPath(name=model_name, model_path=args.model))
+    # vLLM's error handler ends its server when the engine is dead; here the host decides.
     app.state.server = SimpleNamespace(should_exit=False)
     return app  # type: ignore[no-any-return]

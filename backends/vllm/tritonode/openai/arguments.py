@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tritonode.errors import SettingsError, did_you_mean
-from tritonode.vllm.api import (
-    REQUEST_ERRORS,
+from tritonode.vllm.arguments import (
     AsyncEngineArgs,
     FlexibleArgumentParser,
     ReasoningParserManager,
@@ -14,12 +13,13 @@ from tritonode.vllm.api import (
     make_arg_parser,
     validate_parsed_serve_args,
 )
+from tritonode.vllm.requests import REQUEST_ERRORS
 
 
 def serve_arguments(engine_args: dict[str, Any], frontend_args: dict[str, Any]) -> Any:
-    """The namespace that vLLM's application reads, with vLLM's own defaults for whatever is not said.
+    """The namespace that vLLM's application reads, with vLLM's own defaults for what is not set.
 
-    `frontend_args` are the arguments beside the engine's (`vllm_api.frontend_arg_types`).
+    `frontend_args` are the arguments other than the engine's (`frontend_arg_types`).
 
     Raises SettingsError for arguments that do not fit together and for a parser that vLLM does not have.
     """
@@ -30,7 +30,7 @@ def serve_arguments(engine_args: dict[str, Any], frontend_args: dict[str, Any]) 
             setattr(args, name, getattr(engine, name))
     for name, value in frontend_args.items():
         setattr(args, name, value)
-    # Whoever can call this function is in: a VLLM_API_KEY of the environment is meant for a server.
+    # No API key: VLLM_API_KEY in the environment is meant for a server, and this application has no port.
     args.api_key = [""]
     if isinstance(args.served_model_name, str):
         args.served_model_name = [args.served_model_name]

@@ -24,7 +24,7 @@ class HttpRequest:
     target: str
     headers: list[tuple[bytes, bytes]]
     body: bytes
-    # Bytes of the response's body that may be under way unread; None: no bound.
+    # Bytes of the response's body that may be sent before they are acknowledged; None: no limit.
     window: int | None = None
 
     @classmethod
@@ -72,7 +72,7 @@ class HttpRequest:
 
 
 class HttpCall:
-    """One request on its way through the application. Lives on the engine's loop."""
+    """One request to the application. Runs on the engine's loop."""
 
     def __init__(self, request: HttpRequest, send: Send) -> None:
         self._request = request
@@ -86,9 +86,9 @@ class HttpCall:
         self._room = asyncio.Event()
 
     async def run(self, application: Any) -> None:
-        """Call the application and send its response; raises what the application raised without having answered.
+        """Call the application and send its response. Raises what the application raised before it had answered.
 
-        When the calling task is cancelled, the application is told that its client is gone, and waited for.
+        When the calling task is cancelled, the application gets a disconnect, and this waits until it ends.
         """
         task = asyncio.ensure_future(application(self._request.scope(), self._receive, self._send))
         try:
@@ -127,7 +127,7 @@ class HttpCall:
         if message["type"] == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", [])]
             self._head = _encode_head(message["status"], headers)
-            # A body of known length comes at once: its head travels with it. Otherwise the head goes first.
+            # A body of known length follows at once, so its head is sent with it. Otherwise the head is sent first.
             if not any(name.lower() == b"content-length" for name, _ in headers):
                 await self._flush([], final=False)
         elif message["type"] == "http.response.body":
@@ -156,7 +156,7 @@ def _encode_head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     return json.dumps({"status": status, "headers": pairs}).encode()
 
 
-# An application that was told that its client is gone ends within a step of the engine; this is for one that does not.
+# After a disconnect an application ends within a step of the engine. This limit is for one that does not.
 _END_SECONDS = 5.0
 
 
@@ -166,5 +166,5 @@ async def _end(task: asyncio.Future[None]) -> None:
         task.cancel()
         await asyncio.wait([task], timeout=_END_SECONDS)
     if task.done() and not task.cancelled():
-        # Retrieved, so that asyncio does not report it: nobody waits for this answer.
+        # Retrieved, so that asyncio does not report it.
         task.exception()

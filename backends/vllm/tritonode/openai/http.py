@@ -4,8 +4,9 @@ The request tensor holds one or two elements: a JSON head `{"method", "path", "h
 path with its query) and the body. The output `http_response` is a stream: the first response's first element is the
 JSON head `{"status", "headers"}`; all other elements, in order, are the body. The final response ends the body.
 
-A client that may fall behind sends `"window": bytes` in its head, and tells what it has read by further requests with
-the head `{"read": request id, "bytes": count}`; the application waits while more than the window is unread.
+A client that needs flow control sends `"window": bytes` in its head, and acknowledges what it has read by further
+requests with the head `{"read": request id, "bytes": count}`. The application waits while more than the window is
+unread.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
-
-import numpy as np
 
 from tritonode.contract.sampling import parse_object
 from tritonode.errors import BackendError, InvalidRequestError
 from tritonode.lora.registry import AdapterRegistry
-from tritonode.triton.senders import Sender
 
 from .call import HttpCall, HttpRequest
 
-# How long the engine has had nothing to do before the application is built ahead.
+# How long the engine must be idle before the application is built in advance.
 _IDLE_SECONDS = 2.0
 
 
-class HttpDoor:
-    """Answers `http_request`s. Lives on the engine's loop."""
+# Sends elements of `http_response`; the flag says that they are the last.
+Send = Callable[[list[bytes], bool], Awaitable[None]]
+
+
+class HttpHandler:
+    """Answers `http_request`s. Runs on the engine's loop."""
 
     def __init__(
         self,
@@ -38,34 +40,32 @@ class HttpDoor:
         registry: AdapterRegistry | None,
         model_name: str,
         args: Any,
-        pb_utils: Any,
     ) -> None:
         self._llm = llm
         self._registry = registry
         self._model_name = model_name
         self._args = args
-        self._pb_utils = pb_utils
         self._building: asyncio.Task[Any] | None = None
         self._calls: dict[str, HttpCall] = {}
 
     async def prepare(self) -> Any:
-        """The application, built once; raises what building it raised, each time."""
+        """The application, built once. If building it failed, raises that error each time."""
         if self._building is None:
-            # A task of its own: the first request's end must not end the building for the others.
+            # A separate task: cancelling the first request must not cancel building for the others.
             self._building = asyncio.ensure_future(self._build())
         return await asyncio.shield(self._building)
 
     async def prepare_when_idle(self, is_idle: Callable[[], bool]) -> None:
-        """Build the application ahead of the first request, but not while the engine works.
+        """Build the application before the first request, but not while the engine works.
 
-        Importing FastAPI and the routes takes about a second of Python that a start without them need not wait for,
-        and that running requests would feel.
+        Importing FastAPI and the routes takes about a second of Python, which would delay the start or slow down
+        running requests.
         """
         while self._building is None:
             await asyncio.sleep(_IDLE_SECONDS)
             if is_idle():
                 with contextlib.suppress(Exception):
-                    # What it failed with is said to the first request.
+                    # The first request gets the error.
                     await self.prepare()
 
     async def _build(self) -> Any:
@@ -75,16 +75,16 @@ class HttpDoor:
         await asyncio.to_thread(import_application)
         return await build_application(self._llm, self._args, self._registry, self._model_name)
 
-    async def serve(self, request_id: str, parts: list[bytes], sender: Sender) -> None:
-        """Answer one request; raises BackendError for one that is none."""
+    async def serve(self, request_id: str, parts: list[bytes], send: Send) -> None:
+        """Answer one request; raises BackendError if it is not a valid one."""
         head = _parse_head(parts)
         if "read" in head:
             self._note_read(head)
-            await self._send(sender, [], final=True)
+            await send([], True)
             return
         request = HttpRequest.parse(head, parts[1] if len(parts) > 1 else b"")
         application = await self.prepare()
-        call = HttpCall(request, lambda parts, final: self._send(sender, parts, final=final))
+        call = HttpCall(request, send)
         self._calls[request_id] = call
         try:
             await call.run(application)
@@ -102,21 +102,10 @@ class HttpDoor:
         count = head.get("bytes")
         if not isinstance(head["read"], str) or type(count) is not int or count < 0:
             raise InvalidRequestError(f"http_request: a read needs a request id and 'bytes', got {str(head)[:80]}")
-        # One that has ended needs no room any more.
+        # The request may have ended.
         call = self._calls.get(head["read"])
         if call is not None:
             call.read(count)
-
-    async def _send(self, sender: Sender, parts: list[bytes], *, final: bool) -> None:
-        channel = sender.channel
-        if channel is not None:
-            if not final:
-                await channel.room()
-            # Latin-1 gives every byte a character of its own, so that JSON can carry a body of whatever bytes.
-            sender.put_entry(channel, [[part.decode("latin-1") for part in parts]], final=final)
-            return
-        tensor = self._pb_utils.Tensor("http_response", np.array(parts, dtype=object))
-        await sender.send(self._pb_utils.InferenceResponse(output_tensors=[tensor]), final=final)
 
 
 def _parse_head(parts: list[bytes]) -> dict[str, Any]:

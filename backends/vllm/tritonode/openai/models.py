@@ -16,7 +16,7 @@ from typing import Any
 
 from tritonode.errors import AlreadyExistsError, BackendError
 from tritonode.lora.registry import Adapter, AdapterRegistry
-from tritonode.vllm.api import LoRARequest
+from tritonode.vllm.lora import LoRARequest
 from tritonode.vllm.openai import (
     EngineClient,
     ErrorResponse,
@@ -118,7 +118,6 @@ class RegistryServingModels(OpenAIServingModels):
             await adapters.unload(name)
             return f"Success: LoRA adapter '{name}' removed successfully."
 
-
     async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
         """Ask vLLM's resolvers (plugins) for an adapter. What they find is loaded by the registry.
 
@@ -146,9 +145,7 @@ class RegistryServingModels(OpenAIServingModels):
         if refusals:
             message = f"LoRA adapter '{lora_name}' was found but could not be loaded: {'; '.join(refusals)}"
             return create_error_response(message, "BadRequestError", HTTPStatus.BAD_REQUEST)
-        return create_error_response(
-            f"LoRA adapter {lora_name} does not exist", "NotFoundError", HTTPStatus.NOT_FOUND
-        )
+        return create_error_response(f"LoRA adapter {lora_name} does not exist", "NotFoundError", HTTPStatus.NOT_FOUND)
 
 
 class CountingEngineClient:

@@ -1,13 +1,13 @@
-"""For the worker processes of an engine of several ranks: vLLM imports this module in each (`worker_extension_cls`)."""
+"""Imported by vLLM in each worker process of an engine of several ranks (`worker_extension_cls`)."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from tritonode.engine import failure
+from tritonode.vllm.executor import resolve_obj_by_qualname
 
-from . import memory
+from . import failure, memory
 
 memory.use_names()
 failure.note_here()
@@ -17,11 +17,9 @@ def _users_extension() -> type[Any]:
     name = os.environ.get("TRITONODE_WORKER_EXTENSION")  # see `preparation`
     if not name:
         return object
-    from vllm.utils.import_utils import resolve_obj_by_qualname
-
     extension: type[Any] = resolve_obj_by_qualname(name)
     return extension
 
 
 class RankExtension(_users_extension()):  # type: ignore[misc]
-    """Adds nothing to vLLM's worker class but what the user adds: importing this module is the point."""
+    """Adds nothing to vLLM's worker class except what the user adds. Its purpose is to have this module imported."""

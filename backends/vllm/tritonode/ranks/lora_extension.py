@@ -1,6 +1,6 @@
-"""`rank` for a CPU engine with LoRA.
+"""`extension` for a CPU engine with LoRA.
 
-The LoRA kernels are installed in the process that computes; on several ranks that is not the one that serves.
+The LoRA kernels are installed in the process that computes, which is not this one when there are several ranks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Names for the shared memory of an engine of several ranks, by which it can be found again.
+"""Names for the shared memory of an engine of several ranks, so that it can be removed.
 
 vLLM's ranks share memory under random names (`psm_...` of Python's multiprocessing, `vllm_dist_...` of its CPU
-kernels), and what remains of it when a rank is ended stays in /dev/shm. Under names that begin as the host's own do,
-this process removes it when the model is unloaded, and so does whoever cleans up after a host that was killed.
+kernels), which stays in /dev/shm when a rank is killed. With names that start with the host's prefix, this process can
+remove it when the model is unloaded, and the next host can after a host that was killed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _FOLDER = "/dev/shm"
 
 
 def choose_names() -> None:
-    """Choose this engine's prefix, which its ranks inherit; nothing without a host. Call before the engine is built."""
+    """Choose this engine's prefix, which its ranks inherit. Does nothing without a tritonode host. Call it before the
+    engine is built.
+    """
     host = os.environ.get("TRITONODE_SHM_PREFIX")
     if host is None:
         return
@@ -32,10 +34,10 @@ def use_names() -> None:
         return
     from multiprocessing import process, shared_memory
 
-    from vllm.v1.executor import multiproc_executor
+    from tritonode.vllm.executor import set_file_store
 
     process.current_process()._config["semprefix"] = f"/{prefix}"  # type: ignore[attr-defined]
-    # Python keeps to 14 characters, which is what macOS allows; Linux allows 255.
+    # Python limits names to 14 characters, as macOS does; Linux allows 255.
     python_names = f"/{prefix}"
     shared_memory._SHM_NAME_PREFIX = python_names  # type: ignore[attr-defined]
     shared_memory._SHM_SAFE_NAME_LENGTH = len(python_names) + 8  # type: ignore[attr-defined]
@@ -44,11 +46,11 @@ def use_names() -> None:
         # The file's name is what vLLM's CPU kernels call their memory (VLLM_DIST_IDENT).
         return f"file://{tempfile.gettempdir()}/{prefix}{uuid4().hex}"
 
-    multiproc_executor.get_file_store_init_method = file_store
+    set_file_store(file_store)
 
 
 def remove_all() -> None:
-    """Remove what this engine's ranks have left. For the time after they have ended."""
+    """Remove the shared memory of this engine's ranks, after they have ended."""
     prefix = os.environ.get(_VARIABLE)
     if prefix is None:
         return

@@ -1,4 +1,4 @@
-"""`control_request`: what a client can ask of a model beside text. A JSON object with `op`, answered in JSON.
+"""`control_request`: operations on a model other than generating text. A JSON object with `op`, answered in JSON.
 
 Any Triton client can send it: put the object into the input `control_request` and read `text_output`.
 """

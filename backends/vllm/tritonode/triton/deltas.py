@@ -1,13 +1,14 @@
-"""The pieces of all streams of one host, sent together through a FIFO: one write for each step of the engine.
+"""A host's channel: the deltas of all its streams, written to a FIFO together, once per step of the engine.
 
-A response of Triton for every token of every request costs more than a small model's step: several threads of two
-processes wake each other for each. A tritonode host therefore opens a channel: a request that stays open (the parameter
-`OPEN_CHANNEL` of requests.py), answered once the FIFO of that name is there, in the host's private directory. Requests
-that name the channel (`CHANNEL`) send their pieces there and end with an empty FINAL response; errors come as they do
-for every other client.
+A Triton response for every token of every request costs more than a step of a small model, because threads of both
+processes wake each other for each response. A tritonode host therefore opens a channel, which is a request that stays
+open (the parameter `OPEN_CHANNEL` of contract/requests.py). It is answered when the FIFO of that name exists in the
+host's private folder. Requests that name the channel (`CHANNEL`) send their deltas there and end with an empty FINAL
+response. Errors are sent as to every other client.
 
 A line is a JSON list of entries `[token, final, ...]`: the token is the request's own (`CANCEL_TOKEN`), `final`
-is 1 on its last entry, and the rest is the producer's: ResponseState.take_entry in responses.py, HttpDoor in asgi.py.
+is 1 on its last entry, and the rest is what `ResponseState.take_entry` (contract/responses.py) or `send_http`
+(triton/http_response.py) made.
 """
 
 from __future__ import annotations
@@ -27,33 +28,36 @@ from tritonode.errors import InvalidRequestError, well_formed
 
 from .senders import Sender
 
-# A host whose event loop is busy leaves this much unread before the engine's loop keeps the rest (bytes; Linux allows
-# an unprivileged pipe as much), and this much is kept before producers wait.
+# The bytes that the pipe holds while the host's event loop is busy (Linux allows an unprivileged pipe this much), and
+# the bytes that are buffered here before producers wait.
 _PIPE_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 20
 
 
 class DeltaChannel(asyncio.BaseProtocol):
-    """One host's channel. Lives on the engine's loop."""
+    """One host's channel. Runs on the engine's loop."""
 
     def __init__(self) -> None:
         self._entries: list[list[Any]] = []
         self._listeners: list[Callable[[], None]] = []
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
-        # Whether the host is so far behind that producers should join their pieces and wait.
+        # Whether the host is so far behind that producers should merge their deltas and wait.
         self.is_full = False
 
     async def serve(self, name: str, sender: Sender, pb_utils: Any) -> None:
-        """Make the FIFO, say so, and serve it until this task is cancelled. Raises InvalidRequestError."""
+        """Create the FIFO, answer the request, and serve the FIFO until this task is cancelled.
+
+        Raises InvalidRequestError for a client that is no tritonode host.
+        """
         directory = os.environ.get("TRITONODE_PRIVATE_DIR")
         if directory is None or not re.fullmatch(r"[\w-]+", name):
-            # Only a host has such a directory: a client of a stock tritonserver must not make files.
+            # Only a tritonode host has such a folder: a client of a stock tritonserver must not create files.
             raise InvalidRequestError(f"no channel can be opened under the name {name!r:.80} here")
         path = os.path.join(directory, name)
         os.mkfifo(path, 0o600)
         try:
-            # With an end of its own for reading, a FIFO can be opened for writing before the host has opened it.
+            # A FIFO can be opened for writing only once it is open for reading: this process does that itself.
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0):
                 pipe = open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)  # noqa: SIM115
                 with contextlib.suppress(OSError):
@@ -65,12 +69,12 @@ class DeltaChannel(asyncio.BaseProtocol):
         finally:
             if self._transport is not None:
                 self._transport.abort()
-            # The host removes the name as soon as it has opened it.
+            # The host removes the name as soon as it has opened the FIFO.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
     def add(self, entry: list[Any]) -> None:
-        """Send an entry together with all others of this turn of the loop."""
+        """Send an entry together with all others of this iteration of the loop."""
         if not self._entries:
             self._loop.call_soon(self._flush)
         self._entries.append(entry)
@@ -103,7 +107,7 @@ class DeltaChannel(asyncio.BaseProtocol):
             listener()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # Nobody reads any more: what waits for room may go on, into the void, until it is cancelled.
+        # The host no longer reads: producers that wait for room go on, and what they send is dropped.
         self.resume_writing()
 
 
@@ -111,7 +115,7 @@ def _encode(entries: list[list[Any]]) -> bytes:
     try:
         return msgspec.json.encode(entries)
     except UnicodeEncodeError:
-        # A lone surrogate in one of the texts must not cost the others theirs.
+        # A lone surrogate in one of the texts must not lose the others.
         return msgspec.json.encode(_well_formed(entries))
 
 

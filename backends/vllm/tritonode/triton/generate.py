@@ -12,11 +12,13 @@ from typing import Any
 from tritonode.contract.requests import RawRequest, decode_images, prepends_input
 from tritonode.contract.responses import ResponseState, embedding_tensors
 from tritonode.contract.sampling import parse_object, parse_sampling_parameters
+from tritonode.engine.run_request import run_request
 from tritonode.errors import BackendError, CancelledError, InvalidRequestError, UnavailableError, UnsupportedError
 from tritonode.lora.registry import Adapter, AdapterRegistry
-from tritonode.vllm.api import OVERLOAD_ERRORS, REQUEST_ERRORS, EmbeddingRequestOutput, EngineDeadError, PoolingParams
+from tritonode.vllm.engine import EngineDeadError
+from tritonode.vllm.requests import OVERLOAD_ERRORS, REQUEST_ERRORS, EmbeddingRequestOutput, PoolingParams
 
-from .outlet import Outlet, run_request
+from .output_sender import OutputSender
 from .senders import Sender
 
 
@@ -54,7 +56,7 @@ class Generator:
             # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
             sampling.logprobs = 0
         async with self._adapter(parameters.lora_name, parameters.lora_path, state) as adapter:
-            outlet = Outlet(sender, state, self._pb_utils, stream=raw.stream)
+            output_sender = OutputSender(sender, state, self._pb_utils, stream=raw.stream)
             await run_request(
                 self._llm,
                 prompt,
@@ -63,7 +65,7 @@ class Generator:
                 f"{raw.request_id or 'request'}-{uuid.uuid4().hex[:12]}",
                 lora_request=adapter.request if adapter else None,
                 priority=parameters.priority,
-                on_output=outlet.take_in,
+                on_output=output_sender.add,
             )
 
     async def _embed(self, raw: RawRequest, text: str, sender: Sender) -> None:

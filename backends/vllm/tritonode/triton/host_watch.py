@@ -14,11 +14,11 @@ import time
 
 
 def watch_host(host_pid: int) -> None:
-    """Start a daemon thread that kills this process, and all it started, once `host_pid` is gone."""
+    """Start a daemon thread that kills this process and its descendants when `host_pid` has ended."""
     try:
         pidfd: int | None = os.pidfd_open(host_pid)
     except OSError:
-        pidfd = None  # Kernels before 5.3; fall back to asking.
+        pidfd = None  # Linux before 5.3: poll instead.
     if os.getppid() != host_pid:
         _end()
     threading.Thread(target=_wait, args=(host_pid, pidfd), name="host-watch", daemon=True).start()
@@ -39,7 +39,7 @@ def _end() -> None:
 
 
 def end_process() -> None:
-    """Kill all that this process started, and this process."""
+    """Kill this process's descendants, then this process."""
     for pid in _descendants(os.getpid()):
         try:
             os.kill(pid, signal.SIGKILL)
@@ -49,7 +49,7 @@ def end_process() -> None:
 
 
 def _unlink_shared_memory() -> None:
-    """The host can no longer remove the region that it shares with this stub (the stub's second argument)."""
+    """Remove the region that the host shared with this stub (the stub's second argument): the host no longer can."""
     try:
         with open("/proc/self/cmdline", "rb") as file:
             arguments = file.read().split(b"\0")

@@ -8,7 +8,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from tritonode.vllm.api import IterationStats, SchedulerStats, StatLoggerBase, VllmConfig
+from tritonode.vllm.engine import VllmConfig
+from tritonode.vllm.metrics import IterationStats, SchedulerStats, StatLoggerBase
 
 _FIRST_TOKEN_SECONDS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 _PER_TOKEN_SECONDS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
@@ -27,7 +28,7 @@ def token_buckets(maximum: int) -> list[float]:
 
 
 class TritonMetrics:
-    """The metric objects of one model, updated on a thread of their own: each update is a round trip to Triton."""
+    """The metric objects of one model, updated on a separate thread, because each update is a round trip to Triton."""
 
     def __init__(self, pb_utils: Any, labels: dict[str, str], max_model_len: int) -> None:
         self._pb_utils = pb_utils
@@ -76,7 +77,7 @@ class TritonMetrics:
         return family
 
     def for_adapter(self, name: str) -> AdapterMetrics:
-        """The metrics of an adapter, made when it is first used."""
+        """The metrics of an adapter, created at its first use."""
         metrics = self._adapters.get(name)
         if metrics is None:
             labels = {**self._labels, "lora": name}
@@ -122,9 +123,10 @@ class TritonMetrics:
                 traceback.print_exc()
 
     def close(self) -> None:
-        """Write what is queued, end the thread, and take the metrics out of Triton.
+        """Write what is queued, end the thread, and remove the metrics from Triton.
 
-        Triton drops a metric when its Python object goes; the process ends without a teardown, so they go here.
+        Triton removes a metric when its Python object is deleted. The process ends without a teardown, so they are
+        deleted here.
         """
         self._updates.put(None)
         self._thread.join()
@@ -147,13 +149,13 @@ class AdapterMetrics:
 
 
 class MetricsFactory:
-    """What `AsyncLLM` takes as a stat logger factory; remembers what it made, to close it."""
+    """The stat logger factory for `AsyncLLM`. Keeps what it has made, in order to close it."""
 
     def __init__(self, pb_utils: Any, labels: dict[str, str]) -> None:
         self._pb_utils = pb_utils
         self._labels = labels
         self._made: list[TritonMetrics] = []
-        # The warm-up's tokens are nobody's.
+        # The tokens of the warm-up are not counted.
         self.recording = False
 
     def __call__(self, vllm_config: VllmConfig, engine_index: int = 0) -> StatLoggerBase:

@@ -1,4 +1,4 @@
-"""What a host is told while a model loads: lines on stderr, which it reads from the log and hides from it."""
+"""Progress of a load, reported to a tritonode host: lines on stderr that the host takes out of the log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PREFIX = "@tritonode "
 
 
 def report(model: str, phase: str, **details: Any) -> None:
-    """Write one progress line, if a tritonode host listens."""
+    """Write one progress line if this process has a tritonode host."""
     if "TRITONODE_PRIVATE_DIR" in os.environ:
         sys.stderr.write(f"{PREFIX}{json.dumps({'model': model, 'phase': phase, **details})}\n")
         sys.stderr.flush()
 
 
 def idle() -> None:
-    """Tell the host that nothing is left to be done in this process (native/python_backend/child_waits.h)."""
+    """Tell the host that this process has finished its work (native/python_backend/child_waits.h)."""
     if "TRITONODE_PRIVATE_DIR" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()

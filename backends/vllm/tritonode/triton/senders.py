@@ -1,4 +1,4 @@
-"""Sending responses to Triton, and learning from it that a request was cancelled.
+"""Sends responses to Triton, and asks Triton which requests were cancelled.
 
 Both are round trips through shared memory that block the calling thread, so neither happens on the asyncio loop.
 """
@@ -18,27 +18,27 @@ from tritonode.errors import BackendError, well_formed
 if TYPE_CHECKING:
     from .deltas import DeltaChannel
 
-# Responses of one request that may wait to be sent. Past that its producer waits, and vLLM merges the deltas.
+# Responses of one request that may be queued. When there are more, its producer waits, and vLLM merges the deltas.
 _MAX_WAITING = 64
-# Triton can only be asked whether a request was cancelled, a round trip each time: so many are asked, then a pause.
-# (A tritonode host says it by itself, see `cancel` in control.py; this is for every other client.)
+# Whether a request was cancelled has to be polled, with a round trip for each request: this many, then a pause.
+# (A tritonode host sends its cancellations itself, see `cancel` in control.py. Polling is for every other client.)
 _POLL_AT_ONCE = 16
 _POLL_PAUSE_SECONDS = 0.01
-# A tritonode host's requests are asked this seldom.
+# The interval for requests of a tritonode host.
 _SLOW_POLL_SECONDS = 1.0
 
 
 class Sender:
-    """One request's way back to Triton. For the asyncio loop, where it does not say otherwise."""
+    """Sends the responses of one request. For the asyncio loop, unless a method says otherwise."""
 
     def __init__(self, writer: ResponseWriter, triton_sender: Any) -> None:
         self.closed = False
-        # Where the pieces of a stream go, and under which name, if not to Triton one by one (deltas.py).
+        # The channel that the deltas go to, and the request's name in it, if the host opened one (deltas.py).
         self.channel: DeltaChannel | None = None
         self.token = ""
         self._triton_sender = triton_sender
-        # Triton frees what it knows of the request with the FINAL response, and asking about it afterwards crashes
-        # Triton (24.10, TRITONBACKEND_ResponseFactoryIsCancelled): the two must not meet.
+        # Triton frees a request's state with the FINAL response. Asking about the request afterwards crashes Triton
+        # (24.10, TRITONBACKEND_ResponseFactoryIsCancelled), so the two must exclude each other.
         self._lock = threading.Lock()
         self._final_sent = False
         self._writer = writer
@@ -54,7 +54,7 @@ class Sender:
         self._writer.put(self, response, final)
 
     def put_entry(self, channel: DeltaChannel, entry: list[Any], *, final: bool) -> None:
-        """Send a piece through the channel; the request itself ends without a response."""
+        """Send a delta through the channel; the request itself ends without a response."""
         if self.closed:
             return
         channel.add([self.token, int(final), *entry])
@@ -63,15 +63,15 @@ class Sender:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many responses wait to be sent that the producer should wait too."""
+        """Whether so many responses are queued that the producer should wait."""
         return self._waiting >= _MAX_WAITING
 
     def when_room(self, listener: Callable[[], None]) -> None:
-        """Call `listener` once when the next response is out."""
+        """Call `listener` once when the next response has been sent."""
         self._room = listener
 
     async def send(self, response: Any, *, final: bool) -> None:
-        """Queue a response; waits while too many of this request wait already."""
+        """Queue a response. Waits while too many responses of this request are queued."""
         while self.is_full and not final and not self.closed:
             room = asyncio.Event()
             self.when_room(room.set)
@@ -79,7 +79,7 @@ class Sender:
         self.put(response, final=final)
 
     def write(self, response: Any, flags: int, *, final: bool) -> None:
-        """Hand a response to Triton; blocks until it has it. For the writer's thread."""
+        """Pass a response to Triton; blocks until Triton has it. For the writer's thread."""
         if not final:
             self._triton_sender.send(response, flags)
             return
@@ -96,7 +96,7 @@ class Sender:
             return not self._final_sent and bool(self._triton_sender.is_cancelled())
 
     def sent(self) -> None:
-        """Called on the loop when a queued response is out."""
+        """Called on the loop when a queued response has been sent."""
         self._waiting -= 1
         if self._room is not None:
             listener, self._room = self._room, None
@@ -136,7 +136,7 @@ class ResponseWriter:
             try:
                 self._loop.call_soon_threadsafe(_mark_sent, done)
             except RuntimeError:
-                pass  # The loop is closed: nobody waits any more.
+                pass  # The loop is closed: nothing waits for this.
             if stop:
                 return
 
@@ -168,7 +168,7 @@ class CancellationWatch:
         """`on_cancel` is called once, on the loop."""
         with self._lock:
             (self._slowly if slowly else self._watched)[sender] = on_cancel
-            # The thread that waits for nothing wakes up; one that polls slowly sees the next slow one in time.
+            # Wake the thread if it has nothing to poll; a thread that polls slowly notices another slow one in time.
             if not slowly or len(self._slowly) == 1:
                 self._wake.set()
 
@@ -202,7 +202,7 @@ class CancellationWatch:
             self.remove(sender)
             self._loop.call_soon_threadsafe(on_cancel)
         except Exception:
-            # The loop is closed, or Triton is going: nobody can be told any more.
+            # The loop is closed, or Triton is shutting down.
             self.remove(sender)
 
     def close(self) -> None:
@@ -215,6 +215,6 @@ class CancellationWatch:
 def error_response(pb_utils: Any, failure: BaseException, message: str | None = None) -> Any:
     """An error response under the Triton code that the failure carries."""
     code = failure.code if isinstance(failure, BackendError) else "INTERNAL"
-    # A lone surrogate, as JSON can carry it, would keep Triton from taking the message: no answer at all.
+    # Triton refuses a message with a lone surrogate, which JSON can carry; the request would get no answer.
     error = pb_utils.TritonError(well_formed(message or str(failure)), getattr(pb_utils.TritonError, code))
     return pb_utils.InferenceResponse(error=error)

@@ -10,8 +10,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("vllm")
-from tritonode.engine.tokenizing import tokenize_short_prompts_here
-from tritonode.vllm.api import AsyncEngineArgs
+from tritonode.vllm.arguments import AsyncEngineArgs
+from tritonode.vllm.tokenizing import tokenize_short_prompts_here
 from vllm.renderers import renderer_from_config
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 

@@ -1,6 +1,6 @@
-"""Why an engine failed: the reason itself, where vLLM says "see stack trace (above)".
+"""The reason why an engine failed, where vLLM says "see stack trace (above)".
 
-Where several ranks run the model, the reason is in the log of one of them; it leaves it in a file for this process.
+With several ranks the reason is in the log of one of them. That rank writes it to a file for this process.
 """
 
 from __future__ import annotations
@@ -14,31 +14,29 @@ from collections.abc import Iterator
 from tritonode.errors import BackendError
 
 _VARIABLE = "TRITONODE_RANKS_FAILURE"
-# Where vLLM logs what ended a rank.
-_RANKS_LOGGER = "vllm.v1.executor.multiproc_executor"
 
 
 def reason(failure: BaseException) -> str:
-    """An error in one line, with its type: "KeyError: 'x'" says more than "'x'"."""
+    """An error in one line, with its type, because "KeyError: 'x'" is clearer than "'x'"."""
     return f"{type(failure).__name__}: {failure}"
 
 
 def expect_ranks() -> None:
-    """Choose where a rank leaves its reason. Call before the engine is built."""
+    """Choose the file for a rank's reason. Call it before the engine is built."""
     descriptor, path = tempfile.mkstemp(prefix="tritonode-rank-", dir=os.environ.get("TRITONODE_PRIVATE_DIR"))
     os.close(descriptor)
     os.environ[_VARIABLE] = path
 
 
 class _Note(logging.Handler):
-    """Writes the first error of a rank into the file; the others follow from it."""
+    """Writes the first error of a rank to the file. Later ones are its consequences."""
 
     def emit(self, record: logging.LogRecord) -> None:
         path, error = os.environ.get(_VARIABLE), record.exc_info and record.exc_info[1]
         if path is None or error is None:
             return
         with contextlib.suppress(OSError):
-            # Gone: the engine has started.
+            # The file is missing once the engine has started.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
             with open(descriptor, "a", encoding="utf-8") as file:
                 if os.fstat(descriptor).st_size == 0:
@@ -46,8 +44,10 @@ class _Note(logging.Handler):
 
 
 def note_here() -> None:
-    """In a rank: leave the reason of its end, should it fail to start."""
-    logging.getLogger(_RANKS_LOGGER).addHandler(_Note())
+    """In a rank: write the reason to the file if the rank fails to start."""
+    from tritonode.vllm.executor import RANKS_LOGGER
+
+    logging.getLogger(RANKS_LOGGER).addHandler(_Note())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,77 @@
+"""Checks and loads a model's adapters while the model is being loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tritonode.engine.engine import Engine
+from tritonode.engine.settings import EngineSettings
+from tritonode.errors import SettingsError
+
+from .engine import AdapterEngine
+from .registry import AdapterRegistry
+from .saved import Entry, SavedAdapters
+
+
+class AdapterStart:
+    """The adapters of `multi_lora.json`; after a crash, those that the previous process served.
+
+    An adapter that cannot be used fails the load. After a crash it is skipped instead, because the others can still be
+    served.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, saved: SavedAdapters, report: Callable[..., None], logger: Any
+    ) -> None:
+        self._settings = settings
+        self._saved = saved
+        self._report = report
+        self._logger = logger
+        self._restored = False
+        self._to_pin: list[str] = []
+        # Set by `load`.
+        self.engine: AdapterEngine
+
+    def check(self) -> AdapterRegistry | None:
+        """Check every adapter's files, before the engine is built; None without LoRA. Raises SettingsError."""
+        if not self._settings.enable_lora:
+            return None
+        restored = self._saved.read()
+        self._restored = restored is not None
+        wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
+        self._report("check-adapters", count=len(wanted))
+        args = self._settings.engine_args
+        registry = AdapterRegistry(max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
+        self._to_pin = [entry.name for entry in wanted if entry.pinned]
+        for entry in wanted:
+            try:
+                registry.register(entry.name, entry.path)
+            except SettingsError as failure:
+                self._refuse(failure)
+        return registry
+
+    def _refuse(self, failure: SettingsError) -> None:
+        if not self._restored:
+            raise failure
+        self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
+
+    def load(self, registry: AdapterRegistry, engine: Engine) -> list[Any]:
+        """Load as many adapters as host memory holds. Returns requests for the warm-up batch."""
+        args = self._settings.engine_args
+        slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
+        self.engine = AdapterEngine(engine.llm, slots=slots, host_capacity=host_capacity)
+        registry.attach(self.engine)
+        misfits = registry.know(engine.call(self.engine.watch_loads()).result())
+        for misfit in misfits:
+            self._refuse(misfit)
+        adapters = [registry.get(name) for name in registry.names[:host_capacity]]
+        for position, adapter in enumerate(adapters):
+            self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
+            engine.call(registry.warm(adapter)).result()
+        for name in self._to_pin:
+            if name in registry.names:
+                engine.call(registry.pin(name, True)).result()
+        self._saved.write(registry.entries())
+        registry.on_change = lambda: self._saved.write(registry.entries())
+        return [adapter.request for adapter in adapters[: min(2, slots)]]

@@ -1,0 +1,18 @@
+"""vLLM's executor of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vllm.utils.import_utils import resolve_obj_by_qualname
+from vllm.v1.executor import multiproc_executor
+
+__all__ = ["RANKS_LOGGER", "resolve_obj_by_qualname", "set_file_store"]
+
+# The logger of what ended a rank.
+RANKS_LOGGER = multiproc_executor.__name__
+
+
+def set_file_store(address: Callable[[], str]) -> None:
+    """Let ranks meet at the `file://` URL that `address` returns. vLLM's CPU kernels name their shared memory by it."""
+    multiproc_executor.get_file_store_init_method = address

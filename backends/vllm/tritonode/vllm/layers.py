@@ -1,0 +1,56 @@
+"""vLLM's layers and operators that the CPU's kernels replace, and the configuration that decides which run."""
+
+from __future__ import annotations
+
+from vllm import ir
+from vllm._custom_ops import CPUDNNLGEMMHandler
+from vllm.config import CompilationMode, VllmConfig, get_current_vllm_config_or_none
+from vllm.lora.layers import FusedMoE3DWithLoRA, FusedMoEWithLoRA, LoRAMapping, base_linear
+from vllm.lora.layers.base import BaseLayerWithLoRA
+from vllm.lora.layers.column_parallel_linear import (
+    ColumnParallelLinearWithLoRA,
+    MergedColumnParallelLinearWithLoRA,
+    MergedQKVParallelLinearWithLoRA,
+    QKVParallelLinearWithLoRA,
+)
+from vllm.lora.layers.row_parallel_linear import RowParallelLinearWithLoRA
+from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
+from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+    UnquantizedLinearMethod,
+)
+from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+
+__all__ = [
+    "BaseLayerWithLoRA",
+    "CPUDNNLGEMMHandler",
+    "ColumnParallelLinear",
+    "ColumnParallelLinearWithLoRA",
+    "CompilationMode",
+    "FusedMoE3DWithLoRA",
+    "FusedMoEConfig",
+    "FusedMoEWithLoRA",
+    "LoRAMapping",
+    "MergedColumnParallelLinear",
+    "MergedColumnParallelLinearWithLoRA",
+    "MergedQKVParallelLinearWithLoRA",
+    "PunicaWrapperBase",
+    "QKVParallelLinear",
+    "QKVParallelLinearWithLoRA",
+    "RotaryEmbedding",
+    "RowParallelLinear",
+    "RowParallelLinearWithLoRA",
+    "SiluAndMul",
+    "UnquantizedLinearMethod",
+    "VllmConfig",
+    "base_linear",
+    "get_current_vllm_config_or_none",
+    "ir",
+    "op_registry_oot",
+]

@@ -6,14 +6,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cinttypes>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
-#include <string_view>
+#include <iterator>
 
 namespace tritonode {
 namespace {
@@ -54,18 +52,6 @@ Tables ReadDynamicSection(const link_map* map) {
   return tables;
 }
 
-int FindSegments(dl_phdr_info* info, size_t, void* context) {
-  auto& [map, found] = *static_cast<std::pair<const link_map*, std::vector<std::pair<const char*, const char*>>>*>(context);
-  if (info->dlpi_addr != map->l_addr || std::strcmp(info->dlpi_name, map->l_name) != 0) return 0;
-  for (int i = 0; i < info->dlpi_phnum; ++i) {
-    const ElfW(Phdr)& header = info->dlpi_phdr[i];
-    if (header.p_type != PT_LOAD || (header.p_flags & PF_R) == 0 || (header.p_flags & PF_W) != 0) continue;
-    const auto* begin = reinterpret_cast<const char*>(info->dlpi_addr + header.p_vaddr);
-    found.emplace_back(begin, begin + header.p_memsz);
-  }
-  return 1;
-}
-
 // The protection of the page at `address`, from the kernel: PROT_READ and so on; -1 if it is not mapped.
 int ProtectionOf(uintptr_t address) {
   std::ifstream maps("/proc/self/maps");
@@ -99,9 +85,7 @@ Status ImportTable::Read(void* library, ImportTable* table) {
   };
   read(tables.calls, tables.callBytes);
   read(tables.data, tables.dataBytes);
-  std::pair<const link_map*, std::vector<std::pair<const char*, const char*>>> found{map, {}};
-  dl_iterate_phdr(FindSegments, &found);
-  table->readable_ = std::move(found.second);
+  table->path_ = map->l_name;
   return {};
 }
 
@@ -111,10 +95,9 @@ size_t ImportTable::Count(const std::string& name) const {
 }
 
 bool ImportTable::Contains(const std::string& text) const {
-  return std::any_of(readable_.begin(), readable_.end(), [&](const auto& segment) {
-    return std::string_view(segment.first, static_cast<size_t>(segment.second - segment.first)).find(text) !=
-           std::string_view::npos;
-  });
+  std::ifstream file(path_, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  return bytes.find(text) != std::string::npos;
 }
 
 Status ImportTable::Redirect(const std::string& name, void* function) {

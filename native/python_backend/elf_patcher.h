@@ -19,7 +19,7 @@ class ImportTable {
 
   // How many entries of the library's tables lead to the imported function `name`.
   size_t Count(const std::string& name) const;
-  // Whether the library's read-only data holds `text`.
+  // Whether the library's file holds `text`.
   bool Contains(const std::string& text) const;
   // Leads every entry for `name` to `function`. A page that was made read-only after relocation (RELRO) is read-only
   // again afterwards. SYSTEM if its protection can't be changed.
@@ -27,8 +27,7 @@ class ImportTable {
 
  private:
   std::map<std::string, std::vector<void**>> entries_;
-  // Where the loader has mapped it without permission to write: begin and end.
-  std::vector<std::pair<const char*, const char*>> readable_;
+  std::string path_;
 };
 
 }  // namespace tritonode

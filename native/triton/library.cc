@@ -94,11 +94,11 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
 
   std::string problems;
   if (!dependencyDirectory.empty()) {
-    const std::string allocator = PreloadedAllocator();
-    if (!allocator.empty()) return {"HOST", allocator + " replaces malloc, beside which Triton's libraries can't be loaded"};
     std::vector<std::string> files;
     Status status = ListDependencies(dependencyDirectory, &files);
     if (!status.ok()) return status;
+    const std::string allocator = PreloadedAllocator();
+    if (!allocator.empty()) return {"HOST", allocator + " replaces malloc, beside which Triton's libraries can't be loaded"};
     OpenDependencies(std::move(files), &problems);
   }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ from tritonode.triton.metrics import MetricsFactory
 from tritonode.triton.senders import CancellationWatch, ResponseWriter, Sender, error_response
 from tritonode.vllm.arguments import engine_arg_types, frontend_arg_types
 from tritonode.vllm.engine import VERSION
+from tritonode.vllm.kv_cache import take_memory_as_it_is_used
 from tritonode.vllm.platform import is_cpu
 
 from .errors import BackendError, SettingsError, UnavailableError
@@ -66,14 +68,18 @@ class Service:
         if not pb_utils.using_decoupled_model_transaction_policy(self._config):
             raise BackendError("the vLLM backend needs the decoupled model transaction policy")
         self._check_instances()
-        frontend = frontend_arg_types()
-        self._settings = read_settings(pb_utils.get_model_dir(), {**frontend, **engine_arg_types()})
-        frontend_args = self._settings.take(frontend)
+        self._settings = read_settings(pb_utils.get_model_dir(), engine_arg_types(), frontend_arg_types)
         self._use_device(args)
         check_addresses(self._settings.world_size)
         self._paced = waiting_is_ours(paced=is_cpu() and self._settings.world_size == 1)
         self._apply_defaults()
-        self._serve_args = serve_arguments(self._settings.engine_args, frontend_args)
+        self._serve_args = functools.cache(
+            functools.partial(serve_arguments, self._settings.engine_args, self._settings.frontend_args)
+        )
+        if self._settings.frontend_args or self._settings.engine_args.get("reasoning_parser"):
+            # Arguments that do not fit together fail the load. Where there are none, nothing needs to be checked, and
+            # the modules that know the arguments are imported later.
+            self._serve_args()
         self._metrics = self._make_metrics(args)
         self._saved = SavedAdapters(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
         self._adapters = AdapterStart(self._settings, self._saved, self._report, self._logger)
@@ -370,7 +376,10 @@ def _is_json(value: Any) -> bool:
 
 def _install_cpu_kernels(settings: EngineSettings) -> None:
     """Replace vLLM's CPU operators by this project's kernels. On a GPU vLLM's own are used."""
-    if not is_cpu() or (settings.world_size > 1 and not settings.enable_lora):
+    if not is_cpu():
+        return
+    take_memory_as_it_is_used()
+    if settings.world_size > 1 and not settings.enable_lora:
         return
     from tritonode.cpu import punica_wrapper
 

@@ -13,6 +13,7 @@ import signal
 import socket
 
 from tritonode.errors import SettingsError
+from tritonode.vllm import lazy_packages
 
 # Each comment says why the engine needs the setting inside another application.
 _DEFAULTS = {
@@ -55,6 +56,7 @@ _users: set[str] = set()
 
 def prepare_vllm() -> None:
     """Set what must be set in vLLM itself before the rest of vLLM is imported."""
+    lazy_packages.install_on_cpu()
     from tritonode.vllm.platform import compile_eagerly
 
     compile_eagerly()

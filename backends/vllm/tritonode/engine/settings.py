@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,8 @@ class EngineSettings:
     loras: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
+    frontend_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `vllm serve` that are not the engine's: for the OpenAI application."""
 
     @property
     def world_size(self) -> int:
@@ -75,18 +77,18 @@ class EngineSettings:
             self.engine_args.get("pipeline_parallel_size", 1)
         )
 
-    def take(self, names: Container[str]) -> dict[str, Any]:
-        """Remove and return the settings of these names, which are not the engine's."""
-        taken = {name: value for name, value in self.engine_args.items() if name in names}
-        for name in taken:
-            del self.engine_args[name]
-        return taken
 
 
-def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSettings:
+def read_settings(
+    model_directory: str,
+    field_types: dict[str, Any],
+    frontend_types: Callable[[], dict[str, Any]] = dict,
+) -> EngineSettings:
     """Read `model.json` and, where LoRA is on, `multi_lora.json` of one model version.
 
-    `field_types` maps each engine argument that vLLM knows to its type hint.
+    `field_types` maps each engine argument that vLLM knows to its type hint. `frontend_types` returns the same for the
+    other arguments of `vllm serve`. It is called only for a key that is not the engine's, because it imports the HTTP
+    application's modules.
 
     Raises SettingsError for a missing or malformed file or an unknown key, and FileNotFoundError with the message that
     Triton's vLLM backend documents when LoRA is on and there is no `multi_lora.json`.
@@ -99,26 +101,32 @@ def read_settings(model_directory: str, field_types: dict[str, Any]) -> EngineSe
     raw = _read_object(path)
     engine_args: dict[str, Any] = {}
     own: dict[str, Any] = {}
+    frontend_args: dict[str, Any] = {}
     ignored: list[str] = []
+    others: dict[str, Any] | None = None
     for key, value in raw.items():
         hint = field_types.get(key, OWN_KEYS.get(key))
         if hint is None and key in RETIRED_KEYS:
             ignored.append(key)
             continue
+        target = own if key in OWN_KEYS else engine_args
         if hint is None:
-            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS])
+            others = frontend_types() if others is None else others
+            hint, target = others.get(key), frontend_args
+        if hint is None:
+            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS, *others])
             raise SettingsError(f"{path}: vLLM knows no engine argument '{key}'{hint_text}")
         try:
             typed = coerce(value, hint)
         except CoercionError as failure:
             raise SettingsError(f"{path}: engine argument '{key}': {failure}") from failure
-        (own if key in OWN_KEYS else engine_args)[key] = typed
+        target[key] = typed
     if "model" not in engine_args:
         raise SettingsError(f"{path}: the engine argument 'model' (the folder of the base model) is missing")
     _refuse_replicas(path, engine_args)
     enable_lora = bool(engine_args.get("enable_lora", False))
     loras = read_loras(model_directory) if enable_lora else {}
-    return EngineSettings(engine_args, enable_lora, loras, ignored, own)
+    return EngineSettings(engine_args, enable_lora, loras, ignored, own, frontend_args)
 
 
 def _refuse_replicas(path: str, engine_args: dict[str, Any]) -> None:

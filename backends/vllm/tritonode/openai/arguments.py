@@ -5,14 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tritonode.errors import SettingsError, did_you_mean
-from tritonode.vllm.arguments import (
-    AsyncEngineArgs,
-    FlexibleArgumentParser,
-    ReasoningParserManager,
-    ToolParserManager,
-    make_arg_parser,
-    validate_parsed_serve_args,
-)
+from tritonode.vllm.arguments import AsyncEngineArgs
 from tritonode.vllm.requests import REQUEST_ERRORS
 
 
@@ -23,6 +16,15 @@ def serve_arguments(engine_args: dict[str, Any], frontend_args: dict[str, Any]) 
 
     Raises SettingsError for arguments that do not fit together and for a parser that vLLM does not have.
     """
+    # Here, because it imports the HTTP application's modules.
+    from tritonode.vllm.frontend import (
+        FlexibleArgumentParser,
+        ReasoningParserManager,
+        ToolParserManager,
+        make_arg_parser,
+        validate_parsed_serve_args,
+    )
+
     args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     engine = AsyncEngineArgs(**engine_args)
     for name in vars(engine):

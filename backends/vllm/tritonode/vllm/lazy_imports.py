@@ -70,6 +70,22 @@ def _attribute(full: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+# Special names that typing, abc, inspect and vLLM's search for kernels look for on any object, to tell what it is.
+_ASKED_OF_EVERYTHING = frozenset(
+    {
+        "__dict__",
+        "__isabstractmethod__",
+        "__origin__",
+        "__parameters__",
+        "__typing_is_unpacked_typevartuple__",
+        "__typing_subst__",
+        "__typing_unpacked_tuple_args__",
+        "__unpacked__",
+        "__wrapped__",
+    }
+)
+
+
 class Deferred:
     """Stands for an attribute of a module that is not imported yet."""
 
@@ -84,8 +100,7 @@ class Deferred:
         return _attribute(self._lazy_name)
 
     def __getattr__(self, name: str) -> Any:
-        # copy, inspect, typing and torch ask every object for their special names.
-        if name.startswith("__") and name != "__get_pydantic_core_schema__":
+        if name in _ASKED_OF_EVERYTHING:
             raise AttributeError(name)
         return getattr(self._lazy_value(), name)
 

@@ -50,6 +50,12 @@ FUNCTIONS: dict[str, str] = {
     "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": "",
     "vllm.v1.executor.multiproc_executor:get_file_store_init_method": "",
     "vllm.v1.metrics.loggers:StatLoggerBase.record": "scheduler_stats iteration_stats mm_cache_stats engine_idx",
+    # What is imported late, and the memory of the KV cache.
+    "vllm.env_override:_patch_inductor_fallback_allow_list": "",
+    "vllm.v1.worker.utils:allocate_kv_cache": "kv_cache_config device layout kernel_block_sizes",
+    "torch:_check_with": "error_type cond message",
+    "torch._library.triton:get_inner_triton_kernels": "fn",
+    "transformers.utils.import_utils:define_import_structure": "module_path prefix",
     # Tokenising.
     "vllm.renderers.base:BaseRenderer._tokenize_prompt": "prompt params",
     # Adapters.

@@ -114,7 +114,7 @@ def read_settings(
             others = frontend_types() if others is None else others
             hint, target = others.get(key), frontend_args
         if hint is None:
-            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS, *others])
+            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS, *(others or ())])
             raise SettingsError(f"{path}: vLLM knows no engine argument '{key}'{hint_text}")
         try:
             typed = coerce(value, hint)

@@ -198,13 +198,13 @@ def _keep_torch_from_its_compiler() -> None:
 
         return call
 
-    def check_without_symbols(error_type: Any, condition: Any, message: Any) -> None:
+    def check_without_symbols(error_type: Any, cond: Any, message: Any) -> None:
         # The original imports sympy first, in case the condition is a symbolic expression.
-        if condition is not True:
-            check_with(error_type, condition, message)
+        if cond is not True:
+            check_with(error_type, cond, message)
 
-    def kernels_when_compiling(function: Any) -> Any:
-        return kernels_of(function) if _COMPILER.is_real else []
+    def kernels_when_compiling(fn: Any) -> Any:
+        return kernels_of(fn) if _COMPILER.is_real else []
 
     torch.compile = compile_at_first_call
     torch._check_with = check_without_symbols  # type: ignore[assignment]

@@ -1,12 +1,24 @@
 // `npm test`: sets up all it needs, then runs every check: types and style, C++ under the sanitizers, vitest, pytest.
-// Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs.
+// Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs. `npm test -- --quick` runs the checks that
+// need no compiler and the tests that load no engine.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { listSkipped, reporter, skippedByPytest, skippedByVitest } from "./skipped.mjs";
 import { build, cache, dependencies, main, models, root, runtime, say, start } from "./steps.mjs";
 
+// The tests that load no engine, so that `--quick` answers within a minute.
+const QUICK_VITEST = ["test/unit", "test/types"];
+const QUICK_PYTEST = [
+  "test/python/contract",
+  "test/python/engine/test_settings.py",
+  "test/python/openai/test_call.py",
+  "test/python/test_coerce.py",
+];
+
 main(async () => {
-  const only = process.argv.slice(2);
+  const arguments_ = process.argv.slice(2);
+  const quick = arguments_.includes("--quick");
+  const only = arguments_.filter((argument) => argument !== "--quick");
   mkdirSync(cache, { recursive: true });
   await dependencies();
   await build();
@@ -41,10 +53,12 @@ main(async () => {
     await check("arrows between the folders of the backend", join(dirname(python), "lint-imports"), layers, {
       env: { ...process.env, PYTHONPATH },
     });
-    await check("the packed package (publint, attw)", node, ["scripts/check-package.mjs"]);
-    // cmake and ctest are the runtime's, where the machine has none.
-    const PATH = `${process.env.PATH}:${dirname(python)}`;
-    await check("C++ under the sanitizers", node, ["test/native/run.mjs"], { env: { ...process.env, PATH } });
+    if (!quick) {
+      await check("the packed package (publint, attw)", node, ["scripts/check-package.mjs"]);
+      // cmake and ctest are the runtime's, where the machine has none.
+      const PATH = `${process.env.PATH}:${dirname(python)}`;
+      await check("C++ under the sanitizers", node, ["test/native/run.mjs"], { env: { ...process.env, PATH } });
+    }
   }
 
   say("vitest");
@@ -58,7 +72,7 @@ main(async () => {
     reporter,
     `--outputFile=${report}`,
   ];
-  const vitestCode = await start(process.execPath, [...vitest, ...only]);
+  const vitestCode = await start(process.execPath, [...vitest, ...(quick ? QUICK_VITEST : []), ...only]);
   if (existsSync(report)) {
     const { numPassedTests, numFailedTests, success } = JSON.parse(readFileSync(report, "utf8"));
     passed += numPassedTests;
@@ -75,7 +89,7 @@ main(async () => {
     say("pytest");
     const junit = join(cache, "pytest.xml");
     rmSync(junit, { force: true });
-    const code = await start(python, ["-m", "pytest", "-q", `--junitxml=${junit}`]);
+    const code = await start(python, ["-m", "pytest", "-q", `--junitxml=${junit}`, ...(quick ? QUICK_PYTEST : [])]);
     const xml = existsSync(junit) ? readFileSync(junit, "utf8") : "";
     const counts = /<testsuite [^>]*>/.exec(xml)?.[0];
     const count = (name) => Number(new RegExp(` ${name}="(\\d+)"`).exec(counts ?? "")?.[1] ?? 0);

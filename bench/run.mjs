@@ -30,7 +30,7 @@ const wanted = values.peers.split(",");
 
 /** CPU of each peer's whole tree while nothing is asked of it, in cores, and its memory. */
 async function atRest(running, seconds = 10) {
-  // A model that has been idle for two seconds builds its HTTP door once; that is no rest.
+  // A model that has been idle for two seconds builds its HTTP application once, which takes the processor.
   await pause(10_000);
   const before = running.map((peer) => cpuSeconds(tree(peer.pid)));
   await pause(seconds * 1000);

@@ -51,27 +51,27 @@ function writeBackends(folder, triton, architecture) {
 }
 
 /**
- * Starts the server with one door open.
+ * Starts the server with one of its endpoints.
  *
  * @param {object} config a peer's config
- * @param {"http" | "grpc"} door
- * @param {number} port of that door
+ * @param {"http" | "grpc"} endpoint
+ * @param {number} port of that endpoint
  * @param {() => Promise<boolean>} ready whether the model is served
  */
-export async function startTriton(config, door, port, ready) {
+export async function startTriton(config, endpoint, port, ready) {
   const { python, scratch, architecture, log } = config;
   const { triton, libpythonDirectory } = await findRuntime({ directory: join(dirname(python), "../..") });
   const repository = join(scratch, "model_repository");
   const backends = join(scratch, "backends");
   writeRepository(repository, config);
   writeBackends(backends, triton, architecture);
-  const doors = ["http", "grpc", "metrics"].map((name) => `--allow-${name}=${name === door}`);
+  const endpoints = ["http", "grpc", "metrics"].map((name) => `--allow-${name}=${name === endpoint}`);
   const args = [
     `--model-repository=${repository}`,
     `--backend-directory=${backends}`,
-    ...doors,
-    `--${door}-port=${port}`,
-    `--${door}-address=127.0.0.1`,
+    ...endpoints,
+    `--${endpoint}-port=${port}`,
+    `--${endpoint}-address=127.0.0.1`,
   ];
   const env = {
     ...process.env,

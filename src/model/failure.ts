@@ -97,6 +97,6 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
   const reason = python?.[2] ?? report.message;
   return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {
     cause: report,
-    hint: "the log has the whole story: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
+    hint: "the log says more: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
   });
 }

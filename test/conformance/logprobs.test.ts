@@ -43,7 +43,7 @@ test("so are those of stream", async () => {
   expect(positions.every((position) => position.some(({ logprob }) => logprob === -9999))).toBe(true);
 });
 
-test("so are those of the OpenAI door", async () => {
+test("so are those of the OpenAI API", async () => {
   const response = await model.fetch("/v1/completions", {
     method: "POST",
     headers: { "content-type": "application/json" },

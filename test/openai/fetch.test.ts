@@ -240,7 +240,7 @@ describe("fetch", () => {
 });
 
 describe("conveniences", () => {
-  test("chat, its stream, and the contract's door give the same text", async () => {
+  test("chat, its stream, and the contract's tensors give the same text", async () => {
     const result = await model.chat(messages, { lora: "lora_a", ...greedy });
     expect(result).toMatchObject({ finishReason: "length", toolCalls: [], usage: { completionTokens: 8 } });
     const { tokens } = await model.tokenize(messages, { add_generation_prompt: true });
@@ -334,7 +334,7 @@ describe("adapters", () => {
     return data.map((each) => each.id);
   };
 
-  test("are models, whichever door loaded them", async () => {
+  test("are models, in whichever way they were loaded", async () => {
     const base = [fixtures.models.tiny, "vllm_model"];
     expect(await list()).toEqual([...base, "lora_a", "lora_b"]);
     await model.adapters.load("late", adapter("lora_all"));
@@ -372,7 +372,7 @@ describe("adapters", () => {
     expect((await model.chat(messages, { lora: "lora_a", ...greedy })).text).not.toBe("");
   });
 
-  test("requests of this door are counted on them", async () => {
+  test("requests over HTTP are counted on them", async () => {
     const before = await model.adapters.get("lora_b");
     await model.chat(messages, { lora: "lora_b", ...greedy });
     await post("completions", { model: "lora_b", prompt: "x", n: 2, ...greedy, temperature: 1, ignore_eos: true });

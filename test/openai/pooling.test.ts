@@ -23,7 +23,7 @@ async function post(path: string, body: object): Promise<Record<string, unknown>
   return (await response.json()) as Record<string, unknown>;
 }
 
-test("embed gives a vector for each text, the same as the contract's door; adapters differ", async () => {
+test("embed gives a vector for each text, the same as the contract's tensors; adapters differ", async () => {
   const { embeddings, usage } = await model.embed(texts);
   expect(embeddings).toHaveLength(3);
   expect(usage.promptTokens).toBeGreaterThan(0);

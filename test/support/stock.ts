@@ -53,12 +53,12 @@ export class StockServer {
     const backends = join(folder, "backends");
     const env = await writeBackends(backends);
     const server = (await findRuntime({ device: "cpu" })).triton.server as string;
-    const doors = [];
-    for (const door of ["http", "grpc", "metrics"] as const) {
-      this.ports[door] = await freePort();
-      doors.push(`--${door}-port=${this.ports[door]}`, `--${door}-address=127.0.0.1`);
+    const endpoints = [];
+    for (const endpoint of ["http", "grpc", "metrics"] as const) {
+      this.ports[endpoint] = await freePort();
+      endpoints.push(`--${endpoint}-port=${this.ports[endpoint]}`, `--${endpoint}-address=127.0.0.1`);
     }
-    const args = [`--model-repository=${repository}`, `--backend-directory=${backends}`, ...doors, ...options];
+    const args = [`--model-repository=${repository}`, `--backend-directory=${backends}`, ...endpoints, ...options];
     const child = spawn(server, args, { env });
     this.#process = child;
     for (const stream of [child.stdout, child.stderr]) {

@@ -41,7 +41,7 @@ async function send(fetch, request) {
   return { status: response.status, contentType: response.headers.get("content-type"), text: await response.text() };
 }
 
-/** Medians in milliseconds of the same request through each door. */
+/** Medians in milliseconds of the same request through each API. */
 async function time(model, serve) {
   const { tokens } = await model.tokenize([{ role: "user", content: "Say something." }], {
     add_generation_prompt: true,

@@ -1,7 +1,7 @@
 """The adapters of the registry as the models of vLLM's OpenAI application.
 
 vLLM's application keeps a dictionary of adapters of its own, filled when it starts. Here it sees the registry itself:
-an adapter that is loaded, replaced or unloaded through any door is a model (or none) at the next request.
+an adapter that is loaded, replaced or unloaded in any way is a model (or none) at the next request.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class RegistryServingModels(OpenAIServingModels):
                     await adapters.load(lora_name, found.lora_path)
                     break
                 except AlreadyExistsError:
-                    break  # another door brought it in the meantime
+                    break  # another request loaded it in the meantime
                 except BackendError as failure:
                     refusals.append(str(failure))
         if lora_name in self.lora_requests:

@@ -1,13 +1,13 @@
 // `npm test`: sets up all it needs, then runs every check: types and style, C++ under the sanitizers, vitest, pytest.
-// Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs. `npm test -- --quick` runs the checks that
-// need no compiler and the tests that load no engine.
+// Arguments are passed to vitest (`npm test -- test/unit`); then only vitest runs. `npm test -- --quick` runs the checks
+// that need no compiler and the tests that start neither Triton nor an engine.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { listSkipped, reporter, skippedByPytest, skippedByVitest } from "./skipped.mjs";
 import { build, cache, dependencies, main, models, root, runtime, say, start } from "./steps.mjs";
 
-// The tests that load no engine, so that `--quick` answers within a minute.
-const QUICK_VITEST = ["test/unit", "test/types"];
+// The tests that start neither Triton nor an engine, so that `--quick` answers within a minute.
+const QUICK_VITEST = ["test/unit", "test/types", "--exclude=test/unit/server*.test.ts"];
 const QUICK_PYTEST = [
   "test/python/contract",
   "test/python/engine/test_settings.py",

@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { PythonNotFoundError } from "../../src/runtime";
@@ -26,6 +26,12 @@ describe("findPython", () => {
     const expected = { executable: path, base: path, fullVersion: "3.12.4", version: "3.12" };
     expect(await findPython({ python: path })).toMatchObject(expected);
     expect(await findPython({ python: "python3.12", environment: environment(folder) })).toMatchObject(expected);
+  });
+
+  it("reads the facts of a real Python, not only those that a script in a test prints", async () => {
+    const found = await findPython({ environment: process.env });
+    expect(found.fullVersion.startsWith(`${found.version}.`)).toBe(true);
+    expect(existsSync(join(found.libpythonDirectory, `libpython${found.version}.so.1.0`))).toBe(true);
   });
 
   it("finds libpython beside it", async () => {

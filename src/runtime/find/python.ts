@@ -47,7 +47,7 @@ var = sysconfig.get_config_var
 prefix = getattr(sys, "base_prefix", sys.prefix)
 libdir = var("LIBDIR")
 print(json.dumps({
-    "version": namesIn(sys.version_info[:3]),
+    "version": list(sys.version_info[:3]),
     "implementation": sys.implementation.name,
     "bits": struct.calcsize("P") * 8,
     "base": os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable),

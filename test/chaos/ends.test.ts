@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { expectNothingLeft, Host, isRunning } from "../support/host";
+import { expectNothingLeft, Host, isRunning, sharedMemoryOf } from "../support/host";
 import { tinyEngine } from "../support/models";
 import { fixtures } from "../support/paths";
 import { chaosOnly } from "../support/skip";
@@ -44,17 +44,18 @@ describe("a host that ends while it streams 64 requests", () => {
   );
 
   test("SIGKILL with two ranks: nothing is left within 2 s", { ...chaosOnly, timeout: 240_000 }, async () => {
-    const before = new Set(readdirSync("/dev/shm"));
     const engine = { ...load.engine, model: fixtures.models.tiny_tp, tensor_parallel_size: 2 };
-    const host = new Host({ engine }, [{ do: "load" }, { do: "stream", count: 16 }, { do: "signal", name: "SIGKILL" }]);
+    const host = new Host({ engine }, [{ do: "load" }, { do: "stream", count: 16 }, { do: "wait" }]);
     const loaded = await host.report("load");
     expect(loaded.error).toBeUndefined();
-    const during = readdirSync("/dev/shm").filter((name) => !before.has(name));
-    expect(during.filter((name) => !name.includes(`tritonode_${host.process.pid}_`))).toEqual([]);
+    await host.report("stream");
+    // Under the host's own prefix, by which the reaper finds it.
+    const during = sharedMemoryOf(host.process.pid as number);
+    expect(during.filter((name) => !name.includes(loaded.prefix as string))).toEqual([]);
     expect(during.some((name) => name.includes("ranks"))).toBe(true);
+    host.process.kill("SIGKILL");
     await host.ended;
     await expectNothingLeft(loaded, 2_000);
-    expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
   });
 
   test("killed while it loads: the loading child is gone within 2 s", async () => {

@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { Host, type Report, type Step } from "../support/host";
+import { expectNothingLeft, Host, type Report, type Step } from "../support/host";
 import { temporaryFolder, tinyEngine } from "../support/models";
 import { adapter, fixtures, root } from "../support/paths";
 import { chaosOnly, unless } from "../support/skip";
@@ -133,11 +133,10 @@ describe("several ranks (npm run chaos)", chaosOnly, () => {
       ],
       { timeout: 280_000 },
     );
-    const before = new Set(readdirSync("/dev/shm"));
     const seen = sample(host.process.pid as number);
     await host.ended;
     const { internet } = await (await seen)();
-    expect(readdirSync("/dev/shm").filter((name) => !before.has(name))).toEqual([]);
+    await expectNothingLeft(host.reports[0] as Report, 2_000);
     const [base, a, b, again] = texts(host);
     expect(again).toBe(base);
     expect(new Set([base, a, b]).size).toBe(3);

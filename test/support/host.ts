@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import type { VllmModelOptions } from "../../src";
 import { root } from "./paths";
+import { processTree } from "./sockets";
 import { until } from "./triton";
 
 export interface Step {
@@ -85,6 +86,25 @@ export function isRunning(pid: number): boolean {
   }
 }
 
+/** Names in /dev/shm that hold `prefix`: regions of that host, and semaphores, whose names begin with "sem.". */
+export function sharedMemoryNamed(prefix: string): string[] {
+  if (prefix === "") throw new Error("the host reported no prefix of its shared memory");
+  return readdirSync("/dev/shm").filter((name) => name.includes(prefix));
+}
+
+/** Names in /dev/shm that a process, or one below it, has mapped: those of others on this machine are not among them. */
+export function sharedMemoryOf(pid: number): string[] {
+  const names = processTree(pid).flatMap((each) => {
+    try {
+      return [...readFileSync(`/proc/${each}/maps`, "utf8").matchAll(/ \/dev\/shm\/(.*)$/gm)];
+    } catch {
+      return [];
+    }
+  });
+  // A name that is gone already leaves nothing behind: sem_open(3) maps a semaphore before it gives it its name.
+  return [...new Set(names.map(([, name]) => name as string))].filter((name) => !name.endsWith(" (deleted)"));
+}
+
 /** Of what a host reported: no child runs, no shared memory, no private folder, within `milliseconds`. */
 export async function expectNothingLeft(loaded: Report, milliseconds: number): Promise<void> {
   const { children = [], directory = "", prefix = "" } = loaded;
@@ -92,7 +112,7 @@ export async function expectNothingLeft(loaded: Report, milliseconds: number): P
   const left = () => [
     ...children.filter(isRunning).map((pid) => `process ${pid}`),
     ...(existsSync(directory) ? [directory] : []),
-    ...readdirSync("/dev/shm").filter((name) => name.startsWith(prefix)),
+    ...sharedMemoryNamed(prefix),
   ];
   await until(() => left().length === 0, milliseconds).catch(() => {});
   expect(left()).toEqual([]);

@@ -12,35 +12,45 @@ import pytest
 
 pytest.importorskip("vllm")
 import serving
-import tiny_gptq
-import tiny_int8
 import tiny_models
+import tiny_quantised
 from transformers import LlamaConfig
 from tritonode.lora.checkpoint import base_model_shapes
 from tritonode.lora.files import inspect_adapter
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
+FORMS = {
+    "gptq": tiny_quantised.gptq(),
+    "awq": tiny_quantised.awq(),
+    "w4a16": tiny_quantised.compressed_packed(4),
+    "w4a16-asymmetric": tiny_quantised.compressed_packed(4, symmetric=False),
+    "w8a8": tiny_quantised.compressed_w8a8(),
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantised")
     source = tiny_models.write_model(folder / "source", LlamaConfig(**tiny_models.SIZES))
-    tiny_gptq.write_gptq(source, folder / "gptq", folder / "gptq-plain")
-    tiny_int8.write_int8(source, folder / "int8", folder / "int8-plain")
+    for name, form in FORMS.items():
+        tiny_quantised.write_quantised(source, folder / name, folder / f"{name}-plain", form)
     tiny_models.write_adapter(folder / "adapter", source, target_modules=TARGETS)
     return folder
 
 
-def test_a_gptq_checkpoint_tells_its_modules_and_sizes(folder: Path) -> None:
-    shapes = base_model_shapes(str(folder / "gptq"))
-    assert shapes["model.layers.0.mlp.gate_proj"] == (96, 64)
-    assert shapes["model.layers.1.mlp.down_proj"] == (64, 96)
-    assert inspect_adapter(str(folder / "adapter"), base_model=str(folder / "gptq")).problems == []
+@pytest.mark.parametrize("name", FORMS)
+def test_a_checkpoint_tells_its_modules_and_the_sizes_it_knows(folder: Path, name: str) -> None:
+    shapes = base_model_shapes(str(folder / name))
+    # compressed-tensors packs inputs and keeps their number elsewhere.
+    packed = name.startswith("w4a16")
+    assert shapes["model.layers.0.mlp.gate_proj"] == (96, None if packed else 64)
+    assert shapes["model.layers.1.mlp.down_proj"] == (64, None if packed else 96)
+    assert inspect_adapter(str(folder / "adapter"), base_model=str(folder / name)).problems == []
 
 
-@pytest.mark.parametrize(("name", "rounding"), [("gptq", 0.25), ("int8", 0.5)])
-def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(folder: Path, name: str, rounding: float) -> None:
+@pytest.mark.parametrize("name", FORMS)
+def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(folder: Path, name: str) -> None:
+    rounding = 0.5 if name == "w8a8" else 0.25
     plain = folder / f"{name}-plain"
     served = serving.Served(folder / name, {"adapter": folder / "adapter"}, dtype="bfloat16")
     try:

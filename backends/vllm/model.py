@@ -41,7 +41,9 @@ class TritonPythonModel:
         # interpreter that Triton embeds does not read PYTHONPATH.
         sys.path.append(pb_utils.get_model_dir())
         progress.report(args["model_name"], "import")
-        environment.prepare_vllm()
+        warning = environment.prepare_vllm()
+        if warning is not None:
+            pb_utils.Logger.log_warn(f"[vllm] {warning}")
         from tritonode.service import Service
 
         environment.report_crashes()

@@ -61,6 +61,7 @@ export class MultiLoraMissingError extends ModelLoadError {
 const unknownLora = /^LoRA (.*) is not supported, we currently support \[(.*)\]$/s;
 const generating = /^Error generating stream: /;
 const missingLoraFile = /FileNotFoundError: (Triton backend cannot find .*?\.json\.)/s;
+const unsupportedVllm = /^vLLM('s version)? \S+ is not /;
 const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
 
 /** Converts the error of a request to a more specific one where there is one. */
@@ -95,6 +96,13 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
   if (missing?.[1] !== undefined) return new MultiLoraMissingError(missing[1], { cause: report });
   const python = backendFailure.exec(report.message);
   const reason = python?.[2] ?? report.message;
+  if (unsupportedVllm.test(reason)) {
+    return new ModelLoadError(reason, {
+      code: "ERR_VLLM_VERSION",
+      cause: report,
+      hint: "docs/versions.md lists the versions and what was run on each",
+    });
+  }
   return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {
     cause: report,
     hint: "the log says more: pass `logger` to VllmModel.load, or run: npx tritonode doctor",

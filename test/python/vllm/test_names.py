@@ -1,27 +1,61 @@
 """The names of vLLM's that this backend uses without vLLM promising them, with the parameters that it passes.
 
-A new version of vLLM that moves one fails here, with the name. `tritonode.vllm` is where it is used.
+A new version of vLLM that moves one fails here, with the name. `tritonode.vllm` is where it is used, and
+`tritonode.vllm.versions` says what differs between versions.
+
+Everything is read from source, so the vLLM need not be importable: TRITONODE_VLLM_SOURCE=FOLDER names an unpacked wheel
+of any version, where the installed one is not meant. Its torch and transformers are the installed ones.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import ast
 import importlib
-import inspect
+import importlib.util
 import os
 import pkgutil
 import re
-from typing import Any
+from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-pytest.importorskip("vllm")
 import tritonode.vllm
+from tritonode.vllm import versions
+from vllm_source import Sources
+
+FOLDER = os.environ.get("TRITONODE_VLLM_SOURCE")
+SOURCES = Sources(None if FOLDER is None else Path(FOLDER))
+if SOURCES.path("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
 
 MODULES = [module.name for module in pkgutil.iter_modules(tritonode.vllm.__path__)]
 
-# "module:name" → the parameters that are passed, by name.
+
+def version_of_source() -> versions.Version:
+    if FOLDER is None:
+        return versions.parse(versions.installed())
+    (information,) = Path(FOLDER).glob("vllm*.dist-info")
+    match = re.match(r"vllm(?:_cpu)?-(.*)\.dist-info", information.name)
+    assert match is not None, f"{information.name} names no version"
+    return versions.parse(match[1])
+
+
+VERSION = version_of_source()
+
+# A path of FUNCTIONS or ATTRIBUTES, or one of its words → the versions that it is used in.
+ONLY: dict[str, tuple[versions.Version, versions.Version]] = {
+    "vllm.exceptions:GracefulHTTPError": ((0, 29), versions.LAST),
+    "vllm.exceptions:VLLMClientError": ((0, 27), versions.LAST),
+    "vllm.v1.executor.multiproc_executor:get_file_store_init_method": ((0, 28), versions.LAST),
+    "vllm.v1.worker.utils:allocate_kv_cache": ((0, 29), versions.LAST),
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": (versions.FIRST, (0, 28)),
+    "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase.apply_lora_full_linear": ((0, 31), versions.LAST),
+    "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase._select_full_linear_output": ((0, 31), versions.LAST),
+    "vllm.model_executor.models.utils:WeightsMapper.get_rename_mapper": ((0, 29), versions.LAST),
+    "vllm.model_executor.models.utils:WeightsMapper.get_unstacked_mapper": (versions.FIRST, (0, 28)),
+    "supported_modules_to_save": ((0, 31), versions.LAST),
+}
+
+# "module:name" → the parameters that are passed, by name. For a key of versions.MOVED: the module of this version.
 FUNCTIONS: dict[str, str] = {
     # The engine.
     "vllm.v1.engine.core:EngineCore.__init__": "vllm_config executor_class log_stats executor_fail_callback",
@@ -53,6 +87,7 @@ FUNCTIONS: dict[str, str] = {
     # What is imported late, and the memory of the KV cache.
     "vllm.env_override:_patch_inductor_fallback_allow_list": "",
     "vllm.v1.worker.utils:allocate_kv_cache": "kv_cache_config device layout kernel_block_sizes",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": "kv_cache_config",
     "torch:_check_with": "error_type cond message",
     "torch._library.triton:get_inner_triton_kernels": "fn",
     "transformers.utils.import_utils:define_import_structure": "module_path prefix",
@@ -64,6 +99,8 @@ FUNCTIONS: dict[str, str] = {
     ),
     "vllm.lora.lora_model:LoRAModel._should_skip_module": "module_name skip_prefixes",
     "vllm.lora.utils:parse_fine_tuned_lora_name": "name weights_mapper",
+    "vllm.model_executor.models.utils:WeightsMapper.get_rename_mapper": "",
+    "vllm.model_executor.models.utils:WeightsMapper.get_unstacked_mapper": "",
     "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager._load_adapter": "lora_request",
     "vllm.lora.worker_manager:LRUCacheWorkerLoRAManager.add_adapter": "lora_request",
     "vllm.lora.model_manager:LRUCacheLoRAModelManager.create_dummy_lora": "lora_id rank embedding_modules",
@@ -104,8 +141,8 @@ FUNCTIONS: dict[str, str] = {
     "vllm.model_executor.layers.rotary_embedding:RotaryEmbedding._match_cos_sin_cache_dtype": "query",
     "vllm.model_executor.layers.fused_moe.config:FusedMoEConfig.__post_init__": "",
     # The OpenAI application.
-    "vllm.entrypoints.launchers.app:build_app": "args supported_tasks model_config",
-    "vllm.entrypoints.launchers.api_server:app_state.init_app_state": "engine_client state args supported_tasks",
+    "application:build_app": "args supported_tasks model_config",
+    "application_state:init_app_state": "engine_client state args supported_tasks",
     "vllm.entrypoints.openai.models.serving:OpenAIServingModels.load_lora_adapter": "request base_model_name",
     "vllm.entrypoints.openai.models.serving:OpenAIServingModels.unload_lora_adapter": "request",
     "vllm.entrypoints.openai.models.serving:OpenAIServingModels._check_load_lora_adapter_request": "request",
@@ -147,46 +184,80 @@ ATTRIBUTES: dict[str, str] = {
 }
 
 
-def find(path: str) -> Any:
+def is_used(name: str) -> bool:
+    first, last = ONLY.get(name, (versions.FIRST, versions.LAST))
+    # A newer version than is known is taken for like the newest that is.
+    return first <= min(VERSION, versions.LAST) <= last
+
+
+def place(path: str) -> str:
     module, _, name = path.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
+    return f"{versions.MOVED[module].place(VERSION)}:{name}" if module in versions.MOVED else path
 
 
-def has_attribute(cls: type, name: str) -> bool:
-    """Whether instances have an attribute: of the class, a field, or assigned in a method."""
-    if (
-        hasattr(cls, name)
-        or name in getattr(cls, "__struct_fields__", ())
-        or name in getattr(cls, "__annotations__", ())
-    ):
-        return True
-    if dataclasses.is_dataclass(cls) and name in {field.name for field in dataclasses.fields(cls)}:
-        return True
-    assigned = re.compile(rf"\bself\.{name}\b[^=\n]*=[^=]")
-    return any(assigned.search(inspect.getsource(base)) for base in cls.__mro__ if base.__module__.startswith("vllm"))
+def imported_names() -> list[str]:
+    """`module:name` of all that `tritonode.vllm` imports from vLLM, whatever its version."""
+    found = []
+    for module in MODULES:
+        path = importlib.util.find_spec(f"tritonode.vllm.{module}").origin  # type: ignore[union-attr]
+        tree = ast.parse(Path(path).read_text(encoding="utf-8"))  # type: ignore[arg-type]
+        typing_only = {
+            id(each)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for each in ast.walk(node)
+        }
+        found += [
+            f"{node.module}:{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and id(node) not in typing_only
+            if (node.module or "").partition(".")[0] == "vllm"
+            for alias in node.names
+        ]
+    return sorted(set(found))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_the_names_that_a_module_gives_on_are_there(module: str) -> None:
-    importlib.import_module(f"tritonode.vllm.{module}")
+MOVED_NAMES = [f"{key}:{name}" for key, moved in versions.MOVED.items() for name in moved.names.split()]
+EXCEPTIONS = ["vllm.exceptions:GracefulHTTPError", "vllm.exceptions:VLLMClientError"]
+NAMES = [*imported_names(), *MOVED_NAMES, *filter(is_used, EXCEPTIONS)]
 
 
-@pytest.mark.parametrize("path", FUNCTIONS)
+@pytest.mark.parametrize("path", NAMES)
+def test_a_name_is_there(path: str) -> None:
+    assert SOURCES.find(place(path)) is not None, f"vLLM {VERSION} has no {place(path)}"
+
+
+@pytest.mark.parametrize("path", list(filter(is_used, FUNCTIONS)))
 def test_a_function_takes_what_it_is_called_with(path: str) -> None:
-    parameters = inspect.signature(find(path)).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    missing = [name for name in FUNCTIONS[path].split() if name not in parameters and not takes_any]
-    assert not missing, f"{path} has no parameter {missing}; it takes {list(parameters)}"
+    parameters = SOURCES.parameters(place(path))
+    assert parameters is not None, f"vLLM {VERSION} has no function {place(path)}"
+    missing = [name for name in FUNCTIONS[path].split() if name not in parameters and "**" not in parameters]
+    assert not missing, f"{place(path)} has no parameter {missing}; it takes {parameters}"
 
 
-@pytest.mark.parametrize("path", ATTRIBUTES)
+@pytest.mark.parametrize("path", list(filter(is_used, ATTRIBUTES)))
 def test_an_object_has_the_attributes_that_are_used(path: str) -> None:
-    missing = [name for name in ATTRIBUTES[path].split() if not has_attribute(find(path), name)]
+    used = filter(is_used, ATTRIBUTES[path].split())
+    missing = [name for name in used if not SOURCES.has_attribute(path, name)]
     assert not missing, f"{path} has no attribute {missing}"
 
 
-def test_an_attribute_that_is_not_there_is_missed() -> None:
-    assert not any(has_attribute(find(path), "no_such_attribute") for path in ATTRIBUTES)
+@pytest.mark.parametrize("path", list(filter(is_used, ATTRIBUTES)))
+def test_an_attribute_that_is_not_there_is_missed(path: str) -> None:
+    assert not SOURCES.has_attribute(path, "no_such_attribute")
+    assert SOURCES.find(f"{path}.no_such_attribute") is None
+
+
+@pytest.mark.skipif(FOLDER is not None, reason="the source that is checked is not the installed vLLM's")
+@pytest.mark.parametrize("module", MODULES)
+def test_the_modules_import(module: str) -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    importlib.import_module(f"tritonode.vllm.{module}")
+
+
+def test_the_versions_are_in_order() -> None:
+    for key, moved in versions.MOVED.items():
+        assert list(moved.places) == sorted(moved.places), key
+        assert next(iter(moved.places)) == versions.FIRST, key
+    for first, last in ONLY.values():
+        assert versions.FIRST <= first <= last <= versions.LAST

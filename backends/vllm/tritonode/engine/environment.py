@@ -13,7 +13,7 @@ import signal
 import socket
 
 from tritonode.errors import SettingsError
-from tritonode.vllm import lazy_packages
+from tritonode.vllm import lazy_packages, versions
 
 # Each comment says why the engine needs the setting inside another application.
 _DEFAULTS = {
@@ -54,12 +54,17 @@ _UNPACED_SPINS = "2000"
 _users: set[str] = set()
 
 
-def prepare_vllm() -> None:
-    """Set what must be set in vLLM itself before the rest of vLLM is imported."""
+def prepare_vllm() -> str | None:
+    """Check vLLM's version, and set what must be set in vLLM itself before the rest of it is imported.
+
+    Returns a warning about the version, or None. Raises UnsupportedError for a version that is not served.
+    """
+    warning = versions.check()
     lazy_packages.install_on_cpu()
     from tritonode.vllm.platform import compile_eagerly
 
     compile_eagerly()
+    return warning
 
 
 def prepare() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.executor import multiproc_executor
 
+from . import versions
+
 __all__ = ["RANKS_LOGGER", "resolve_obj_by_qualname", "set_file_store"]
 
 # The logger of what ended a rank.
@@ -14,5 +16,10 @@ RANKS_LOGGER = multiproc_executor.__name__
 
 
 def set_file_store(address: Callable[[], str]) -> None:
-    """Let ranks meet at the `file://` URL that `address` returns. vLLM's CPU kernels name their shared memory by it."""
+    """Let ranks meet at the `file://` URL that `address` returns. vLLM's CPU kernels name their shared memory by it.
+
+    Before 0.28 the ranks meet at a port of the loopback interface, whose number the kernels' memory is named by.
+    """
+    if not versions.since(0, 28):
+        return
     multiproc_executor.get_file_store_init_method = address

@@ -6,9 +6,12 @@ resident from then on. Memory that is new from the kernel holds the same zeros.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
+
+from . import versions
 
 # Below this size the C library may give memory that was used before, and has to be written in any case.
 _LEAST_BYTES = 64 << 20
@@ -35,8 +38,28 @@ class _Torch:
 
 def take_memory_as_it_is_used() -> None:
     """Let vLLM allocate the KV cache of this process that way. For the CPU; again changes nothing."""
-    from vllm.v1.worker import utils
+    if versions.since(0, 29):
+        from vllm.v1.worker import utils
 
-    held: Any = utils
-    if not isinstance(held.torch, _Torch):
-        held.torch = _Torch(held.torch)
+        held: Any = utils
+        if not isinstance(held.torch, _Torch):
+            held.torch = _Torch(held.torch)
+        return
+    # There the function is in a large module that uses torch for all else too.
+    from vllm.v1.worker import gpu_model_runner
+
+    runner: Any = gpu_model_runner
+    allocate = runner.GPUModelRunner._allocate_kv_cache_tensors
+    if hasattr(allocate, "__wrapped__"):
+        return
+
+    @functools.wraps(allocate)
+    def allocate_with_it(self: Any, kv_cache_config: Any) -> Any:
+        torch = runner.torch
+        runner.torch = _Torch(torch)
+        try:
+            return allocate(self, kv_cache_config)
+        finally:
+            runner.torch = torch
+
+    runner.GPUModelRunner._allocate_kv_cache_tensors = allocate_with_it

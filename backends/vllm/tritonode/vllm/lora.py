@@ -14,6 +14,8 @@ from vllm.model_executor.models import ModelRegistry
 from vllm.utils import torch_utils
 from vllm.v1.engine.core import EngineCore
 
+from . import versions
+
 __all__ = [
     "LoRALayerWeights",
     "LoRAModel",
@@ -112,11 +114,17 @@ def lora_layers(manager: Any) -> LoraLayers:
     return LoraLayers(
         wrapped=adapters.modules,
         packed=adapters.packed_modules,
-        heads=adapters.supported_modules_to_save,
-        mapper=None if mapper is None else mapper.get_rename_mapper(),
+        # Before 0.31 an adapter brings no head of its own.
+        heads=adapters.supported_modules_to_save if versions.since(0, 31) else set(),
+        mapper=None if mapper is None else _renames(mapper),
         skipped=getattr(adapters.model, "lora_skip_prefixes", None) or [],
         pooling=adapters.is_pooling_model,
     )
+
+
+def _renames(mapper: Any) -> Any:
+    """What a model's `WeightsMapper` does to the names in an adapter: the parts of a packed layer keep theirs."""
+    return mapper.get_rename_mapper() if versions.since(0, 29) else mapper.get_unstacked_mapper()
 
 
 def skips_lora_tensor(name: str, prefixes: list[str]) -> bool:
@@ -136,7 +144,7 @@ def renames_weights(architectures: list[str]) -> bool:
             return True  # vLLM says what is missing when it builds the model
         if mapper is None:
             continue
-        renames = mapper.get_rename_mapper()
+        renames = _renames(mapper)
         if any(getattr(renames, field.name) for field in dataclasses.fields(renames)):
             return True
     return not architectures

@@ -1,4 +1,4 @@
-"""All that depends on vLLM's HTTP application: names and import paths of vLLM 0.32.
+"""All that depends on vLLM's HTTP application.
 
 Importing this module imports FastAPI and the application's routes; see `openai.application` for when that happens.
 """
@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.launchers.api_server import app_state
-from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve import create_error_response
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.exceptions import LoRAAdapterNotFoundError, VLLMNotFoundError
+
+from . import versions
+
+if TYPE_CHECKING:
+    # Where the newest version has them; a type checker needs a place.
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
+else:
+    _protocol = versions.moved("protocol")
+    ErrorResponse = _protocol.ErrorResponse
+    ModelCard = _protocol.ModelCard
+    ModelList = _protocol.ModelList
+    ModelPermission = _protocol.ModelPermission
+
+app_state: Any = versions.moved("application_state")
+build_app: Any = versions.moved("application").build_app
+create_error_response: Any = versions.moved("http_errors").create_error_response
 
 __all__ = [
     "BaseModelPath",
@@ -41,8 +54,8 @@ __all__ = [
 def serving_models(replacement: type[OpenAIServingModels]) -> Iterator[None]:
     """Let the application's state be built with another class for its list of models."""
     original = app_state.OpenAIServingModels
-    app_state.OpenAIServingModels = replacement  # type: ignore[misc]
+    app_state.OpenAIServingModels = replacement
     try:
         yield
     finally:
-        app_state.OpenAIServingModels = original  # type: ignore[misc]
+        app_state.OpenAIServingModels = original

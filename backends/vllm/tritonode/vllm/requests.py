@@ -6,15 +6,22 @@ import dataclasses
 import typing
 from typing import Any
 
-from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
+from vllm import exceptions
+from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.outputs import STREAM_FINISHED, CompletionOutput, EmbeddingRequestOutput, PoolingRequestOutput, RequestOutput
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-# How it says that it takes no more requests now.
-OVERLOAD_ERRORS: tuple[type[Exception], ...] = (GracefulHTTPError,)
+from . import versions
+
+# How it says that it takes no more requests now. Before 0.29 it takes all of them.
+OVERLOAD_ERRORS: tuple[type[Exception], ...] = (exceptions.GracefulHTTPError,) if versions.since(0, 29) else ()
 # How vLLM refuses a request: its own errors for it, and the plain ones that its older checks raise.
-REQUEST_ERRORS: tuple[type[Exception], ...] = (VLLMClientError, ValueError, TypeError)
+REQUEST_ERRORS: tuple[type[Exception], ...] = (
+    exceptions.VLLMClientError if versions.since(0, 27) else VLLMNotFoundError,
+    ValueError,
+    TypeError,
+)
 
 __all__ = [
     "OVERLOAD_ERRORS",

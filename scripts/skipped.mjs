@@ -32,19 +32,20 @@ export function skippedByVitest() {
   return existsSync(noted) ? JSON.parse(readFileSync(noted, "utf8")) : [];
 }
 
+/** The text of an XML attribute. */
+export function unescapeXml(text) {
+  const characters = { lt: "<", gt: ">", quot: '"', apos: "'", amp: "&", "#10": "\n" };
+  return text.replace(/&(lt|gt|quot|apos|amp|#10);/g, (_, name) => characters[name]);
+}
+
 /** The tests that a JUnit report of pytest calls skipped. */
 export function skippedByPytest(xml) {
-  const unescaped = (text) =>
-    text.replace(
-      /&(lt|gt|quot|apos|amp|#10);/g,
-      (_, name) => ({ lt: "<", gt: ">", quot: '"', apos: "'", amp: "&" })[name] ?? " ",
-    );
   const cases = xml.matchAll(/<testcase ([^>]*[^/])>\s*<skipped ([^>]*)>/g);
   return [...cases].map(([, test, skipped]) => {
-    const attribute = (text, name) => unescaped(new RegExp(`\\b${name}="([^"]*)"`).exec(text)?.[1] ?? "");
+    const attribute = (text, name) => unescapeXml(new RegExp(`\\b${name}="([^"]*)"`).exec(text)?.[1] ?? "");
     return {
       name: `${attribute(test, "classname")} > ${attribute(test, "name")}`,
-      reason: attribute(skipped, "message"),
+      reason: attribute(skipped, "message").replaceAll("\n", " "),
     };
   });
 }

@@ -4,39 +4,80 @@ import { spawn } from "node:child_process";
 import { cpSync, existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { constants } from "node:os";
 import { delimiter, dirname, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 export const cache = join(root, ".cache");
 
+/** Programs that run now: each with `signal`, which reaches those that it has started too. */
 const children = new Set();
 let interrupted;
 
-// Ctrl-C reaches the children by themselves; this process waits for them and then ends as a signal would end it.
+/** How long programs may take to end in good order after a signal, ms; a second signal ends them at once. */
+const GRACE = 20_000;
+
+// This process waits for its programs and then ends as a signal would end it. Ctrl-C reaches those in the terminal's
+// own process group twice, once by the terminal: they take no harm from that.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
   process.on(signal, () => {
-    if (interrupted !== undefined) for (const child of children) child.kill("SIGKILL");
+    const again = interrupted !== undefined;
     interrupted = signal;
-    for (const child of children) child.kill(signal);
-    if (children.size === 0) end();
+    endAll(again ? "SIGKILL" : signal);
+    setTimeout(GRACE, "SIGKILL").then(endAll);
+    endIfInterrupted();
   });
 }
 
-function end() {
-  process.exit(128 + constants.signals[interrupted]);
+function endAll(signal) {
+  for (const child of children) child.signal(signal);
 }
 
-/** Starts a program with this terminal; resolves with its exit code. */
-export function start(command, args, options = {}) {
+function endIfInterrupted() {
+  if (interrupted !== undefined && children.size === 0) process.exit(128 + constants.signals[interrupted]);
+}
+
+/**
+ * Resolves with a program's exit code; never, once this process was interrupted.
+ *
+ * @param signal sends a signal, 0 to ask; returns whether there is somebody to get it
+ */
+function ended(child, signal) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
-    children.add(child);
-    child.on("error", reject);
-    child.on("close", (code, signal) => {
-      children.delete(child);
-      if (interrupted !== undefined) end();
-      resolve(code ?? 128 + constants.signals[signal]);
+    const entry = { signal };
+    children.add(entry);
+    child.on("error", (error) => {
+      children.delete(entry);
+      endIfInterrupted();
+      if (interrupted === undefined) reject(error);
     });
+    child.on("close", async (code, signalled) => {
+      // What it has started may still be cleaning up; `GRACE` bounds that.
+      while (interrupted !== undefined && signal(0)) await setTimeout(50);
+      children.delete(entry);
+      endIfInterrupted();
+      if (interrupted === undefined) resolve(code ?? 128 + constants.signals[signalled]);
+    });
+  });
+}
+
+/**
+ * Starts a program with this terminal; resolves with its exit code. With `onOutput` it gets no terminal but a process
+ * group of its own, and what it writes is passed on as text.
+ */
+export function start(command, args, { onOutput, ...options } = {}) {
+  if (onOutput === undefined) {
+    const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
+    return ended(child, (signal) => child.kill(signal));
+  }
+  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], detached: true, ...options });
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", onOutput);
+  return ended(child, (signal) => {
+    try {
+      return process.kill(-child.pid, signal);
+    } catch {
+      return false;
+    }
   });
 }
 
@@ -49,19 +90,11 @@ export async function run(command, args, options) {
 /** Runs a program that must succeed, and resolves with what it wrote to stdout. */
 export async function output(command, args, options = {}) {
   let text = "";
-  const code = await new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], ...options });
-    children.add(child);
-    child.stdout.setEncoding("utf8").on("data", (chunk) => {
-      text += chunk;
-    });
-    child.on("error", reject);
-    child.on("close", (status) => {
-      children.delete(child);
-      if (interrupted !== undefined) end();
-      resolve(status);
-    });
+  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "inherit"], ...options });
+  child.stdout.setEncoding("utf8").on("data", (chunk) => {
+    text += chunk;
   });
+  const code = await ended(child, (signal) => child.kill(signal));
   if (code !== 0) throw new Error(`${[command, ...args].join(" ")} ended with exit code ${code}`);
   return text;
 }

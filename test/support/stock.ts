@@ -68,7 +68,7 @@ export class StockServer {
     }
     await vi.waitFor(
       async () => {
-        expect(child.exitCode, this.log.slice(-3000)).toBeNull();
+        expect(child.exitCode ?? child.signalCode, this.log.slice(-3000)).toBeNull();
         const ready = await fetch(`http://127.0.0.1:${this.ports.http}/v2/health/ready`).catch(() => undefined);
         expect(ready?.status).toBe(200);
       },
@@ -84,7 +84,7 @@ export class StockServer {
   async stop(): Promise<void> {
     const child = this.#process;
     if (child === undefined) return;
-    child.kill("SIGTERM");
-    await new Promise((resolve) => (child.exitCode === null ? child.once("exit", resolve) : resolve(undefined)));
+    const ended = child.exitCode !== null || child.signalCode !== null;
+    if (!ended) await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
   }
 }

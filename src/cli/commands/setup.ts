@@ -1,5 +1,6 @@
 import { TritonodeError } from "../../errors";
 import { bundle, planLines, planSetup, type SetupProgress, setup } from "../../runtime";
+import { partSize } from "../../runtime/install/parts";
 import { names, parse } from "../arguments";
 import type { Command, Context } from "../context";
 import { ProgressBar } from "../progress-bar";
@@ -29,13 +30,16 @@ Your own configuration of pip or uv (mirrors, proxies, certificates) is used as 
 Interrupted? The same command again goes on with the downloads that are complete: they are in the installer's cache.
 `;
 
-const bundleHelp = `Usage: tritonode bundle OUT.tar [options]
+const bundleHelp = `Usage: tritonode bundle OUT [options]
 
-Downloads all that \`tritonode setup --offline OUT.tar\` needs on a machine without a network.
+Downloads all that \`tritonode setup --offline OUT\` needs on a machine without a network: into one .tar file, or with
+--parts into a folder of files of that size, each with its SHA-256 in the folder's bundle.json.
 
 Options:
   --device cpu|cuda     what the runtime is for (default: cpu)
   --python PYTHON       a Python of the version that the other machine has (default: the best found here)
+  --parts SIZE          write parts of at most this size: 60M, 2G
+  --use-installed       the other machine's Python has vLLM and torch: bring only what \`setup --use-installed\` adds
   --torch-index URL     take torch from this package index
   --with NAMES          further packages: test, demo (comma-separated)
   -h, --help            show this text
@@ -125,17 +129,22 @@ export const bundleCommand: Command = {
       {
         device: { type: "string", default: "cpu" },
         python: { type: "string" },
+        parts: { type: "string" },
+        "use-installed": { type: "boolean", default: false },
         "torch-index": { type: "string" },
         with: { type: "string", multiple: true },
       },
       1,
     );
-    const output = positionals[0] ?? "tritonode-runtime.tar";
+    const parts = values.parts === undefined ? undefined : partSize(values.parts);
+    const output = positionals[0] ?? (parts === undefined ? "tritonode-runtime.tar" : "tritonode-runtime");
     const path = await watched(context, (onProgress) =>
       bundle({
         output,
         device: device(values.device),
         python: values.python,
+        parts,
+        useInstalled: values["use-installed"],
         torchIndex: values["torch-index"],
         extras: names(values.with),
         signal: context.signal,

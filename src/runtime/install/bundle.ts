@@ -1,6 +1,7 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
+import { InvalidArgumentError, TritonodeError } from "../../errors";
 import { SetupCancelledError, SetupError } from "../errors";
 import { checkDevice, checkExtras } from "../find/options";
 import { makeDirectories, packageVersion } from "../find/paths";
@@ -11,6 +12,7 @@ import {
   digest,
   EXTRAS,
   type Extra,
+  installedPins,
   PIP,
   TORCH,
   TORCH_CPU_INDEX,
@@ -18,12 +20,17 @@ import {
 } from "../packages/requirements";
 import { run } from "../process";
 import type { Device } from "../runtime";
+import { arePartsUsable, type Parts, readParts, writeParts } from "./parts";
 import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
 import type { OnSetupProgress } from "./progress";
 
 export interface BundleOptions {
-  /** Where the bundle is written: a `.tar` file. */
+  /** Where the bundle is written: a `.tar` file, or with `parts` a folder. */
   output: string;
+  /** Bytes: the bundle becomes a folder of files of this size, each with its checksum. */
+  parts?: number | undefined;
+  /** For a Python that has vLLM and torch of its own: only what `setup --use-installed` adds to it. */
+  useInstalled?: boolean | undefined;
   device: Device;
   python?: string | undefined;
   torchIndex?: string | undefined;
@@ -39,24 +46,41 @@ interface Description {
   device: Device;
   pythonVersion: string;
   arch: string;
+  /** `baseDigest` of what it holds; for `useInstalled` the digest of `installedPins`. */
   requirements: string;
   extras: Record<string, string>;
+  useInstalled?: boolean;
 }
 
 const DESCRIPTION = "bundle.json";
 
 /**
  * Downloads every wheel that `setup --offline` needs, for this machine's architecture and one Python version, into one
- * uncompressed tar (wheels are compressed already). The file appears whole or not at all.
+ * uncompressed tar (wheels are compressed already), or into a folder of parts. It appears whole or not at all.
  *
  * @returns the absolute path of the bundle.
+ * @throws {@link SetupError}; {@link InvalidArgumentError} for a folder for parts that is not empty
  */
 export async function bundle(options: BundleOptions): Promise<string> {
-  const { device, signal } = options;
+  try {
+    return await make(options);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (error instanceof TritonodeError || code === undefined) throw error;
+    const hint = code === "ENOSPC" ? "free some disk space, or choose another place for the bundle" : undefined;
+    throw new SetupError(`the bundle could not be made: ${message}`, { hint, cause: error });
+  }
+}
+
+async function make(options: BundleOptions): Promise<string> {
+  const { device, signal, parts, useInstalled = false } = options;
   checkDevice(device);
   const extras = checkExtras(options.extras ?? []);
   const report = options.onProgress ?? (() => {});
   const output = resolve(options.output);
+  if (parts !== undefined && existsSync(output) && !isEmptyFolder(output)) {
+    throw new InvalidArgumentError(`${output} is there already`, { hint: "name a new or an empty folder" });
+  }
   // next to the result: it takes gigabytes and is renamed at the end
   await makeDirectories(dirname(output)).catch((cause) => {
     throw new SetupError(`${dirname(output)} can't be made`, { hint: "choose another place for the bundle", cause });
@@ -69,8 +93,9 @@ export async function bundle(options: BundleOptions): Promise<string> {
     const folder = join(scratch, "bundle");
     const wheels = join(folder, "wheels");
     await makeDirectories(wheels);
-    await downloadTorch(context, device, wheels, options.torchIndex);
-    const pins = [PIP, TRITON, ...basePins(device), ...extras.flatMap((name) => [...EXTRAS[name]])];
+    if (!useInstalled) await downloadTorch(context, device, wheels, options.torchIndex);
+    const base = useInstalled ? installedPins() : [TRITON, ...basePins(device)];
+    const pins = [PIP, ...base, ...extras.flatMap((name) => [...EXTRAS[name]])];
     await pipDownload(context, pins, wheels);
     const description: Description = {
       schema: 1,
@@ -78,11 +103,21 @@ export async function bundle(options: BundleOptions): Promise<string> {
       device,
       pythonVersion: python.version,
       arch: process.arch,
-      requirements: baseDigest(device, true),
+      requirements: requirementsOf(device, useInstalled),
       extras: Object.fromEntries(extras.map((name) => [name, digest(EXTRAS[name])])),
+      ...(useInstalled ? { useInstalled } : {}),
     };
-    await writeFile(join(folder, DESCRIPTION), `${JSON.stringify(description, undefined, 2)}\n`);
     report({ phase: "install", message: `writing ${output}` });
+    const describe = (more?: Parts) =>
+      writeFile(join(folder, DESCRIPTION), `${JSON.stringify({ ...description, ...more }, undefined, 2)}\n`);
+    if (parts !== undefined) {
+      await describe(await writeParts(wheels, folder, parts, signal));
+      await rm(wheels, { recursive: true });
+      await rename(folder, output);
+      report({ phase: "done", message: `the bundle is complete: ${output}` });
+      return output;
+    }
+    await describe();
     const tar = join(scratch, "bundle.tar");
     await tarfile(python.executable, ["-c", tar, DESCRIPTION, "wheels"], folder, signal);
     await rename(tar, output);
@@ -109,6 +144,7 @@ export async function openBundle(
     python: string;
     extras: readonly Extra[];
     withTriton: boolean;
+    useInstalled?: boolean | undefined;
     signal: AbortSignal | undefined;
   },
 ): Promise<string> {
@@ -125,24 +161,45 @@ export async function openBundle(
   const text = await readFile(join(folder, DESCRIPTION), "utf8").catch((cause) => {
     throw unfit(path, `is no bundle of tritonode (no ${DESCRIPTION})`, cause);
   });
-  let found: Description;
+  let found: Description & Partial<Parts>;
   try {
-    found = JSON.parse(text) as Description;
+    found = JSON.parse(text) as Description & Partial<Parts>;
   } catch (cause) {
     throw unfit(path, `has an unreadable ${DESCRIPTION}`, cause);
   }
-  const { device, pythonVersion } = wanted;
+  const { device, pythonVersion, useInstalled = false } = wanted;
   if (found.device !== device) throw unfit(path, `is for ${found.device}, not for ${device}`);
   if (found.arch !== process.arch) throw unfit(path, `is for ${found.arch}, not for ${process.arch}`);
   if (found.pythonVersion !== pythonVersion) {
     throw unfit(path, `is for Python ${found.pythonVersion}, not ${pythonVersion}: name one with --python`);
   }
-  if (found.requirements !== baseDigest(device, true)) {
+  if (found.useInstalled === true && !useInstalled) {
+    throw unfit(
+      path,
+      "holds only what a Python with vLLM and torch of its own lacks: name that one with --use-installed",
+    );
+  }
+  // a bundle with everything serves --use-installed as well
+  if (found.requirements !== requirementsOf(device, found.useInstalled === true)) {
     throw unfit(path, `was made by tritonode ${found.tritonode} with other versions than this ${packageVersion()}`);
   }
   const lacking = wanted.extras.find((name) => found.extras[name] !== digest(EXTRAS[name]));
   if (lacking !== undefined) throw unfit(path, `lacks the extra "${lacking}"`);
-  return join(folder, "wheels");
+  const { wheels, parts } = found;
+  if (wheels === undefined && parts === undefined) return join(folder, "wheels");
+  const cut = { wheels, parts } as Partial<Parts>;
+  if (!arePartsUsable(cut)) throw unfit(path, `has a ${DESCRIPTION} whose parts don't make up its wheels`);
+  const whole = join(wanted.scratch, "wheels");
+  await readParts(folder, cut, whole, wanted.signal, (reason, hint) => unfit(path, reason, undefined, hint));
+  return whole;
+}
+
+function requirementsOf(device: Device, useInstalled: boolean): string {
+  return useInstalled ? digest(installedPins()) : baseDigest(device, true);
+}
+
+function isEmptyFolder(path: string): boolean {
+  return statSync(path).isDirectory() && readdirSync(path).length === 0;
 }
 
 /** A throw-away venv with a pip that shows its progress. */
@@ -187,10 +244,8 @@ async function tarfile(python: string, args: string[], cwd: string, signal: Abor
   if (result.code !== 0) throw new SetupError(`tarfile failed: ${result.stderr.trim().split("\n").at(-1)}`);
 }
 
-function unfit(path: string, reason: string, cause?: unknown): SetupError {
-  return new SetupError(`the bundle ${path} ${reason}`, {
-    code: "ERR_SETUP_BUNDLE",
-    hint: "make one with `npx tritonode bundle OUT.tar` on a machine like this one, with a network",
-    cause,
-  });
+const MAKE_ONE = "make one with `npx tritonode bundle OUT.tar` on a machine like this one, with a network";
+
+function unfit(path: string, reason: string, cause?: unknown, hint = MAKE_ONE): SetupError {
+  return new SetupError(`the bundle ${path} ${reason}`, { code: "ERR_SETUP_BUNDLE", hint, cause });
 }

@@ -44,6 +44,11 @@ export function basePins(device: Device): string[] {
   return [...lines(PINS_COMMON), ...lines(device === "cpu" ? PINS_CPU : PINS_CUDA)].sort();
 }
 
+/** What a Python with vLLM and torch of its own needs beside them: Triton, and the numpy that Triton's stub can read. */
+export function installedPins(): string[] {
+  return [TRITON, ...lines(PINS_COMMON).filter((pin) => pin.startsWith("numpy=="))];
+}
+
 /** Extra packages that `setup --with NAME` adds; the runtime serves without them. */
 export const EXTRAS = {
   /** For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp) are not used. */

@@ -62,6 +62,8 @@ const unknownLora = /^LoRA (.*) is not supported, we currently support \[(.*)\]$
 const generating = /^Error generating stream: /;
 const missingLoraFile = /FileNotFoundError: (Triton backend cannot find .*?\.json\.)/s;
 const unsupportedVllm = /^vLLM('s version)? \S+ is not /;
+const leftOut =
+  /^(.*(?:this runtime was made without it|has no kernels for this processor).*); (run: npx tritonode setup .*)$/s;
 const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
 
 /** Converts the error of a request to a more specific one where there is one. */
@@ -101,6 +103,14 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
       code: "ERR_VLLM_VERSION",
       cause: report,
       hint: "docs/versions.md lists the versions and what was run on each",
+    });
+  }
+  const lacking = leftOut.exec(reason);
+  if (lacking?.[1] !== undefined) {
+    return new ModelLoadError(`the model '${model}' could not be loaded: ${lacking[1]}`, {
+      code: "ERR_RUNTIME_INCOMPLETE",
+      cause: report,
+      hint: lacking[2],
     });
   }
   return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {

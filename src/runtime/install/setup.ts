@@ -19,7 +19,7 @@ import { checkDevice, checkExtras } from "../find/options";
 import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "../find/paths";
 import { findPython, type Python } from "../find/python";
 import { stubPythonVersion, tritonOfDirectory } from "../find/triton";
-import { baseDigest, digest, EXTRAS, type Extra, isExtra } from "../packages/requirements";
+import { baseDigest, digest, type Extra, extraPins, isExtra } from "../packages/requirements";
 import type { Device, Runtime } from "../runtime";
 import { openBundle } from "./bundle";
 import { contentsOf, MARKER, SCRATCH } from "./contents";
@@ -43,7 +43,10 @@ export interface SetupOptions {
   triton?: string | undefined;
   /** The index to take torch from, in place of the user's own and of PyTorch's CPU index. */
   torchIndex?: string | undefined;
-  /** Further packages: `test`, `demo`. Those that an earlier run installed stay. */
+  /**
+   * Further packages: `vision`, `full` (all that a small runtime leaves out), `portable` (vLLM's kernels for every
+   * processor), `test`, `demo`. Those that an earlier run installed stay.
+   */
   extras?: readonly string[] | undefined;
   /** `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv where it is on PATH and finds all that pip would, else pip. */
   installer?: string | undefined;
@@ -54,7 +57,7 @@ export interface SetupOptions {
 }
 
 /** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
-const SPACE: Readonly<Record<Device, number>> = { cpu: 4.5e9, cuda: 16e9 };
+const SPACE = { cpu: 2.7e9, cpuFull: 4.5e9, cuda: 16e9 } as const;
 
 /**
  * Makes the runtime, or brings it up to date; returns at once when it is complete already. May be interrupted at any
@@ -131,12 +134,13 @@ async function examine(
   report: OnSetupProgress,
 ): Promise<Task> {
   const { signal, offline, torchIndex } = options;
-  const present = await complete(directory, device, options);
-  const have = present === undefined ? [] : Object.keys(present.extras).filter(isExtra);
+  const found = await complete(directory, device, options);
+  const have = found === undefined ? [] : Object.keys(found.extras).filter(isExtra);
   const extras = [...new Set([...have, ...asked])].sort();
+  const present = found === undefined || mustGrow(found, asked) ? undefined : found;
   const installedTriton =
     options.triton === undefined ? undefined : await realpath(options.triton).catch(() => options.triton);
-  const done = present !== undefined && asked.every((name) => present.extras[name] === digest(EXTRAS[name]));
+  const done = present !== undefined && asked.every((name) => has(present, name));
   const action = done ? "none" : present === undefined ? "install" : "extras";
   let python: Python | undefined;
   let installer: Installer | undefined;
@@ -173,6 +177,18 @@ async function examine(
   return { plan, extras, present, python, installedTriton };
 }
 
+/** Whether a runtime has what an extra brings. */
+function has(manifest: Manifest, name: Extra): boolean {
+  const brought = manifest.extras[name] === digest(extraPins(name, manifest.device));
+  return brought || (manifest.leftOut === undefined && (name === "full" || name === "portable" || name === "vision"));
+}
+
+/** Whether files are asked for that were removed from a runtime: then it is made anew, with the extras that it had. */
+function mustGrow({ leftOut }: Manifest, asked: readonly Extra[]): boolean {
+  if (leftOut === undefined) return false;
+  return asked.includes("full") || (asked.includes("portable") && leftOut.builds.length > 0);
+}
+
 interface Build extends Task {
   directory: string;
   device: Device;
@@ -207,7 +223,7 @@ async function build(task: Build): Promise<Runtime> {
             signal,
           });
     if (python !== undefined) {
-      await makeRoom(directory, device);
+      await makeRoom(directory, device, extras.includes("full"));
       await mkdir(venv);
       await writeFile(join(venv, MARKER), `tritonode ${packageVersion()}\n`);
     }
@@ -279,13 +295,14 @@ async function refuseForeign(directory: string): Promise<void> {
 }
 
 /** Clears what an earlier try left, and sees that the new one will fit. */
-async function makeRoom(directory: string, device: Device): Promise<void> {
+async function makeRoom(directory: string, device: Device, full: boolean): Promise<void> {
+  const space = SPACE[device === "cpu" && full ? "cpuFull" : device];
   await removeManifest(directory);
   await rm(join(directory, "venv"), { recursive: true, force: true, maxRetries: 3 });
   const { bavail, bsize } = await statfs(directory);
-  if (bavail * bsize < SPACE[device]) {
+  if (bavail * bsize < space) {
     throw new SetupError(
-      `${directory} has ${formatBytes(bavail * bsize)} free, and the runtime for ${device} needs ${formatBytes(SPACE[device])}`,
+      `${directory} has ${formatBytes(bavail * bsize)} free, and the runtime for ${device} needs ${formatBytes(space)}`,
       { code: "ERR_SETUP_SPACE", hint: "free some space, or choose another place with --dir" },
     );
   }

@@ -9,6 +9,8 @@ export interface ImportReport {
   torch: string;
   vllm: string;
   numpy: string;
+  /** Which build of vLLM's CPU kernels it loaded for this processor, e.g. `"_C_AVX2"`; null where there is none. */
+  kernels: string | null;
   /** Seconds from the interpreter's start to the end of the imports. */
   seconds: number;
 }
@@ -27,7 +29,11 @@ import json, numpy, torch, vllm
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
+import re, vllm._custom_ops
+with open("/proc/self/maps") as maps:
+    kernels = re.search(r"/vllm/(_C\\w*)\\.abi3\\.so$", maps.read(), re.M)
 print("\\n" + json.dumps({"torch": torch.__version__, "vllm": vllm.__version__, "numpy": numpy.__version__,
+                         "kernels": kernels and kernels[1],
                          "seconds": round(time.monotonic() - started, 1)}))
 `;
 

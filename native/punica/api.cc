@@ -179,16 +179,27 @@ int32_t tritonode_punica_rope(const tritonode_punica_matrix* x, int64_t rows, in
   if (!x || !positions || !cos_sin || rows < 0 || head_size < 2 || head_size % 2 != 0 || columns % head_size != 0 ||
       !valid_dtype(x->dtype) || cos_sin->dtype != x->dtype)
     return TRITONODE_PUNICA_INVALID;
-  const int64_t size = element_size(x->dtype);
   for (int64_t i = 0; i < rows; ++i)
     if (positions[i] < 0 || positions[i] >= position_count) return TRITONODE_PUNICA_INVALID;
-  for (int64_t i = 0; i < rows; ++i) {
-    char* row = static_cast<char*>(x->data) + i * x->row_stride * size;
-    const char* angles = static_cast<const char*>(cos_sin->data) + positions[i] * cos_sin->row_stride * size;
-    for (int64_t at = 0; at < columns; at += head_size)
-      active_kernels().rope[x->dtype](row + at * size, angles, head_size / 2);
-  }
-  return TRITONODE_PUNICA_OK;
+  struct Rows {
+    const tritonode_punica_matrix *x, *cos_sin;
+    const int64_t* positions;
+    int64_t rows, columns, head_size;
+  } all{x, cos_sin, positions, rows, columns, head_size};
+  constexpr int64_t kPiece = 16;
+  const auto piece = [](int64_t index, void* context) {
+    const Rows& of = *static_cast<const Rows*>(context);
+    const int64_t size = element_size(of.x->dtype);
+    const int64_t end = std::min(of.rows, (index + 1) * kPiece);
+    for (int64_t i = index * kPiece; i < end; ++i) {
+      char* row = static_cast<char*>(of.x->data) + i * of.x->row_stride * size;
+      const char* angles = static_cast<const char*>(of.cos_sin->data) + of.positions[i] * of.cos_sin->row_stride * size;
+      for (int64_t at = 0; at < of.columns; at += of.head_size)
+        active_kernels().rope[of.x->dtype](row + at * size, angles, of.head_size / 2);
+    }
+  };
+  const double cost = static_cast<double>(rows * columns) * 0.3;
+  return share((rows + kPiece - 1) / kPiece, cost, piece, &all) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_NO_MEMORY;
 }
 
 int32_t tritonode_punica_used_rank(const tritonode_punica_slice* slice, int64_t inputs, int32_t slot) {

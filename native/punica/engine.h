@@ -81,7 +81,7 @@ typedef struct tritonode_punica_torch {
   int32_t (*get_strides)(void* tensor, int64_t** strides);
   int32_t (*get_dtype)(void* tensor, int32_t* dtype);
   int32_t (*delete_tensor)(void* tensor);
-  int32_t float32, float16, bfloat16, int64; /**< torch's numbers of these dtypes */
+  int32_t float32, float16, bfloat16, int64, int32; /**< torch's numbers of these dtypes */
 } tritonode_punica_torch;
 
 /**
@@ -93,7 +93,12 @@ typedef struct tritonode_punica_torch {
  *   rms_norm_(Tensor(a!) out, Tensor x, Tensor weight, float epsilon) -> ()
  *   fused_add_rms_norm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float epsilon) -> ()
  * tritonode_punica_silu_and_mul() as  silu_and_mul_(Tensor(a!) out, Tensor x) -> (),  and tritonode_punica_rope() as
- *   rope_(Tensor(a!) query, Tensor(b!) key, Tensor positions, Tensor cos_sin, int head_size) -> ().
+ *   rope_(Tensor(a!) query, Tensor(b!) key, Tensor positions, Tensor cos_sin, int head_size) -> (),
+ * and tritonode_punica_store_kv() (if `store`) and tritonode_punica_attend() as
+ *   attention_(Tensor(a!) out, Tensor query, Tensor key, Tensor value, Tensor(b!) cache, Tensor slots, Tensor starts,
+ *              Tensor lengths, Tensor blocks, bool store, int window, bool causal, float scale, float softcap) -> ()
+ * with query and out [tokens, heads, head_size], key and value [tokens, kv_heads, head_size], and the cache
+ * [blocks, kv_heads, block_size, 2 * head_size].
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_register_torch(const tritonode_punica_torch* torch);
 

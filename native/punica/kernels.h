@@ -39,14 +39,53 @@ using SiluMul = void (*)(const void* gate, const void* up, void* out, int64_t n)
 /// Turns one head by its position's angles, in place: pairs (i, i + half), cos_sin = half cosines, then half sines.
 using Rope = void (*)(void* head, const void* cos_sin, int64_t half);
 
+/// Keys of a page of the KV cache (stored [head_size][kPageKeys]), of a tile of the softmax, and of a partition that
+/// threads may take for themselves.
+inline constexpr int kPageKeys = 16;
+inline constexpr int kTileKeys = 64;
+inline constexpr int kPartitionKeys = 512;
+/// Most rows (pairs of a token and a head of one KV head) that go through a tile together.
+inline constexpr int kAttentionRows = 24;
+/// The score of a key that a row does not see, and the maximum of a row that has seen none.
+inline constexpr float kUnseen = -1e30f;
+
+/// Rows that share a KV head, and what their softmax has come to so far. `count` is at most kAttentionRows.
+struct AttentionRows {
+  int count;
+  int64_t head_size;     // a multiple of 16
+  const float* query;    // [count][head_size], scaled
+  const int64_t* from;   // first key that a row sees, and the one behind its last
+  const int64_t* to;
+  float cap;             // of scores (Gemma 2); 0: none
+  float* maximum;        // [count], kUnseen at first
+  float* sum;            // [count], 0 at first
+  float* out;            // [count][head_size], 0 at first; not yet divided by sum
+};
+
+/// Adds the keys [first, first + kTileKeys) of a sequence to the rows; `keys` and `values` are its kTileKeys / kPageKeys
+/// pages. `scores` holds kAttentionRows * kTileKeys floats.
+using Attend = void (*)(const AttentionRows& rows, const void* const* keys, const void* const* values, int64_t first,
+                        float* scores);
+/// out, maximum and sum become those of both parts' keys.
+using MergeRow = void (*)(float* out, float& maximum, float& sum, const float* part, float part_maximum, float part_sum,
+                          int64_t n);
+/// out = in / sum in the element type; n is a multiple of 16, as below.
+using FinishRow = void (*)(const float* in, float sum, void* out, int64_t n);
+/// out = in * scale in float32.
+using WidenRow = void (*)(const void* in, float scale, float* out, int64_t n);
+
 /// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all], silu_mul[all],
-/// rope[all].
+/// rope[all], attend[KV cache], finish_row[output], widen_row[query].
 struct Kernels {
   Shrink shrink[3][3];
   Expand expand[3][3];
   Norm norm[3];
   SiluMul silu_mul[3];
   Rope rope[3];
+  Attend attend[3];
+  MergeRow merge_row;
+  FinishRow finish_row[3];
+  WidenRow widen_row[3];
 };
 
 // Each is null where the build's architecture lacks the level.

@@ -1,7 +1,7 @@
 // The kernels themselves, written once over a `Vec` that each level file defines before including this one.
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
-// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, clamp, times_power, sum,
+// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, max, clamp, times_power, sum,
 // transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
 // Order of accumulation, which every path below keeps (the header's promise rests on it):
@@ -290,6 +290,8 @@ void rope(void* head, const void* cos_sin, int64_t half) {
   }
 }
 
+#include "attention.inl"
+
 #define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
 #define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
 const Kernels kTable = {
@@ -298,6 +300,10 @@ const Kernels kTable = {
     {norm<float>, norm<float16>, norm<bfloat16>},
     {silu_mul<float>, silu_mul<float16>, silu_mul<bfloat16>},
     {rope<float>, rope<float16>, rope<bfloat16>},
+    {attend<float>, attend<float16>, attend<bfloat16>},
+    merge_row,
+    {finish_row<float>, finish_row<float16>, finish_row<bfloat16>},
+    {widen_row<float>, widen_row<float16>, widen_row<bfloat16>},
 };
 #undef TRITONODE_SHRINK_ROW
 #undef TRITONODE_EXPAND_ROW

@@ -3,6 +3,7 @@
 // keep that copy for the whole library and a lesser CPU would meet it.
 #include "kernels.h"
 #include <cmath>
+#include <type_traits>
 #include <cstring>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -27,6 +28,7 @@ struct Vec {
   static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
   static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static inline F max(F a, F b) { return _mm256_max_ps(a, b); }
   // The value comes second: these instructions return their second operand if either is a NaN.
   static inline F clamp(F v, float low, float high) {
     return _mm256_min_ps(set1(high), _mm256_max_ps(set1(low), v));

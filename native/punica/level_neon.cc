@@ -1,6 +1,7 @@
 // arm64 NEON, which every AArch64 has.
 #include "kernels.h"
 #include <cmath>
+#include <type_traits>
 #include <cstring>
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -20,6 +21,7 @@ struct Vec {
   static inline F add(F a, F b) { return vaddq_f32(a, b); }
   static inline F mul(F a, F b) { return vmulq_f32(a, b); }
   static inline F div(F a, F b) { return vdivq_f32(a, b); }
+  static inline F max(F a, F b) { return vmaxq_f32(a, b); }
   static inline F clamp(F v, float low, float high) { return vminq_f32(vmaxq_f32(v, set1(low)), set1(high)); }
   // v * 2^k, k in the low bits of `bits` (a float32 whose exponent is fixed).
   static inline F times_power(F v, F bits) {

@@ -2,6 +2,7 @@
 #include "kernels.h"
 #include <bit>
 #include <cmath>
+#include <type_traits>
 #include "scalar.h"
 
 namespace tritonode::punica {
@@ -37,6 +38,10 @@ struct Vec {
   }
   static inline F div(F a, F b) {
     for (int i = 0; i < N; ++i) a.lane[i] /= b.lane[i];
+    return a;
+  }
+  static inline F max(F a, F b) {
+    for (int i = 0; i < N; ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
     return a;
   }
   static inline F clamp(F v, float low, float high) {

@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 /** Raised when a struct or a signature below changes. Callers refuse a library with another number. */
-#define TRITONODE_PUNICA_ABI 2
+#define TRITONODE_PUNICA_ABI 3
 
 /** Element types of activations and weights. Accumulation is float32 always. */
 typedef enum tritonode_punica_dtype {
@@ -179,14 +179,61 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_silu_and_mul(const tritonode_punic
                                                            const tritonode_punica_matrix* out);
 
 /**
- * Rotary embedding of all heads of x (neox order: pairs half a head apart), in place, on the calling thread: for the few
- * rows of a decoding step, over before a team has woken.
+ * Rotary embedding of all heads of x (neox order: pairs half a head apart), in place.
  * @param positions row of cos_sin for each row of x
  * @param cos_sin head_size columns: cosines, then sines; x's dtype
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_rope(const tritonode_punica_matrix* x, int64_t rows, int64_t columns,
                                                    const int64_t* positions, const tritonode_punica_matrix* cos_sin,
                                                    int64_t position_count, int64_t head_size);
+
+/**
+ * A step's attention over a paged KV cache. Rows are tokens; a request's tokens are the last ones of its sequence.
+ *
+ * The cache is [blocks, kv_heads, 2 * block_size * head_size], of this library's own inner layout: keys as pages
+ * [block_size / 16][head_size][16], then values as [block_size][head_size]. Nobody but tritonode_punica_store_kv() and
+ * tritonode_punica_attend() may look inside.
+ *
+ * The promise of this header holds here too: what a token gets depends on its query and its sequence's keys and values
+ * only, not on the other requests, on how a prompt is cut into steps, or on threads.
+ */
+typedef struct tritonode_punica_attention {
+  const void* query;                /**< [tokens, heads * head_size] */
+  void* output;                     /**< [tokens, heads * head_size] */
+  void* cache;
+  const int32_t* query_starts;      /**< requests + 1: first row of each request */
+  const int32_t* sequence_lengths;  /**< keys of each request, this step's tokens included */
+  const int32_t* block_table;       /**< [requests, block_table_stride] */
+  int64_t query_stride;             /**< elements from row to row; as are the other strides */
+  int64_t output_stride;
+  int64_t block_stride;
+  int64_t head_stride;
+  int64_t block_table_stride;       /**< also how many blocks a request has at most */
+  int64_t blocks;                   /**< of the cache */
+  int32_t block_size;               /**< tokens of a block, a multiple of 16 */
+  int32_t requests;
+  int32_t heads;                    /**< a multiple of kv_heads, at most 24 times as many */
+  int32_t kv_heads;
+  int32_t head_size;                /**< a multiple of 16 */
+  int32_t dtype;                    /**< of query, output and cache */
+  int32_t window;                   /**< keys that a token sees, itself included; 0: all before it */
+  int32_t causal;                   /**< 0: a token also sees the keys behind it */
+  float scale;                      /**< of scores */
+  float softcap;                    /**< scores become softcap * tanh(score / softcap); 0: they stay */
+} tritonode_punica_attention;
+
+/** output = softmax(query . keys^T) . values for every token and head. */
+TRITONODE_PUNICA_API int32_t tritonode_punica_attend(const tritonode_punica_attention* call);
+
+/**
+ * Writes keys and values into the cache that `call` describes (cache, blocks, strides, sizes and dtype are read).
+ * @param key [tokens, kv_heads * head_size]; value likewise
+ * @param slots block * block_size + place for each token; negative: this token is not kept
+ */
+TRITONODE_PUNICA_API int32_t tritonode_punica_store_kv(const tritonode_punica_attention* call,
+                                                       const tritonode_punica_matrix* key,
+                                                       const tritonode_punica_matrix* value, const int64_t* slots,
+                                                       int64_t tokens);
 
 /**
  * How many of a slot's ranks hold anything: one more than the last rank whose row of A and whose column of B both

@@ -62,8 +62,6 @@ Scratch& scratch() {
   return instance;
 }
 
-int thread_count() { return parallel_for.load() ? parallel_threads.load() : 1; }
-
 // Threads take the next piece when they are free: static shares would wait for whoever the host has descheduled.
 bool share_pieces(int threads, int64_t pieces, void (*body)(int64_t, void*), void* context) noexcept {
   struct Shared {
@@ -306,6 +304,8 @@ class Runner {
 };
 
 }  // namespace
+
+int thread_count() { return parallel_for.load() ? parallel_threads.load() : 1; }
 
 bool share(int64_t pieces, double cost_ns, void (*body)(int64_t, void*), void* context) noexcept {
   return share_pieces(cost_ns < kParallelNs ? 1 : thread_count(), pieces, body, context);

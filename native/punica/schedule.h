@@ -33,6 +33,8 @@ int32_t run(const Call& call) noexcept;
 /// Offers [0, pieces) to the threads, one piece at a time; on this thread alone if `cost_ns` of work is too little to
 /// share. Returns false if scratch memory ran out.
 bool share(int64_t pieces, double cost_ns, void (*body)(int64_t piece, void* context), void* context) noexcept;
+/// Threads that share() may use.
+int thread_count();
 /// This thread's 64-byte aligned scratch for `count` floats. std::bad_alloc.
 float* wide_scratch(size_t count);
 

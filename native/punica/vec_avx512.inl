@@ -12,6 +12,7 @@ struct Vec {
   static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
   static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static inline F max(F a, F b) { return _mm512_max_ps(a, b); }
   // The value comes second: these instructions return their second operand if either is a NaN.
   static inline F clamp(F v, float low, float high) {
     return _mm512_min_ps(set1(high), _mm512_max_ps(set1(low), v));

@@ -9,7 +9,7 @@ uncompiled engine faster instead, through vLLM's own extension points:
   thread team for a single row, which takes longer than the norm.)
 * SwiGLU's activation likewise, as an out-of-tree ``SiluAndMul`` (``CustomOp.register_oot``): torch's ``silu`` of a long
   prompt in bfloat16 takes about as long as the projection before it;
-* the rotary embedding of a few rows likewise: vLLM's kernel wakes the thread team for it;
+* the rotary embedding likewise: vLLM's kernel wakes the thread team for a single row;
 * attention is called directly (``opaque_attention_op``), not as an operator that only a compiler needs;
 * a layer that is a plain unquantised matrix, with LoRA or without, goes from its input to its output in one Python
   frame.
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 
 PROVIDER = "tritonode"
-FEW_ROWS = 32
-"""Up to this number one thread is faster than starting several."""
 
 
 def uncompiled(vllm_config: VllmConfig | None) -> bool:
@@ -159,7 +157,6 @@ def _register_rotary() -> None:
             if (
                 key is None
                 or query.dim() != 2
-                or query.size(0) > FEW_ROWS
                 or positions.dim() != 1
                 or self.rotary_dim != self.head_size
                 or not self.is_neox_style

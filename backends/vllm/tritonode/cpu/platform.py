@@ -14,7 +14,7 @@ from tritonode.vllm.layers import (
 )
 from tritonode.vllm.platform import current_platform
 
-from . import eager, lora_layers, punica_library
+from . import attention, eager, lora_layers, punica_library
 
 logger = logging.getLogger("vllm.tritonode.punica")
 
@@ -97,3 +97,4 @@ def install(compile_model: bool | None = None) -> None:
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():
         eager.extend_platform(platform_class, direct_layers)
+        attention.extend_platform(platform_class)

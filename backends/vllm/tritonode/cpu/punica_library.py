@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
-ABI = 2
+ABI = 3
 """``TRITONODE_PUNICA_ABI`` of the headers that this module is written for."""
 LIBRARY_VARIABLE = "TRITONODE_PUNICA_LIBRARY"
 NAME = "libtritonode_punica.dylib" if sys.platform == "darwin" else "libtritonode_punica.so"
@@ -99,7 +99,7 @@ class _Torch(Structure):
 
     _fields_ = (
         *((field, c_void_p) for field, _ in _TORCH_FUNCTIONS),
-        *((name, c_int32) for name in (*_TORCH_DTYPES, "int64")),
+        *((name, c_int32) for name in (*_TORCH_DTYPES, "int64", "int32")),
     )
 
 
@@ -292,7 +292,7 @@ def register_torch_operator() -> None:
     try:
         for field, symbol in _TORCH_FUNCTIONS:
             setattr(functions, field, ctypes.cast(getattr(source, symbol), c_void_p))
-        for name in (*_TORCH_DTYPES, "int64"):
+        for name in (*_TORCH_DTYPES, "int64", "int32"):
             setattr(functions, name, getattr(source, f"aoti_torch_dtype_{name}")())
         source.torch_parallel_for  # noqa: B018  asked for here, so that a torch without it is refused as a whole
     except AttributeError as error:
@@ -305,6 +305,7 @@ def register_torch_operator() -> None:
         for name in ("rms_norm_", "fused_add_rms_norm_"):
             torch.library.register_fake(f"tritonode_punica::{name}")(lambda out, x, weight, epsilon: None)
         torch.library.register_fake("tritonode_punica::silu_and_mul_")(lambda out, x: None)
+        torch.library.register_fake("tritonode_punica::attention_")(lambda *arguments: None)
         torch.library.register_fake("tritonode_punica::rope_")(lambda query, key, positions, cos_sin, head_size: None)
     use_torch_threads()
 

@@ -1,0 +1,89 @@
+"""The attention backend that :mod:`attention` chooses, in vLLM's terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tritonode.vllm.attention import CPUAttentionBackend, CPUAttentionBackendImpl, CPUAttentionMetadata
+
+_MOST_QUERIES_PER_KV = 24  # kAttentionRows of native/punica/kernels.h
+
+
+class AttentionBackend(CPUAttentionBackend):
+    """vLLM's ``CPU_ATTN`` with the kernels of ``libtritonode_punica``."""
+
+    forward_includes_kv_cache_update: bool = True
+
+    @staticmethod
+    def get_impl_cls() -> type[CPUAttentionBackendImpl]:
+        """Return the class whose ``forward`` a layer calls."""
+        return AttentionImpl
+
+
+class AttentionImpl(CPUAttentionBackendImpl):
+    """One layer's attention: :meth:`forward` keeps the step's keys and values, then looks at all of the sequence's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        window = -1 if self.sliding_window is None else self.sliding_window
+        self._window = max(0, window)
+        self._ours = (
+            self.alibi_slopes is None
+            and self.sinks is None
+            and not self.is_fp8_kv_cache
+            and self.num_queries_per_kv <= _MOST_QUERIES_PER_KV
+        )
+
+    def forward(
+        self,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: CPUAttentionMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the attention of a step.
+
+        Args:
+            layer: the layer, for the scales of vLLM's kernels.
+            query: ``[tokens, heads, head_size]``.
+            key: ``[tokens, kv_heads, head_size]``.
+            value: ``[tokens, kv_heads, head_size]``.
+            kv_cache: ``[blocks, kv_heads, block_size, 2 * head_size]``.
+            attn_metadata: which tokens are whose; None while vLLM warms up.
+            output: ``[tokens, heads, head_size]``, written.
+            output_scale: for a quantised output, which CPUs do not have.
+            output_block_scale: likewise.
+        """
+        if attn_metadata is None:
+            return output
+        store = self.kv_sharing_target_layer_name is None and key is not None and value is not None
+        if not self._ours or attn_metadata.dynamic_causal is not None or output_scale is not None:
+            if store:
+                self.do_kv_cache_update(layer, key, value, kv_cache, attn_metadata.slot_mapping)
+            return super().forward(
+                layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+        torch.ops.tritonode_punica.attention_(
+            output,
+            query,
+            key if store else query,
+            value if store else query,
+            kv_cache,
+            attn_metadata.slot_mapping,
+            attn_metadata.query_start_loc,
+            attn_metadata.seq_lens,
+            attn_metadata.block_table,
+            store,
+            self._window,
+            attn_metadata.causal,
+            self.scale,
+            self.logits_soft_cap,
+        )
+        return output

@@ -9,15 +9,15 @@ export interface TextModel {
   stream(prompt: string, options: Record<string, unknown>): AsyncIterable<{ text: string; index: number }>;
 }
 
-/** The phases of a load with the share of its time that each ends at, measured with SmolLM2 on two cores. */
-const PHASES: Readonly<Record<LoadProgress["phase"], readonly [end: number, text: string]>> = {
-  start: [0.05, "starting Triton"],
-  import: [0.55, "importing vLLM"],
-  "check-adapters": [0.58, "checking the adapters"],
-  "load-model": [0.8, "loading the weights"],
-  "load-adapter": [0.88, "loading the adapters"],
-  "warm-up": [0.98, "warming up"],
-  ready: [1, "ready"],
+/** The phases of a load in words. */
+const PHASES: Readonly<Record<LoadProgress["phase"], string>> = {
+  start: "starting Triton",
+  import: "importing vLLM",
+  "check-adapters": "checking the adapters",
+  "load-model": "loading the weights",
+  "load-adapter": "loading the adapters",
+  "warm-up": "warming up",
+  ready: "ready",
 };
 
 interface ModelOptions {
@@ -52,24 +52,30 @@ async function loadModel(context: Context, options: ModelOptions): Promise<VllmM
       model: options.model,
       signal: context.signal,
       logger: options.verbose ? { debug: quiet, info: show, warn: show, error: show } : undefined,
-      onProgress: (progress) => bar.update(barState(progress)),
+      onProgress: (progress) => {
+        const at = performance.now();
+        bar.update(() => barState(progress, performance.now() - at));
+      },
     });
   } finally {
     bar.end();
   }
 }
 
-/** A load's progress as the bar shows it: the share of the phases done, and of the steps within the one at hand. */
-export function barState({ phase, adapter, done, total, elapsed }: LoadProgress) {
-  const names = Object.keys(PHASES) as LoadProgress["phase"][];
-  const before = names[names.indexOf(phase) - 1];
-  const from = before === undefined ? 0 : PHASES[before][0];
-  const [to, text] = PHASES[phase];
-  const part = done !== undefined && total ? done / total : 0;
-  const what = adapter === undefined ? text : `loading the adapter ${adapter}`;
+/**
+ * A load's progress as the bar shows it, some time after its last step.
+ *
+ * @param since - milliseconds since that step
+ */
+export function barState({ phase, adapter, elapsed, fraction, remaining }: LoadProgress, since = 0) {
+  const what = adapter === undefined ? PHASES[phase] : `loading the adapter ${adapter}`;
+  const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(0)} s`;
+  const total = remaining === undefined ? undefined : elapsed + remaining;
+  const left = total === undefined || phase === "ready" ? undefined : total - elapsed - since;
   return {
     phase,
-    message: `${what} (${(elapsed / 1000).toFixed(0)} s)`,
-    fraction: phase === "ready" ? 1 : from + (to - from) * part,
+    message: `${what} (${seconds(elapsed + since)}${left !== undefined && left >= 500 ? `, about ${seconds(left)} left` : ""})`,
+    fraction:
+      total === undefined || total === 0 ? fraction : Math.max(fraction, Math.min(0.99, (elapsed + since) / total)),
   };
 }

@@ -22,7 +22,8 @@ const SPINNER = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", 
  * and then within it, so that a log stays readable and still shows life.
  */
 export class ProgressBar {
-  private state: BarState | undefined;
+  private state: (() => BarState) | undefined;
+  private phase: string | undefined;
   private drawnAt = Number.NEGATIVE_INFINITY;
   private drawn = false;
   private frame = 0;
@@ -39,13 +40,16 @@ export class ProgressBar {
     this.style = styler(output, environment);
   }
 
-  update(state: BarState): void {
-    const before = this.state;
-    this.state = state;
+  /** @param next - what is shown from now on; a function is asked at each redraw, for what changes with time */
+  update(next: BarState | (() => BarState)): void {
+    const before = this.phase;
+    this.state = typeof next === "function" ? next : () => next;
+    const state = this.state();
+    this.phase = state.phase;
     if (this.terminal) {
       this.timer ??= setInterval(() => this.draw(), 120).unref();
       if (this.now() - this.drawnAt >= REDRAW_MS) this.draw();
-    } else if (before?.phase !== state.phase || this.now() - this.drawnAt >= LINE_MS) {
+    } else if (before !== state.phase || this.now() - this.drawnAt >= LINE_MS) {
       this.drawnAt = this.now();
       this.output.write(`${state.message}\n`);
     }
@@ -70,7 +74,7 @@ export class ProgressBar {
   private draw(): void {
     if (this.state === undefined) return;
     this.drawnAt = this.now();
-    const { fraction, message } = this.state;
+    const { fraction, message } = this.state();
     const width = Math.max(20, (this.output.columns ?? 80) - 1);
     let head: string;
     let length: number;

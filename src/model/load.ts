@@ -17,6 +17,13 @@ export interface LoadProgress {
   readonly total?: number;
   /** Milliseconds since the load began. */
   readonly elapsed: number;
+  /**
+   * How much of the load is done, 0 to 1; never less than before. Between two steps it grows with time, up to
+   * `(elapsed + milliseconds since this step) / (elapsed + remaining)`.
+   */
+  readonly fraction: number;
+  /** Milliseconds that remain, from the last load of this model with `onProgress` on this machine; absent without one. */
+  readonly remaining?: number;
 }
 
 interface CommonOptions {

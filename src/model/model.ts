@@ -13,6 +13,7 @@ import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
 import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
 import { checkLoadOptions } from "./load-options";
+import { keepLoadTimes, LoadClock, readLoadTimes } from "./load-times";
 import type { OpenAiRoutes } from "./openai/call";
 import { type ChatStream, chat, chatStream } from "./openai/chat";
 import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
@@ -102,9 +103,12 @@ export class VllmModel implements AsyncDisposable {
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
     const began = performance.now();
-    const report = (progress: Omit<LoadProgress, "elapsed">) => {
-      if (onProgress === undefined) return;
-      callback("onProgress", onProgress, () => onProgress({ ...progress, elapsed: performance.now() - began }));
+    const clock = onProgress === undefined ? undefined : new LoadClock(await readLoadTimes(options, runtime.device));
+    const report = (progress: Omit<LoadProgress, "elapsed" | "fraction" | "remaining">) => {
+      if (onProgress === undefined || clock === undefined) return;
+      const elapsed = performance.now() - began;
+      const far = clock.step(progress.phase, elapsed, progress.done, progress.total);
+      callback("onProgress", onProgress, () => onProgress({ ...progress, elapsed, ...far }));
     };
     report({ phase: "start" });
     const logger = loggerFor(name, options.logger, ({ phase, name: adapter, done, total }) =>
@@ -124,6 +128,7 @@ export class VllmModel implements AsyncDisposable {
       throwIfAborted(signal);
       const model = new VllmModel(name, core, await ServedModel.load(core, name, options));
       await model.#backend.open();
+      if (clock !== undefined) await keepLoadTimes(options, runtime.device, clock.times(performance.now() - began));
       return model;
     } catch (error) {
       await core.stop().catch(() => {});

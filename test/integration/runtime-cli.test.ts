@@ -66,6 +66,8 @@ describe("tritonode generate", () => {
     const streamed = await tritonode(["generate", ...greedy, ...flags, "-s", "-v", "--results-file", "streamed.txt"]);
     expect(streamed.stdout).toContain("Contents of `streamed.txt` ===>");
     expect(streamed.stderr).toContain("vLLM");
+    // the test above has loaded this model: that tells how long it takes
+    expect(streamed.stderr).toMatch(/about \d+ s left\)/);
     expect(streamed.code).toBe(0);
     const results = readFileSync(join(folder, "streamed.txt"), "utf8").split("\n\n=========\n\n");
     expect(results).toHaveLength(5);

@@ -50,6 +50,18 @@ describe("ProgressBar", () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
+  it("asks what to show at each redraw", () => {
+    const output = terminal();
+    let fraction = 0;
+    const bar = new ProgressBar(output, { NO_COLOR: "1" });
+    bar.update(() => ({ phase: "import", message: `at ${fraction}`, fraction }));
+    fraction = 0.5;
+    vi.advanceTimersByTime(500);
+    expect(output.text).toContain(`${"█".repeat(12)}${"░".repeat(12)} at 0.5`);
+    bar.end();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
   it("turns while nothing is reported", () => {
     const output = terminal();
     const bar = new ProgressBar(output, { NO_COLOR: "1" });
@@ -89,14 +101,29 @@ it("fractionOf counts whole packages and the part of the one at hand", () => {
   expect(fractionOf(base)).toBeUndefined();
 });
 
-it("barState never goes back from phase to phase", () => {
-  const phases = ["start", "import", "check-adapters", "load-model", "load-adapter", "warm-up", "ready"] as const;
-  const fractions = phases.map((phase) => barState({ phase, elapsed: 0 }).fraction);
-  expect(fractions).toEqual([...fractions].sort((a, b) => a - b));
-  expect(fractions.at(-1)).toBe(1);
-  const half = barState({ phase: "load-adapter", adapter: "alpaca", done: 1, total: 2, elapsed: 3_400 });
-  expect(half.message).toBe("loading the adapter alpaca (3 s)");
-  expect(half.fraction).toBeCloseTo(0.84);
+describe("barState", () => {
+  it("is the step's own, and shows for how long it has lasted", () => {
+    const half = {
+      phase: "load-adapter",
+      adapter: "alpaca",
+      done: 1,
+      total: 2,
+      elapsed: 3_400,
+      fraction: 0.84,
+    } as const;
+    expect(barState(half, 2_000)).toEqual({
+      phase: "load-adapter",
+      message: "loading the adapter alpaca (5 s)",
+      fraction: 0.84,
+    });
+  });
+
+  it("goes on with time where an earlier load tells how long it takes", () => {
+    const step = { phase: "import", elapsed: 1_000, fraction: 0.1, remaining: 9_000 } as const;
+    expect(barState(step)).toMatchObject({ message: "importing vLLM (1 s, about 9 s left)", fraction: 0.1 });
+    expect(barState(step, 4_000)).toMatchObject({ message: "importing vLLM (5 s, about 5 s left)", fraction: 0.5 });
+    expect(barState(step, 20_000)).toMatchObject({ message: "importing vLLM (21 s)", fraction: 0.99 });
+  });
 });
 
 describe("reportError", () => {

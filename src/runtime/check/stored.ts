@@ -17,6 +17,8 @@ export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored
   const configured = environment.XDG_CACHE_HOME;
   const cache = configured && isAbsolute(configured) ? configured : join(home, ".cache");
   const caches = [
+    // how long loads took: src/model/load-times.ts
+    join(cache, "tritonode"),
     environment.VLLM_CACHE_ROOT || join(cache, "vllm"),
     // CUDA only: what its compilers keep
     environment.TRITON_CACHE_DIR || join(home, ".triton"),

@@ -1,0 +1,129 @@
+import { createHash, randomBytes } from "node:crypto";
+import { readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import { makeDirectories } from "../runtime/find/paths";
+import type { LoadProgress, VllmModelOptions } from "./load";
+
+type Phase = LoadProgress["phase"];
+
+/** The phases of a load in their order, with the share of the time that each ends at (SmolLM2 on two cores). */
+const PHASES: Readonly<Record<Phase, number>> = {
+  start: 0.05,
+  import: 0.55,
+  "check-adapters": 0.58,
+  "load-model": 0.8,
+  "load-adapter": 0.88,
+  "warm-up": 0.98,
+  ready: 1,
+};
+const ORDER = Object.keys(PHASES) as Phase[];
+
+/** Milliseconds that each phase took. */
+export type LoadTimes = Partial<Record<Phase, number>>;
+
+/** Tells how far a load is: by the times of an earlier one where there is one, else by the usual shares of the phases. */
+export class LoadClock {
+  readonly #times: LoadTimes = {};
+  #phase: Phase = "start";
+  #since = 0;
+  #fraction = 0;
+
+  /** @param last - the times of an earlier load of the same model */
+  constructor(private readonly last: LoadTimes | undefined) {}
+
+  /**
+   * Takes a step of the load.
+   *
+   * @param elapsed - milliseconds since the load began
+   * @returns the fraction that is done, 0 to 1, and never less than before; the milliseconds that remain, where an earlier load
+   *   says it
+   */
+  step(phase: Phase, elapsed: number, done?: number, total?: number): { fraction: number; remaining?: number } {
+    if (phase !== this.#phase) {
+      this.#times[this.#phase] = elapsed - this.#since;
+      this.#phase = phase;
+      this.#since = elapsed;
+    }
+    const part = done !== undefined && total ? done / total : 0;
+    const remaining = this.#remaining(phase, elapsed - this.#since, part);
+    const fraction = remaining === undefined ? usual(phase, part) : elapsed / (elapsed + remaining || 1);
+    this.#fraction = phase === "ready" ? 1 : Math.max(this.#fraction, Math.min(fraction, 0.99));
+    return { fraction: this.#fraction, ...(remaining === undefined ? {} : { remaining }) };
+  }
+
+  /** The times of this load, once it is ready at `elapsed`. */
+  times(elapsed: number): LoadTimes {
+    return { ...this.#times, ...(this.#phase === "ready" ? {} : { [this.#phase]: elapsed - this.#since }) };
+  }
+
+  #remaining(phase: Phase, inPhase: number, part: number): number | undefined {
+    const { last } = this;
+    if (last === undefined) return undefined;
+    const own = last[phase] ?? 0;
+    const later = ORDER.slice(ORDER.indexOf(phase) + 1).reduce((sum, each) => sum + (last[each] ?? 0), 0);
+    return (part > 0 ? own * (1 - part) : Math.max(0, own - inPhase)) + later;
+  }
+}
+
+function usual(phase: Phase, part: number): number {
+  const before = ORDER[ORDER.indexOf(phase) - 1];
+  const from = before === undefined ? 0 : PHASES[before];
+  return from + (PHASES[phase] - from) * part;
+}
+
+/** How many models are remembered. */
+const KEPT = 64;
+
+/** Where the times of earlier loads are: `$XDG_CACHE_HOME/tritonode/load-times`, by default below `~/.cache`. */
+export function loadTimesFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  const configured = environment["XDG_CACHE_HOME"];
+  const cache = configured && isAbsolute(configured) ? configured : join(environment["HOME"] || homedir(), ".cache");
+  return join(cache, "tritonode", "load-times");
+}
+
+/** The file for loads of one model with the same settings on one device. */
+function fileFor(options: VllmModelOptions, device: string): string {
+  const { engine, loras, modelRepository, model } = options;
+  // Paths in the object form are relative to the working directory.
+  const what = modelRepository === undefined ? [process.cwd(), engine, loras] : [resolve(modelRepository), model];
+  const key = createHash("sha256")
+    .update(JSON.stringify([device, what]))
+    .digest("hex");
+  return join(loadTimesFolder(), `${key.slice(0, 24)}.json`);
+}
+
+/** The times of the last load of this model on this machine; undefined where there are none, or none that can be read. */
+export async function readLoadTimes(options: VllmModelOptions, device: string): Promise<LoadTimes | undefined> {
+  try {
+    const read: unknown = JSON.parse(await readFile(fileFor(options, device), "utf8"));
+    if (typeof read !== "object" || read === null) return undefined;
+    const times = Object.entries(read).filter(
+      ([phase, time]) => Object.hasOwn(PHASES, phase) && Number.isFinite(time) && time >= 0,
+    );
+    return times.length === 0 ? undefined : Object.fromEntries(times);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Keeps the times of a load for the next one. A folder that can't be written to loses them, and no more. */
+export async function keepLoadTimes(options: VllmModelOptions, device: string, times: LoadTimes): Promise<void> {
+  const folder = loadTimesFolder();
+  const temporary = join(folder, randomBytes(8).toString("hex"));
+  try {
+    const file = fileFor(options, device);
+    await makeDirectories(folder);
+    await writeFile(temporary, JSON.stringify(times));
+    await rename(temporary, file);
+    const names = await readdir(folder);
+    if (names.length <= KEPT) return;
+    const aged = await Promise.all(
+      names.map(async (name) => ({ name, time: (await stat(join(folder, name))).mtimeMs })),
+    );
+    aged.sort((one, other) => one.time - other.time);
+    await Promise.all(aged.slice(0, -KEPT).map(({ name }) => rm(join(folder, name), { force: true })));
+  } catch {
+    await rm(temporary, { force: true }).catch(() => {});
+  }
+}

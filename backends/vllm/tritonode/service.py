@@ -70,7 +70,8 @@ class Service:
         self._check_instances()
         self._settings = read_settings(pb_utils.get_model_dir(), engine_arg_types(), frontend_arg_types)
         self._use_device(args)
-        check_addresses(self._settings.world_size)
+        executor = self._settings.engine_args.get("distributed_executor_backend")
+        check_addresses(self._settings.world_size, executor, on_cpu=is_cpu())
         self._paced = waiting_is_ours(paced=is_cpu() and self._settings.world_size == 1)
         self._apply_defaults()
         self._serve_args = functools.cache(

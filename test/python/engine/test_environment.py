@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from tritonode.contract import tensors as contract
-from tritonode.engine.environment import check_addresses, visible_device
+from tritonode.engine import environment
+from tritonode.engine.environment import ALLOW_NETWORK, check_addresses, visible_device
 from tritonode.errors import SettingsError
 
 
@@ -36,6 +37,35 @@ def test_several_ranks_talk_over_loopback_whichever_library_they_use(monkeypatch
         monkeypatch.setenv(name, "eth0")
     check_addresses(2)
     assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
+
+
+def test_ray_is_refused_unless_the_network_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ALLOW_NETWORK, raising=False)
+    for world_size in (1, 2):
+        with pytest.raises(SettingsError, match=r"'ray' starts daemons that listen.*TRITONODE_ALLOW_NETWORK=1"):
+            check_addresses(world_size, "ray")
+
+
+def test_on_a_cpu_ray_is_refused_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOW_NETWORK, "1")
+    with pytest.raises(SettingsError, match="CPU build places no ranks on Ray"):
+        check_addresses(2, "ray", on_cpu=True)
+
+
+@pytest.mark.parametrize("executor", ["ray", "mp"])
+def test_an_allowed_network_frees_addresses_and_interfaces(monkeypatch: pytest.MonkeyPatch, executor: str) -> None:
+    monkeypatch.setattr(environment, "_users", {"VLLM_HOST_IP"})
+    monkeypatch.setenv(ALLOW_NETWORK, "1")
+    monkeypatch.setenv("VLLM_HOST_IP", "10.0.0.7")
+    monkeypatch.setenv("VLLM_LOOPBACK_IP", "127.0.0.1")
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    check_addresses(2, executor)
+    assert os.environ["VLLM_HOST_IP"] == "10.0.0.7"
+    assert not {"VLLM_LOOPBACK_IP", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"} & set(os.environ)
+    monkeypatch.delenv(ALLOW_NETWORK)
+    with pytest.raises(SettingsError, match=r"VLLM_HOST_IP is '10.0.0.7'.*set TRITONODE_ALLOW_NETWORK=1"):
+        check_addresses(2, "mp")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import locale
 import os
 import signal
 import socket
+from typing import Any
 
 from tritonode.errors import SettingsError
 from tritonode.vllm import lazy_packages, left_out, versions
@@ -117,11 +118,38 @@ def report_crashes() -> None:
     faulthandler.enable()
 
 
-def check_addresses(world_size: int) -> None:
-    """Check that the ranks of an engine connect over loopback only. Raises SettingsError for any other address."""
-    if world_size == 1:
+# Set by an operator who wants a model's ranks on a network, or Ray's daemons on the machine.
+ALLOW_NETWORK = "TRITONODE_ALLOW_NETWORK"
+_ADDRESSES = ("VLLM_HOST_IP", "VLLM_LOOPBACK_IP")
+
+
+def check_addresses(world_size: int, executor: Any = None, *, on_cpu: bool = False) -> None:
+    """Check that the engine stays off the network, unless TRITONODE_ALLOW_NETWORK=1 says that it need not.
+
+    The ranks of an engine connect over loopback only. Ray starts daemons that listen on every interface, and may place
+    ranks on other machines. `executor` is the engine argument `distributed_executor_backend`.
+
+    Raises SettingsError for Ray or an address that is not loopback without that variable, and for Ray on a CPU.
+    """
+    if executor == "ray":
+        if on_cpu:
+            raise SettingsError(
+                "distributed_executor_backend 'ray': vLLM's CPU build places no ranks on Ray (its platform has no "
+                "resource of Ray's); use 'mp'"
+            )
+        if os.environ.get(ALLOW_NETWORK) != "1":
+            raise SettingsError(
+                "distributed_executor_backend 'ray' starts daemons that listen on the network; if that is meant, load "
+                f"the model with {ALLOW_NETWORK}=1 in its environment, or use 'mp' for ranks on this machine alone"
+            )
+    elif world_size == 1:
         return
-    for name in ("VLLM_HOST_IP", "VLLM_LOOPBACK_IP", "MASTER_ADDR"):
+    if os.environ.get(ALLOW_NETWORK) == "1":
+        for name in _ADDRESSES:
+            if name not in _users:  # loopback is this package's choice, for an engine that stays on the machine
+                os.environ.pop(name, None)
+        return
+    for name in (*_ADDRESSES, "MASTER_ADDR"):
         address = os.environ.get(name, "127.0.0.1")
         try:
             loopback = ipaddress.ip_address(address).is_loopback
@@ -130,7 +158,7 @@ def check_addresses(world_size: int) -> None:
         if not loopback:
             raise SettingsError(
                 f"{name} is {address!r}: the ranks of a model connect over loopback here and may not listen elsewhere; "
-                "unset it, or serve the model repository with a stock tritonserver"
+                f"unset it, or set {ALLOW_NETWORK}=1 in the model's environment if that is meant"
             )
     # By default gloo binds to the address of the host's name, and NCCL to any interface but loopback.
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

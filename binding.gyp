@@ -22,6 +22,18 @@
       "libraries": ["-ldl", "-lpthread"]
     },
     {
+      # Makes a waiting stub (native/warm_child/preload.cc): it is loaded into the stub, not into Node.
+      "target_name": "tritonode_warm",
+      "type": "shared_library",
+      "product_prefix": "lib",
+      "product_extension": "so",
+      "sources": ["<!@(cat native/warm_child/sources.txt)"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
+      "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"],
+      "ldflags": ["-Wl,--as-needed", "-Wl,-z,now"]
+    },
+    {
       # The LoRA kernels for the CPU: a library that the vLLM backend's Python loads. Not a loadable_module: node-gyp names
       # those .node, and prebuildify would take it for the addon.
       "target_name": "tritonode_punica",

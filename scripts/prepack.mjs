@@ -6,7 +6,7 @@ import { prebuildArm64 } from "./prebuild-arm64.mjs";
 import { build, dependencies, fresh, main, NATIVE_SOURCES, root, say } from "./steps.mjs";
 
 const PLATFORMS = ["linux-x64", "linux-arm64"];
-const FILES = ["tritonode.glibc.node", "libtritonode_punica.so"];
+const FILES = ["tritonode.glibc.node", "libtritonode_punica.so", "libtritonode_warm.so"];
 
 main(async () => {
   await dependencies();

@@ -158,7 +158,7 @@ export const NATIVE_SOURCES = ["native", "binding.gyp", "node_modules/node-addon
 
 /** The native files and the TypeScript, as they are shipped. */
 export async function build() {
-  const prebuilt = ["tritonode.glibc.node", "libtritonode_punica.so"].map(
+  const prebuilt = ["tritonode.glibc.node", "libtritonode_punica.so", "libtritonode_warm.so"].map(
     (name) => `prebuilds/${process.platform}-${process.arch}/${name}`,
   );
   if (!prebuilt.every((path) => fresh(path, NATIVE_SOURCES))) {

@@ -9,6 +9,8 @@
 #include "../triton/call.h"
 #include "../process/host.h"
 #include "../process/owner_lock.h"
+#include "../process/warm_children.h"
+#include "../python_backend/repairs.h"
 #include "../triton/server.h"
 #include "environment.h"
 #include "event_table.h"
@@ -212,6 +214,37 @@ Napi::Value WatchProcess(Info info) {
   return Napi::Boolean::New(info.Env(), pid > 0 && monitor->Watch(static_cast<int>(pid), arguments));
 }
 
+// holdWarmChild(key), releaseWarmChild(key): somebody wants one in between; they count.
+void HoldWarmChild(Info info) { WarmChildren::Get().Hold(Environment::Of(info.Env()).queue(), StringAt(info, 0)); }
+void ReleaseWarmChild(Info info) { WarmChildren::Get().Release(Environment::Of(info.Env()).queue(), StringAt(info, 0)); }
+
+// startWarmChild(key): Promise<number>: the pid of a child that has imported everything. Does not keep the event loop
+// alive (see hold).
+Napi::Value StartWarmChild(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  // Copied on this thread: on the main thread nothing changes it meanwhile.
+  std::vector<std::string> variables;
+  for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) variables.emplace_back(*variable);
+  auto pid = std::make_shared<int>(0);
+  return environment.Run(
+      [queue = environment.queue(), key = StringAt(info, 0), variables = std::move(variables), pid]() -> Status {
+        if (!IsActive(Repair::kWarmChild)) return {"UNSUPPORTED", "this Python backend of Triton takes no warm child"};
+        return WarmChildren::Get().Start(queue, key, variables, pid.get());
+      },
+      [pid](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *pid); }, false);
+}
+
+// warmChildEnded(key): Promise<void>: resolves when there is none (any more): it was taken, or ended.
+Napi::Value WarmChildEnded(Info info) {
+  Environment& environment = Environment::Of(info.Env());
+  return environment.Run(
+      [queue = environment.queue(), key = StringAt(info, 0)]() -> Status {
+        WarmChildren::Get().WaitForEnd(queue, key);
+        return {};
+      },
+      [](Napi::Env env) { return env.Undefined(); }, false);
+}
+
 // ownerOf(lock): "lives" | "gone" | undefined: whether the process that made this lock file runs.
 Napi::Value OwnerOf(Info info) {
   switch (OwnerLock::Look(StringAt(info, 0))) {
@@ -262,6 +295,10 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("cancel", CancelCall);
   add("abandon", AbandonCall);
   add("watchProcess", WatchProcess);
+  add("holdWarmChild", HoldWarmChild);
+  add("startWarmChild", StartWarmChild);
+  add("warmChildEnded", WarmChildEnded);
+  add("releaseWarmChild", ReleaseWarmChild);
   add("ownerOf", OwnerOf);
   add("endChild", EndChild);
   add("noteChildDied", NoteChildDied);

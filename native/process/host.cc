@@ -19,6 +19,7 @@
 #include "../triton/library.h"
 #include "owner_lock.h"
 #include "reaper.h"
+#include "warm_children.h"
 
 namespace tritonode {
 
@@ -110,6 +111,7 @@ void Host::PrepareForExit(bool noReturn) {
   if (!s.exitDeadline) s.exitDeadline = std::chrono::steady_clock::now() + kExitWait;
   const auto settled = [&] { return s.phase != State::Phase::kStopping && s.phase != State::Phase::kStarting; };
   s.changed.wait_until(lock, *s.exitDeadline - kWaitWithoutChildren, settled);
+  WarmChildren::Get().KillAll();
   if (s.monitor != nullptr) s.monitor->EndAll();
   s.changed.wait_until(lock, *s.exitDeadline, settled);
 }
@@ -201,6 +203,7 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     s.description = options.description;
     s.exitTimeoutSeconds = options.server.exitTimeoutSeconds;
     s.users.push_back(user);
+    WarmChildren::Get().Open(options.privateDirectory, monitor);
   } else {
     s.phase = State::Phase::kNone;
     s.monitor = nullptr;
@@ -243,6 +246,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   BeforeExit();
   // The leaver still wants to read what its server says while it stops.
   if (!user->closed()) monitor->Subscribe(user);
+  WarmChildren::Get().Close();
   CancelAll();
   // Requests end through their cancellation as a rule; Triton itself waits for the rest in steps of a second.
   WaitForCalls(2000);
@@ -267,6 +271,7 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
 
 void Host::ReleaseAll(const std::shared_ptr<EventQueue>& user) {
   State& s = state();
+  WarmChildren::Get().ReleaseAll(user);
   for (;;) {
     bool stopped = false;
     Release(user, &stopped);

@@ -11,6 +11,8 @@
 #include <string_view>
 #include <utility>
 
+#include "../common/quiet_write.h"
+
 namespace tritonode {
 namespace {
 
@@ -89,19 +91,8 @@ void Reaper::Release(bool cleanUp) {
   if (pipe_ < 0) return;
   // Without a word the host is dead.
   const std::string_view word = cleanUp ? "clean\n" : "end\n";
-  // A reaper that was killed leaves a pipe without a reader. Node ignores SIGPIPE; a host that does not gets EPIPE all
-  // the same because the signal is blocked here for this thread.
-  sigset_t pipeSignal;
-  sigset_t before;
-  sigemptyset(&pipeSignal);
-  sigaddset(&pipeSignal, SIGPIPE);
-  pthread_sigmask(SIG_BLOCK, &pipeSignal, &before);
-  if (write(pipe_, word.data(), word.size()) < 0 && errno == EPIPE) {
-    const timespec now{};
-    while (sigtimedwait(&pipeSignal, nullptr, &now) == -1 && errno == EINTR) {
-    }
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  // A reaper that was killed leaves a pipe without a reader.
+  WriteQuietly(pipe_, word);
   close(std::exchange(pipe_, -1));
   // Reaped here: libuv waits only for the children it started.
   const pid_t pid = std::exchange(pid_, 0);

@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "child_takeover.h"
 #include "repairs.h"
 
 // The backend's own type, by its name and layout (python_backend r24.10, src/pb_exception.h): libstdc++ compares types of
@@ -86,7 +87,7 @@ Child Count(sem_t* semaphore) {
 }  // namespace
 
 pid_t ForkChild() {
-  const pid_t child = fork();
+  const pid_t child = ForkOrTake();
   if (child > 0) forked = child;
   return child;
 }

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <mutex>
 
+#include "child_takeover.h"
 #include "child_waits.h"
 #include "dead_owner.h"
 #include "elf_patcher.h"
@@ -82,6 +83,9 @@ const std::array<Entry, kRepairCount>& Table() {
         {"sem_init", Address(&InitSemaphore)},
         {"sem_wait", Address(&WaitForChild)},
         {"sleep", Address(&SleepUnlessIdle)}}},
+      // A child that has imported everything can be taken in place of a new one. (child_takeover.h)
+      {Repair::kWarmChild, "warm-child", k2404, k2508, kLimitedFirstWait,
+       {{"fork", Address(&ForkChild)}, {"execvp", Address(&ExecuteOrGive)}}},
       // Every user of the machine can read the shared memory. (own_files.h)
       {Repair::kPrivateMemory, "private-memory", {}, kAny, nullptr,
        {{"shm_open", Address(&OpenPrivate)}, {"fchmod", Address(&ChangePrivateMode)}}},

@@ -10,8 +10,8 @@
 
 namespace tritonode {
 
-enum class Repair : uint32_t { kDeadOwner, kDeadChild, kSlowChild, kIdleChild, kPrivateMemory, kTemporaryFolders };
-inline constexpr size_t kRepairCount = 6;
+enum class Repair : uint32_t { kDeadOwner, kDeadChild, kSlowChild, kIdleChild, kWarmChild, kPrivateMemory, kTemporaryFolders };
+inline constexpr size_t kRepairCount = 7;
 
 struct RepairOptions {
   // libtriton_python.so; Triton must open it under the same path, or it gets another copy.

@@ -1,9 +1,10 @@
 export { type AdapterInfo, type AdapterInspection, type AdapterState, Adapters } from "./adapters";
 export { AdapterLoadError, AdapterNotFoundError, LoraDisabledError, MultiLoraMissingError } from "./failure";
 export type { GenerationStream } from "./generation";
-export type { LoadProgress, ObjectOptions, RepositoryOptions, VllmModelOptions } from "./load";
+export type { LoadProgress, ObjectOptions, PrewarmOptions, RepositoryOptions, VllmModelOptions } from "./load";
 export { type DisposeOptions, type ModelInfo, VllmModel } from "./model";
 export type { AdapterChoice, CallOptions } from "./options";
+export { WarmChild } from "./prewarm";
 export type { EngineArguments } from "./repository";
 export type { GenerateOptions, RequestOptions } from "./request";
 export type { RestartEvent, RestartOptions } from "./restart";

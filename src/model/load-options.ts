@@ -20,7 +20,7 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 const isFunction = (value: unknown) => typeof value === "function";
 
-const checks: { readonly [Name in keyof Required<VllmModelOptions>]: Check } = {
+export const loadChecks: { readonly [Name in keyof Required<VllmModelOptions>]: Check } = {
   runtime: expected(
     "a path or a runtime of findRuntime",
     (value) =>
@@ -37,6 +37,7 @@ const checks: { readonly [Name in keyof Required<VllmModelOptions>]: Check } = {
   timeout: checkLimit,
   restart: (_, value) => void toRestartOptions(value),
   onRestart: expected("a function", isFunction),
+  prewarm: expected("true or false", (value) => typeof value === "boolean"),
   environment: checkEnvironment,
   modelRepository: expected("a path", isText),
   model: expected("a model's name", isText),
@@ -66,9 +67,9 @@ export function checkLoadOptions(options: VllmModelOptions): void {
     throw new InvalidArgumentError(`VllmModel.load takes an object of options, got ${describe(options)}`);
   }
   for (const name of Object.keys(options)) {
-    if (!Object.hasOwn(checks, name)) {
+    if (!Object.hasOwn(loadChecks, name)) {
       throw new InvalidArgumentError(`VllmModel.load knows no option '${name}'`, {
-        hint: `vLLM's engine arguments go into \`engine\`; the options are ${Object.keys(checks).join(", ")}`,
+        hint: `vLLM's engine arguments go into \`engine\`; the options are ${Object.keys(loadChecks).join(", ")}`,
       });
     }
   }
@@ -80,5 +81,5 @@ export function checkLoadOptions(options: VllmModelOptions): void {
   if (options.loras !== undefined && options.engine === undefined) {
     throw new InvalidArgumentError("loras belongs to the object form; a repository has its multi_lora.json");
   }
-  for (const [name, check] of Object.entries(checks)) check(name, options[name as keyof VllmModelOptions]);
+  for (const [name, check] of Object.entries(loadChecks)) check(name, options[name as keyof VllmModelOptions]);
 }

@@ -1,3 +1,5 @@
+import { resolve } from "node:path";
+import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import type { Logger } from "../server";
 import type { EngineArguments } from "./repository";
@@ -26,17 +28,28 @@ export interface LoadProgress {
   readonly remaining?: number;
 }
 
-interface CommonOptions {
+/** Options of {@link VllmModel.prewarm}. */
+export interface PrewarmOptions {
   /** The runtime's folder, or a runtime of `findRuntime`; by default the one that `npx tritonode setup` made. */
   runtime?: string | Runtime | undefined;
   device?: "cpu" | "cuda" | undefined;
   /** Gets the log of Triton, vLLM and the child process, for example `console`. By default nothing is logged. */
   logger?: Logger | undefined;
-  onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Aborting it cancels loading and ends the child process. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds a load may take; by default 10 minutes. */
+  /** Milliseconds that it may take; by default 10 minutes. */
   timeout?: number | undefined;
+  /** Environment variables for the child alone (for example `OMP_NUM_THREADS`); this process keeps its own. */
+  environment?: Readonly<Record<string, string>> | undefined;
+}
+
+interface CommonOptions extends PrewarmOptions {
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /**
+   * Keep a warm child (see {@link VllmModel.prewarm}) while this model is loaded, for restarts and further models. The
+   * first one is made after the load. Default false.
+   */
+  prewarm?: boolean | undefined;
   /**
    * What happens when the engine's process dies. Its running requests are lost in any case ({@link EngineDiedError}).
    * `"never"` (default): the model stays down. `"on-failure"`: it is loaded again, with the adapters that were loaded at
@@ -45,8 +58,6 @@ interface CommonOptions {
   restart?: RestartOptions["policy"] | RestartOptions | undefined;
   /** Gets each step of a restart. */
   onRestart?: ((event: RestartEvent) => void) | undefined;
-  /** Environment variables for the child alone (for example `OMP_NUM_THREADS`); this process keeps its own. */
-  environment?: Readonly<Record<string, string>> | undefined;
 }
 
 /** The folder form: the tutorial's layout, as Triton's vLLM container has it. */
@@ -107,4 +118,15 @@ export function loggerFor(model: string, logger: Logger | undefined, onProgress:
     if (line?.model === model) onProgress(line);
   };
   return { debug: pass("debug"), info: pass("info"), warn: pass("warn"), error: pass("error") };
+}
+
+export const defaultLoadTimeout = 600_000;
+
+/** The runtime of the options, or the installed one. @throws {@link RuntimeMissingError} */
+export async function resolveRuntime({ runtime, device }: PrewarmOptions): Promise<Runtime> {
+  if (typeof runtime === "object" && runtime !== null) return runtime;
+  return findRuntime({
+    ...(runtime === undefined ? {} : { directory: resolve(runtime) }),
+    ...(device === undefined ? {} : { device }),
+  });
 }

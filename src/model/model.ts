@@ -1,17 +1,17 @@
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { callback } from "../common/callbacks";
 import { checkLimit } from "../common/duration";
 import { packageRoot } from "../package-root";
-import { findRuntime, requireGpu } from "../runtime";
-import type { Runtime } from "../runtime/runtime";
+import { requireGpu } from "../runtime";
 import type { TritonServer } from "../server";
 import { ServerCore } from "../server/core";
 import { toTritonServer } from "../server/triton-server";
+import type { WarmChildKeeper } from "../server/warm-child";
 import { Adapters } from "./adapters";
 import { Backend } from "./backend";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
-import { type LoadProgress, loggerFor, type VllmModelOptions } from "./load";
+import { type LoadProgress, loggerFor, type PrewarmOptions, resolveRuntime, type VllmModelOptions } from "./load";
 import { checkLoadOptions } from "./load-options";
 import { keepLoadTimes, LoadClock, readLoadTimes } from "./load-times";
 import type { OpenAiRoutes } from "./openai/call";
@@ -22,6 +22,7 @@ import { createFetch } from "./openai/fetch";
 import type { Structure } from "./openai/schema";
 import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "./openai/tokenize";
 import type { CallOptions } from "./options";
+import { prewarm, type WarmChild } from "./prewarm";
 import { locateModel } from "./repository";
 import { type GenerateOptions, prepareRequest } from "./request";
 import { type GenerateResult, ResponseReader } from "./results";
@@ -80,6 +81,7 @@ export class VllmModel implements AsyncDisposable {
   readonly #core: ServerCore;
   readonly #served: ServedModel;
   readonly #backend: Backend;
+  #warm: WarmChildKeeper | undefined;
   #disposed: Promise<void> | undefined;
 
   /**
@@ -129,11 +131,35 @@ export class VllmModel implements AsyncDisposable {
       const model = new VllmModel(name, core, await ServedModel.load(core, name, options));
       await model.#backend.open();
       if (clock !== undefined) await keepLoadTimes(options, runtime.device, clock.times(performance.now() - began));
+      if (options.prewarm === true) {
+        model.#warm = core.keepWarmChild("vllm", options.environment ?? {});
+        model.#warm.keep();
+      }
       return model;
     } catch (error) {
       await core.stop().catch(() => {});
       throw fromLoadFailure(name, error);
     }
+  }
+
+  /**
+   * Starts a Python child that imports torch and vLLM and waits, so that later loads need not. It is taken by the next
+   * load whose options give the same `environment` (and while this process's own is unchanged), and by the restart of a
+   * model after a crash; then another one is made when the models are idle. There is one for each environment, however
+   * often this is called. It takes about 400 MB of memory while it waits.
+   *
+   * ```ts
+   * await using warm = await VllmModel.prewarm();
+   * const model = await VllmModel.load({ modelRepository: "./model_repository" });
+   * ```
+   *
+   * @returns its handle, when it has imported everything
+   * @throws {@link InvalidArgumentError} for a bad option, {@link RuntimeMissingError} where no runtime is installed or
+   *   (`ERR_RUNTIME_BROKEN`) the child can't import, {@link ModelLoadError} (`ERR_LOAD_TIMEOUT`),
+   *   {@link RequestCancelledError} when the signal aborts it.
+   */
+  static prewarm(options: PrewarmOptions = {}): Promise<WarmChild> {
+    return prewarm(options);
   }
 
   private constructor(name: string, core: ServerCore, served: ServedModel) {
@@ -264,6 +290,7 @@ export class VllmModel implements AsyncDisposable {
 
   async #dispose(drain: boolean, deadline: number | undefined): Promise<void> {
     await this.#backend.end({ drain, deadline });
+    this.#warm?.release();
     try {
       await this.#served.release();
     } finally {
@@ -286,15 +313,6 @@ interface RawInfo {
 
 function nameOf(options: { model?: string | undefined }): string {
   return options.model ?? defaultName;
-}
-
-async function resolveRuntime(options: VllmModelOptions): Promise<Runtime> {
-  const { runtime, device } = options;
-  if (typeof runtime === "object" && runtime !== null) return runtime;
-  return findRuntime({
-    ...(runtime === undefined ? {} : { directory: resolve(runtime) }),
-    ...(device === undefined ? {} : { device }),
-  });
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

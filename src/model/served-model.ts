@@ -7,11 +7,9 @@ import { ModelLoadError, RequestCancelledError } from "../errors";
 import type { ServerCore } from "../server/core";
 import { environmentKey } from "../server/options";
 import { InUseError } from "../transport/shared";
-import type { VllmModelOptions } from "./load";
+import { defaultLoadTimeout, type VllmModelOptions } from "./load";
 import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
 import { Restarter, toRestartOptions } from "./restart";
-
-const defaultLoadTimeout = 600_000;
 
 /** What the first user of a model tells the others: the folder that its files were written to, if any. */
 interface Placement {

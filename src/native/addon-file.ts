@@ -1,5 +1,5 @@
 import { existsSync, realpathSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describeHost, type Host, hostObstacle, type Obstacle, thisHost } from "../host";
 
 /** A place where the addon was looked for, and why it was not loaded from there. */
@@ -16,6 +16,11 @@ export function addonCandidates(root: string, { platform, arch }: Host = thisHos
     // The name is prebuildify's: --tag-libc.
     join(root, "prebuilds", `${platform}-${arch}`, "tritonode.glibc.node"),
   ];
+}
+
+/** The library that makes a stub wait (native/warm_child/preload.cc), where the addon may lie. */
+export function warmLibraryCandidates(root: string, host: Host = thisHost()): string[] {
+  return addonCandidates(root, host).map((path) => join(dirname(path), "libtritonode_warm.so"));
 }
 
 /**

@@ -1,8 +1,9 @@
+import { existsSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { AddonLoadError } from "../errors";
+import { AddonLoadError, PackageFilesError } from "../errors";
 import { packageRoot } from "../package-root";
-import { addonCandidates, explainFailure, openAddon } from "./addon-file";
+import { addonCandidates, explainFailure, openAddon, warmLibraryCandidates } from "./addon-file";
 import type { EventTable } from "./events";
 
 /** What `start` hands to the server; see `native/triton/server_options.h` for the meaning of Triton's own options. */
@@ -79,6 +80,10 @@ export interface Addon {
   abandon(call: number): void;
   watchProcess(pid: number, text?: string): boolean;
   endChild(pid: number): void;
+  holdWarmChild(key: string): void;
+  startWarmChild(key: string): Promise<number>;
+  warmChildEnded(key: string): Promise<void>;
+  releaseWarmChild(key: string): void;
   ownerOf(lock: string): "lives" | "gone" | undefined;
   noteChildDied(): void;
   liveCalls(): number;
@@ -86,6 +91,16 @@ export interface Addon {
   retakeShared(name: string): Promise<boolean>;
   settleShared(name: string, description?: string): void;
   releaseShared(name: string): Promise<boolean>;
+}
+
+/** @throws {@link PackageFilesError} where the package lacks it. */
+export function warmLibrary(): string {
+  const candidates = warmLibraryCandidates(packageRoot());
+  const found = candidates.find((path) => existsSync(path));
+  if (found !== undefined) return realpathSync(found);
+  throw new PackageFilesError(`there is no libtritonode_warm.so; looked for ${candidates.join(", ")}`, {
+    hint: "install the package again, or build it here: npx tritonode build",
+  });
 }
 
 let addon: Addon | undefined;

@@ -1,6 +1,6 @@
 import { callback } from "../common/callbacks";
 import { DisposedError, type EngineDiedError, InvalidArgumentError, RequestCancelledError } from "../errors";
-import { loadAddon } from "../native/binding";
+import { loadAddon, warmLibrary } from "../native/binding";
 import { Channel } from "../transport/channel";
 import { fromNative } from "../transport/failure";
 import { Shared } from "../transport/shared";
@@ -8,10 +8,11 @@ import { sweep } from "../transport/sweep";
 import { temporaryDirectory, Workspace } from "../transport/workspace";
 import { type CallRequest, Calls } from "./calls";
 import { Children, type ServerChild } from "./children";
-import { logTo } from "./logger";
+import { type Logger, logTo } from "./logger";
 import { type LoadModelOptions, Models } from "./models";
 import { environmentKey, type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
 import type { ResponseStream } from "./stream";
+import { WarmChildKeeper } from "./warm-child";
 
 /** Whether the server is gone in spite of an error of its release: everything but the lack of a thread to do it on. */
 function hasStopped(error: unknown): boolean {
@@ -29,6 +30,7 @@ export class ServerCore {
   readonly #workspace: Workspace;
   readonly #children: Children;
   readonly #stopLog: () => void;
+  readonly #logger: Logger | undefined;
   readonly #models: Models;
   readonly #calls: Calls;
   readonly #diedListeners = new Set<(model: string, error: EngineDiedError) => void>();
@@ -81,7 +83,7 @@ export class ServerCore {
         workspace = Workspace.open(description.directory, description.shmPrefix);
         workspace.addBackends(options.backends ?? {});
       }
-      const server = new ServerCore(channel, workspace, children, stopLog);
+      const server = new ServerCore(channel, workspace, children, stopLog, logger);
       for (const path of options.modelRepositories ?? []) await server.registerRepository(path);
       return server;
     } catch (error) {
@@ -99,7 +101,14 @@ export class ServerCore {
     loadAddon();
   }
 
-  private constructor(channel: Channel, workspace: Workspace, children: Children, stopLog: () => void) {
+  private constructor(
+    channel: Channel,
+    workspace: Workspace,
+    children: Children,
+    stopLog: () => void,
+    logger: Logger | undefined,
+  ) {
+    this.#logger = logger;
     this.#channel = channel;
     this.#workspace = workspace;
     this.#children = children;
@@ -218,6 +227,26 @@ export class ServerCore {
   async unloadModel(name: string, options: { dependents?: boolean } = {}): Promise<void> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
     return this.#models.unload(name, options);
+  }
+
+  /**
+   * Makes a keeper of warm children; nothing is started yet. They end with the server at the latest.
+   *
+   * @param backend - the Python-based backend that they import
+   * @param environment - the one that the models have been given that are to take them
+   * @throws {@link PackageFilesError} where their library is missing.
+   */
+  keepWarmChild(backend: string, environment: Readonly<Record<string, string | undefined>>): WarmChildKeeper {
+    if (this.#stopped !== undefined) throw new DisposedError("the server");
+    const key = this.#workspace.prepareWarmChild(environment, warmLibrary(), backend);
+    return new WarmChildKeeper(
+      {
+        addon: this.#channel.addon,
+        children: () => this.children.map(({ pid }) => pid),
+        warn: (message) => this.#logger?.warn(message),
+      },
+      key,
+    );
   }
 
   /** See {@link TritonServer.infer}. */

@@ -14,7 +14,7 @@ const tritonCodes = new Set([
 
 /**
  * Converts an error of the addon to a typed error. Its `code` is the name of a `TRITONSERVER_Error_Code`
- * (tritonserver.h) or one of the core's own (`native/common/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST.
+ * (tritonserver.h) or one of the core's own (`native/common/status.h`): LIBRARY, SYSTEM, STATE, OPTION, HOST, CHILD.
  */
 export function fromNative(error: unknown): Error {
   if (error instanceof TritonodeError) return error;
@@ -25,6 +25,13 @@ export function fromNative(error: unknown): Error {
   if (code === "SYSTEM") return new TritonodeError("ERR_SYSTEM", error.message, { cause: error });
   if (code === "OPTION") return new InvalidArgumentError(error.message, { cause: error });
   if (code === "HOST") return new TritonodeError("ERR_HOST", error.message, { cause: error, hint: hostHint });
+  if (code === "CHILD") {
+    return new RuntimeMissingError(`a Python child of this runtime ended while it imported vLLM: ${error.message}`, {
+      code: "ERR_RUNTIME_BROKEN",
+      cause: error,
+      hint: "run: npx tritonode doctor",
+    });
+  }
   if (code === "STATE") return new TritonodeError("ERR_STATE", error.message, { cause: error });
   if (typeof code === "string" && "syscall" in error) return fromSystem(code, error);
   if (error instanceof TypeError) return new InvalidArgumentError(error.message, { cause: error });

@@ -70,6 +70,7 @@ export class Workspace {
         "repositories/own",
         "children",
         "environment",
+        "warm",
         "tmp",
       ];
       for (const name of parts) mkdirSync(join(directory, name));
@@ -121,25 +122,21 @@ export class Workspace {
   }
 
   /** A path without special characters that leads to the caller's model repository. @throws {@link InvalidArgumentError} */
-  repository(path: string): string {
+  repository(folder: string): string {
     let real: string;
     try {
-      real = realpathSync(path);
+      real = realpathSync(folder);
       if (!statSync(real).isDirectory()) throw new Error("not a directory");
     } catch (cause) {
-      throw new InvalidArgumentError(`the model repository ${path} is not a readable directory`, { cause });
+      throw new InvalidArgumentError(`the model repository ${folder} is not a readable directory`, { cause });
     }
     const known = this.#repositories.get(real);
     if (known !== undefined && existsSync(known)) return known;
     // The same for every environment of the process: Triton must not see one folder as two repositories.
-    const link = join(this.directory, "repositories", createHash("sha256").update(real).digest("hex").slice(0, 16));
-    try {
-      symlinkSync(real, link);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    this.#repositories.set(real, link);
-    return link;
+    const path = join(this.directory, "repositories", createHash("sha256").update(real).digest("hex").slice(0, 16));
+    link(real, path);
+    this.#repositories.set(real, path);
+    return path;
   }
 
   /**
@@ -170,8 +167,42 @@ export class Workspace {
     writeFileSync(join(this.directory, "environment", model), `${lines.join("\n")}\n`, { mode: 0o600 });
   }
 
+  /**
+   * Prepares the start of warm children with this environment.
+   *
+   * @param library - libtritonode_warm.so
+   * @param backend - the name of the backend that they import
+   * @returns the file that names them
+   */
+  prepareWarmChild(
+    environment: Readonly<Record<string, string | undefined>>,
+    library: string,
+    backend: string,
+  ): string {
+    const folder = join(this.directory, "warm");
+    // LD_PRELOAD takes spaces and colons for separators, and this path has none.
+    link(library, join(folder, "preload.so"));
+    // As model.py does it: the interpreter decodes paths as ASCII.
+    const real = dirname(realpathSync(join(this.backends, backend, "model.py")));
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: what is not ASCII
+    link(/^[\x00-\x7f]*$/.test(real) ? real : join(this.backends, backend), join(folder, "backend"));
+    const lines = exportLines(environment);
+    const key = join(folder, createHash("sha256").update(lines.join("\n")).digest("hex").slice(0, 16));
+    writeFileSync(key, `${lines.join("\n")}\n`, { mode: 0o600 });
+    return key;
+  }
+
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** Makes a link, unless it is there. */
+function link(target: string, path: string): void {
+  try {
+    symlinkSync(target, path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   }
 }
 
@@ -232,8 +263,10 @@ function stubWrapper(
     `directory=${quote(directory)}`,
     // Opened for reading and writing, so that it never waits for a reader. If the host is gone, the FIFO is too.
     'exec </dev/null 1<>"$directory/log" 2>&1 || exit 1',
+    // A child without a model (native/process/warm_children.cc): `--warm <file with its environment> <room>`.
+    'warm= room= && [ "$1" = --warm ] && warm=$2 && room=$3',
     // Written under another name and then renamed: the host must not read half a file.
-    'printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"',
+    '[ -n "$warm" ] || { printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"; }',
     // The host reports a crash. A core dump would take several GiB and delay the end.
     "ulimit -c 0",
     // glibc gives each thread an arena of its own, and short streams on many threads fragment them all: see the soak in
@@ -255,7 +288,16 @@ function stubWrapper(
     // The first argument is <repository>/<model>/<version>/model.py.
     // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's, not JavaScript's
     "model=${1%/*/*} && model=${model##*/}",
-    '[ -f "$directory/environment/$model" ] && . "$directory/environment/$model"',
+    'settings="$directory/environment/$model" && [ -n "$warm" ] && settings=$warm',
+    '[ -f "$settings" ] && . "$settings"',
+    // Descriptors 3 and 4: see native/warm_child/preload.cc.
+    'if [ -n "$warm" ]; then',
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
+    '  export TRITONODE_WARM="3 4 $(readlink "$directory/warm/backend")" TRITONODE_WARM_PRELOAD="${LD_PRELOAD-}"',
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
+    '  export LD_PRELOAD="$directory/warm/preload.so${LD_PRELOAD:+:$LD_PRELOAD}"',
+    '  set -- "$room"',
+    "fi",
   );
   // A session of its own: a Ctrl-C in the terminal is the host's to handle, and the whole group can be ended at once.
   // setsid forks only where it leads a process group already, which a child of Triton never does.

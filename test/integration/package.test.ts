@@ -282,7 +282,11 @@ describe("building it from source", () => {
     const built = machine.node(app, cli, "build");
     expect(built.stderr).not.toContain("error");
     expect(built.status).toBe(0);
-    expect(readdirSync(join(installed, "build/Release")).sort()).toEqual(["libtritonode_punica.so", "tritonode.node"]);
+    expect(readdirSync(join(installed, "build/Release")).sort()).toEqual([
+      "libtritonode_punica.so",
+      "libtritonode_warm.so",
+      "tritonode.node",
+    ]);
     writeFileSync(join(app, "worker.cjs"), worker);
     const run = machine.node(app, "worker.cjs");
     expect(run.stderr).toBe("");

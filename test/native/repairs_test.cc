@@ -147,7 +147,7 @@ void SleepingForChild() {
 void Choosing() {
   const std::string all = Apply("victim");
   CHECK(all == "repairs of the Python backend of Triton 2.51.0: dead-owner, dead-child, slow-child, idle-child, "
-               "private-memory, temporary-folders");
+               "warm-child, private-memory, temporary-folders");
   const std::string later = Apply("victim", "2.60.0");
   CHECK(Has(later, ": dead-owner, private-memory, temporary-folders; without dead-child (made for other versions"));
   CHECK(!IsActive(Repair::kDeadChild) && IsActive(Repair::kDeadOwner));
@@ -160,7 +160,7 @@ void Choosing() {
   CHECK(Has(Apply("victim_partial"), "without dead-child (the library imports sem_wait 0 times, not once)"));
   CHECK(Has(Apply("victim", "2.51.0", {"all"}), ": none;") && !IsActive(Repair::kPrivateMemory));
   const std::string some = Apply("victim", "2.51.0", {"dead-owner", "idle-child"});
-  CHECK(Has(some, ": dead-child, slow-child, private-memory, temporary-folders; without dead-owner (switched off)"));
+  CHECK(Has(some, ": dead-child, slow-child, warm-child, private-memory, temporary-folders; without dead-owner (switched off)"));
   std::string summary;
   Status status = RepairPythonBackend({LibraryPath("victim"), "2.51.0", {"dead-owners"}, ""}, &summary);
   CHECK(status.code() == "OPTION" && Has(status.message(), "'dead-owners'") && Has(status.message(), "dead-owner,"));

@@ -25,7 +25,17 @@ for (const [name, sanitizer] of [
     `-DTRITONODE_SANITIZER=${sanitizer}`,
     "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
   ]);
-  run("cmake", ["--build", directory, "--parallel", "2", "--target", "core_test", "process_test", "repairs_test"]);
+  run("cmake", [
+    "--build",
+    directory,
+    "--parallel",
+    "2",
+    "--target",
+    "core_test",
+    "process_test",
+    "repairs_test",
+    "warm_test",
+  ]);
   run("ctest", ["--test-dir", directory, "--output-on-failure"], {
     ASAN_OPTIONS: "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
     UBSAN_OPTIONS: "print_stacktrace=1",

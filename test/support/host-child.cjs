@@ -6,6 +6,7 @@ const { VllmModel } = require("../../dist/index.js");
 /** @type {{ load: object; steps: { do: string; [key: string]: unknown }[] }} */
 const plan = JSON.parse(process.argv[2]);
 let model;
+let warm;
 const streams = [];
 
 function say(value) {
@@ -25,6 +26,10 @@ const steps = {
       directory: server.privateDirectory,
       prefix: server.sharedMemoryPrefix,
     };
+  },
+  async prewarm({ options = {} }) {
+    warm = await VllmModel.prewarm(options);
+    return { pid: warm.pid };
   },
   async generate({ prompt = "Hello, my name is", options = {} }) {
     return model.generate(prompt, { temperature: 0, max_tokens: 8, ignore_eos: true, ...options });

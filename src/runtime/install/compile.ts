@@ -29,7 +29,7 @@ const GET_COMPILER =
 
 /** The flags of binding.gyp for both, without -Werror: a newer compiler's new warning must not fail a user's build. */
 const COMMON = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-fvisibility=hidden", "-fexceptions", "-frtti"];
-const LINK = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"];
+const LINK = ["-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"];
 
 interface Target {
   file: string;
@@ -60,14 +60,21 @@ function targets(root: string): Target[] {
       flags: ["-ffp-contract=off"],
       libraries: [],
     },
+    {
+      file: "libtritonode_warm.so",
+      sources: join(root, "native/warm_child/sources.txt"),
+      // Without C++'s library: see native/warm_child/preload.cc.
+      flags: ["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"],
+      libraries: [],
+    },
   ];
 }
 
 /**
- * Builds the addon and the CPU kernels into the package's build/Release with a C++ compiler alone: no make, no Python, no
+ * Builds the addon and the two libraries beside it into the package's build/Release with a C++ compiler alone: no make, no Python, no
  * network. What was there is replaced when all of it is done.
  *
- * @returns the paths of the two files.
+ * @returns the paths of the files.
  * @throws {@link BuildError}
  */
 export async function compile(options: CompileOptions = {}): Promise<string[]> {

@@ -1,0 +1,32 @@
+"""A child that imports before it has a model (native/warm_child/preload.cc calls this, on its main thread)."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from tritonode.engine import environment
+
+
+def prepare() -> None:
+    """Import what a model's load imports, and tell the host how that ended.
+
+    Writes one line to the descriptor in TRITONODE_WARM: `ready`, or what failed. Raises that too.
+    """
+    _, descriptor, folder = os.environ.pop("TRITONODE_WARM").split(" ", 2)
+    report = int(descriptor)
+    try:
+        environment.prepare()
+        environment.prepare_vllm()
+        import tritonode.service  # noqa: F401
+    except BaseException as failure:
+        reason = " ".join(f"{type(failure).__name__}: {failure}".split())
+        os.write(report, f"{reason}\n".encode(errors="replace")[:4096])
+        raise
+    # model.py puts it there again where it wants it.
+    sys.path.remove(folder)
+    gc.collect()
+    # What is imported stays: later collections need not look at it.
+    gc.freeze()
+    os.write(report, b"ready\n")

@@ -4,6 +4,7 @@ import type { InferenceRequest, InferenceResponse, ResponseStream } from "../ser
 import type { CallRequest } from "../server/calls";
 import type { ServerCore } from "../server/core";
 import { DeltaChannel, type ReadEntry } from "../transport/deltas";
+import { BackendFeatureError, type BackendInputs, inputsOf, toContract } from "./contract";
 import { fromRequestFailure } from "./failure";
 
 /** Parameters of a request that only this host sends (backends/vllm/tritonode). */
@@ -33,6 +34,8 @@ export class Backend {
   // The threads of a process share models, so tokens must differ between threads.
   readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
   #nextToken = 1;
+  /** Of another backend; undefined: this package's own. */
+  #foreign: BackendInputs | undefined;
   readonly #cancelled: string[] = [];
   #closed = false;
 
@@ -44,9 +47,15 @@ export class Backend {
     );
   }
 
-  /** Opens the channel. Requests that are sent before do without it. */
-  open(): Promise<void> {
-    return this.#channel.open();
+  /**
+   * Looks which backend serves the model, and opens the channel. Requests that are sent before do without it.
+   *
+   * Another backend than this package's would take the request that opens a channel for a prompt, and answer it.
+   */
+  async open(): Promise<void> {
+    const inputs = inputsOf(await this.#core.ask((addon) => addon.modelConfig(this.#model)));
+    if (!inputs.own) this.#foreign = inputs;
+    else await this.#channel.open();
   }
 
   /** Takes no further requests; those that run go on. */
@@ -67,10 +76,20 @@ export class Backend {
 
   /** Sends a request. @throws {@link DisposedError}, and what keeps it from being sent */
   send({ read, ...request }: BackendRequest): ResponseStream {
+    if (this.#foreign !== undefined) return this.#sendContract(request, this.#foreign);
     const channel = read === undefined ? undefined : this.#channel.name;
     if (read === undefined || channel === undefined) return this.#send(request, () => ({}));
     const named = { ...request, parameters: { ...request.parameters, [parameters.channel]: channel } };
     return this.#send(named, (token) => ({ deliver: (handler) => this.#channel.add(token, handler, read) }));
+  }
+
+  /** Cancels through Triton alone, which such a backend asks. */
+  #sendContract(request: BackendRequest, foreign: BackendInputs): ResponseStream {
+    if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
+    if (request.inputs?.some(({ name }) => name === "http_request")) {
+      throw new BackendFeatureError("OpenAI-compatible application (fetch, chat, embed, tokenize)");
+    }
+    return this.#core.infer({ ...toContract(request, foreign), model: this.#model });
   }
 
   /** @param more - further settings of the request, given its token */
@@ -94,6 +113,10 @@ export class Backend {
   /** Runs a control operation (tritonode/triton/control.py). @throws {@link DisposedError} */
   async control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
     if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
+    if (this.#foreign !== undefined) {
+      const adapters = String(operation["op"]).startsWith("adapters.");
+      throw new BackendFeatureError(adapters ? "adapters that can be changed or listed at run time" : "info operation");
+    }
     return this.#control(operation);
   }
 

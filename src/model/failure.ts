@@ -80,6 +80,13 @@ export function fromRequestFailure(error: unknown): unknown {
     );
   }
   if (message === "LoRA feature is not enabled.") return new LoraDisabledError({ cause: error });
+  // Triton's own vLLM backend logs what is wrong with sampling parameters, and goes on without any.
+  if (message === "Error generating stream: 'NoneType' object has no attribute 'lora_name'") {
+    return new InvalidArgumentError("the model's backend does not take these sampling parameters", {
+      hint: "its log says why: pass `logger` to VllmModel.load",
+      cause: error,
+    });
+  }
   if (error.tritonCode === "INVALID_ARG") {
     const text = message.replace(generating, "");
     return text.startsWith("adapter '")

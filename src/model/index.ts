@@ -1,4 +1,5 @@
 export { type AdapterInfo, type AdapterInspection, type AdapterState, Adapters } from "./adapters";
+export { BackendFeatureError } from "./contract";
 export { AdapterLoadError, AdapterNotFoundError, LoraDisabledError, MultiLoraMissingError } from "./failure";
 export type { GenerationStream } from "./generation";
 export type { LoadProgress, ObjectOptions, PrewarmOptions, RepositoryOptions, VllmModelOptions } from "./load";

@@ -28,6 +28,7 @@ export const loadChecks: { readonly [Name in keyof Required<VllmModelOptions>]: 
       (isObject(value) && isText(value["directory"]) && isText(value["python"]) && isObject(value["triton"])),
   ),
   device: expected('"cpu" or "cuda"', (value) => value === "cpu" || value === "cuda"),
+  backend: expected("the path of a folder with a model.py", isText),
   logger: expected(
     "an object with the functions debug, info, warn and error",
     (value) => isObject(value) && ["debug", "info", "warn", "error"].every((level) => isFunction(value[level])),

@@ -33,6 +33,12 @@ export interface PrewarmOptions {
   /** The runtime's folder, or a runtime of `findRuntime`; by default the one that `npx tritonode setup` made. */
   runtime?: string | Runtime | undefined;
   device?: "cpu" | "cuda" | undefined;
+  /**
+   * The folder of another vLLM backend (`model.py`) to serve the model with, unmodified: in NVIDIA's container
+   * `/opt/tritonserver/backends/vllm`. It has `generate` and `stream`; the rest is {@link BackendFeatureError}. All models
+   * of a process have the same.
+   */
+  backend?: string | undefined;
   /** Gets the log of Triton, vLLM and the child process, for example `console`. By default nothing is logged. */
   logger?: Logger | undefined;
   /** Aborting it cancels loading and ends the child process. */

@@ -1,6 +1,8 @@
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { callback } from "../common/callbacks";
 import { checkLimit } from "../common/duration";
+import { InvalidArgumentError } from "../errors";
 import { packageRoot } from "../package-root";
 import { requireGpu } from "../runtime";
 import type { TritonServer } from "../server";
@@ -97,7 +99,7 @@ export class VllmModel implements AsyncDisposable {
     checkLoadOptions(options);
     const { signal, onProgress } = options;
     throwIfAborted(signal);
-    const backend = join(packageRoot(), "backends", "vllm");
+    const backend = backendFolder(options.backend);
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
     // First: if this machine can't load the addon, no other error matters.
@@ -313,6 +315,15 @@ interface RawInfo {
 
 function nameOf(options: { model?: string | undefined }): string {
   return options.model ?? defaultName;
+}
+
+function backendFolder(named: string | undefined): string {
+  if (named === undefined) return join(packageRoot(), "backends", "vllm");
+  const folder = resolve(named);
+  if (existsSync(join(folder, "model.py"))) return folder;
+  throw new InvalidArgumentError(`backend is no folder of a vLLM backend: there is no ${join(folder, "model.py")}`, {
+    hint: "in NVIDIA's container it is /opt/tritonserver/backends/vllm",
+  });
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

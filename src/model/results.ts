@@ -3,7 +3,7 @@ import type { InferenceResponse } from "../transport/channel";
 import type { DeltaEntry } from "../transport/deltas";
 import { type Tensor, tensor } from "../transport/tensors";
 
-/** Why a choice ended: vLLM's own words. */
+/** Why a choice ended: vLLM's own words; "unknown" from a backend that does not tell (NVIDIA's before 24.12). */
 export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {});
 
 /** One candidate token at a position. */
@@ -106,7 +106,7 @@ export class ResponseReader {
       const choice: Choice = {
         index,
         text: texts[index] as string,
-        finishReason: reasons?.[index] as string,
+        finishReason: reasons === undefined ? (response.final ? "unknown" : "None") : (reasons[index] as string),
         completionTokens,
         ...(parsed === undefined ? {} : { logprobs: parsed }),
         ...(parsed === undefined || cumulative === undefined ? {} : { cumulativeLogprob: Number(cumulative[index]) }),

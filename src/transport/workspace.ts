@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -106,7 +107,10 @@ export class Workspace {
     for (const [name, source] of Object.entries(backends)) {
       if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
       const target = join(this.backends, name);
-      if (existsSync(target)) continue;
+      if (existsSync(target)) {
+        refuseOther(name, target, source);
+        continue;
+      }
       // Moved into place when it is complete: another environment may do the same at the same time.
       const beside = mkdtempSync(`${target}.`);
       for (const entry of readdirSync(source)) {
@@ -117,6 +121,7 @@ export class Workspace {
       } catch (error) {
         rmSync(beside, { recursive: true, force: true });
         if (!existsSync(target)) throw error;
+        refuseOther(name, target, source);
       }
     }
   }
@@ -204,6 +209,15 @@ function link(target: string, path: string): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   }
+}
+
+/** Triton knows one backend of a name, and goes on with the one that it has loaded. @throws {@link InvalidArgumentError} */
+function refuseOther(name: string, target: string, source: string): void {
+  const model = readlinkSync(join(target, "model.py"));
+  if (realpathSync(model) === realpathSync(join(resolve(source), "model.py"))) return;
+  throw new InvalidArgumentError(`this process's server has its backend '${name}' from ${dirname(model)}`, {
+    hint: `serve all its models with the same backend, or give the one in ${resolve(source)} a process of its own`,
+  });
 }
 
 /**

@@ -17,7 +17,8 @@ Options:
   --dir FOLDER          where to put it (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)
   --python PYTHON       the Python 3.11 or 3.12 to build on: a path, or a name on PATH
   --offline BUNDLE      take everything from a file that \`tritonode bundle\` made
-  --triton FOLDER       use this installed Triton, e.g. /opt/tritonserver, not the one from PyPI
+  --triton FOLDER|none  use this installed Triton, or the one from PyPI (default: the tritonserver on PATH, else
+                        /opt/tritonserver, else the one from PyPI)
   --torch-index URL     take torch from this package index
   --with NAMES          further packages (comma-separated): vision (video for models that see), portable (vLLM's
                         kernels for every processor, for an image or a folder that moves), full, test, demo

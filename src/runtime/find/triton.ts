@@ -1,5 +1,5 @@
 import { existsSync, readFileSync, realpathSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { delimiter, dirname, join, resolve } from "node:path";
 import { namesIn } from "../../common/files";
 import { RuntimeMissingError } from "../../errors";
 import { TRITON_WHEEL_VERSION } from "../packages/requirements";
@@ -27,19 +27,55 @@ export function tritonOfWheel(sitePackages: string, pythonVersion: string): Trit
   });
 }
 
+/** The oldest Triton that can be used: 24.10, which this package is tested with. */
+const OLDEST: readonly [number, number] = [2, 51];
+
+/** Where NVIDIA's containers have it. */
+const CONTAINER = "/opt/tritonserver";
+
+/**
+ * The folder of a Triton that is installed on this machine: of the `tritonserver` on PATH, else `/opt/tritonserver`. Only
+ * one with all its parts counts: a tritonserver without the Python backend is of no use here.
+ */
+export function systemTriton(environment: NodeJS.ProcessEnv = process.env): string | undefined {
+  const folders = (environment.PATH ?? "").split(delimiter).filter((folder) => folder !== "");
+  const program = folders.map((folder) => join(folder, "tritonserver")).find((path) => existsSync(path));
+  const found = program === undefined ? [] : [dirname(dirname(realpathSync(program)))];
+  return [...found, CONTAINER].find((folder) => {
+    try {
+      tritonOfDirectory(folder);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
 /**
  * The parts of a Triton that is installed as NGC's containers have it (`/opt/tritonserver`): `lib`, `backends/python`,
  * `bin`, and its version in `TRITON_VERSION`.
  *
- * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part.
+ * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part, or the version that is too old.
  */
 export function tritonOfDirectory(directory: string): TritonFiles {
   const root = resolve(directory);
   const server = join(root, "bin", "tritonserver");
   const pythonBackend = join(root, "backends", "python");
   const versionFile = join(root, "TRITON_VERSION");
+  const version = existsSync(versionFile) ? readFileSync(versionFile, "utf8").trim() : "unknown";
+  // The server says its version itself when it starts; a folder that does not tell it is tried.
+  const [major = 0, minor = 0] = (/^(\d+)\.(\d+)/.exec(version) ?? []).slice(1).map(Number);
+  if (version !== "unknown" && (major < OLDEST[0] || (major === OLDEST[0] && minor < OLDEST[1]))) {
+    throw new RuntimeMissingError(
+      `the Triton in ${root} is ${version}, and 2.51 (24.10) is the oldest that can be used`,
+      {
+        code: "ERR_RUNTIME_BROKEN",
+        hint: "use a newer container, or the Triton from PyPI: npx tritonode setup --triton none",
+      },
+    );
+  }
   return checked({
-    version: existsSync(versionFile) ? readFileSync(versionFile, "utf8").trim() : "unknown",
+    version,
     library: join(root, "lib", "libtritonserver.so"),
     dependencyDirectory: undefined,
     pythonBackend,

@@ -18,7 +18,7 @@ import {
 import { checkDevice, checkExtras } from "../find/options";
 import { defaultDirectory, makeDirectories, namedDirectory, packageVersion } from "../find/paths";
 import { findPython, type Python } from "../find/python";
-import { stubPythonVersion, tritonOfDirectory } from "../find/triton";
+import { stubPythonVersion, systemTriton, tritonOfDirectory } from "../find/triton";
 import { baseDigest, digest, type Extra, extraPins, isExtra } from "../packages/requirements";
 import type { Device, Runtime } from "../runtime";
 import { openBundle } from "./bundle";
@@ -39,7 +39,10 @@ export interface SetupOptions {
   python?: string | undefined;
   /** A bundle made by `bundle()`: nothing is fetched from anywhere. */
   offline?: string | undefined;
-  /** An installed Triton to use, e.g. `/opt/tritonserver`, in place of the one from the nvidia-pytriton wheel. */
+  /**
+   * An installed Triton to use, or `none` for that of the nvidia-pytriton wheel. Default: the one of the `tritonserver` on
+   * PATH, else `/opt/tritonserver`, else the wheel.
+   */
   triton?: string | undefined;
   /** The index to take torch from, in place of the user's own and of PyTorch's CPU index. */
   torchIndex?: string | undefined;
@@ -138,8 +141,7 @@ async function examine(
   const have = found === undefined ? [] : Object.keys(found.extras).filter(isExtra);
   const extras = [...new Set([...have, ...asked])].sort();
   const present = found === undefined || mustGrow(found, asked) ? undefined : found;
-  const installedTriton =
-    options.triton === undefined ? undefined : await realpath(options.triton).catch(() => options.triton);
+  const installedTriton = await chosenTriton(options, present);
   const done = present !== undefined && asked.every((name) => has(present, name));
   const action = done ? "none" : present === undefined ? "install" : "extras";
   let python: Python | undefined;
@@ -175,6 +177,12 @@ async function examine(
     offline,
   });
   return { plan, extras, present, python, installedTriton };
+}
+
+/** The folder of the installed Triton to use; undefined: the wheel's. A runtime keeps the one that it was made with. */
+async function chosenTriton(options: SetupOptions, present: Manifest | undefined): Promise<string | undefined> {
+  const named = options.triton ?? (present === undefined ? systemTriton() : undefined);
+  return named === undefined || named === "none" ? undefined : await realpath(named).catch(() => named);
 }
 
 /** Whether a runtime has what an extra brings. */
@@ -272,7 +280,8 @@ async function complete(directory: string, device: Device, options: SetupOptions
     });
   }
   if (manifest.requirements !== baseDigest(device, manifest.triton.installed === undefined)) return undefined;
-  if (options.triton !== undefined) {
+  if (options.triton === "none" && manifest.triton.installed !== undefined) return undefined;
+  if (options.triton !== undefined && options.triton !== "none") {
     if (manifest.triton.installed !== (await realpath(options.triton).catch(() => undefined))) return undefined;
   }
   if (options.python !== undefined) {

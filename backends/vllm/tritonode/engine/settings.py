@@ -78,7 +78,6 @@ class EngineSettings:
         )
 
 
-
 def read_settings(
     model_directory: str,
     field_types: dict[str, Any],

@@ -12,6 +12,7 @@ from tritonode.errors import SettingsError
 from tritonode.lora.checkpoint import base_model_shapes
 from tritonode.lora.files import check_finite, inspect_adapter
 from tritonode.lora.header import read_safetensors_header
+from tritonode.vllm import versions
 
 # What must be said about each broken adapter (test/fixtures/broken_adapters.py).
 REASONS = {
@@ -110,3 +111,16 @@ def test_headers_that_describe_a_tensor_wrongly(tmp_path: Path, entry: Any) -> N
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x00" * 4)
     with pytest.raises(SettingsError, match="'w'"):
         read_safetensors_header(str(path))
+
+
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_patterns_are_refused_where_vllm_passes_over_them(fixtures: dict[str, Any], tmp_path: Path, key: str) -> None:
+    source = Path(fixtures["adapters"]["lora_a"])
+    config = json.loads((source / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: {"q_proj": config["r"]}}))
+    (tmp_path / "adapter_model.safetensors").symlink_to(source / "adapter_model.safetensors")
+    problems = inspect_adapter(str(tmp_path)).problems
+    if versions.reads_patterns():
+        assert problems == []
+    else:
+        assert problems == [f"{key}: vLLM reads them from 0.32 on, and this one is older"]

@@ -21,6 +21,7 @@ import torch
 from tritonode.vllm.layers import (
     LoRAMapping,
     PunicaWrapperBase,
+    embeddings_indices,
 )
 
 from . import eager, platform, punica_library, punica_torch
@@ -70,7 +71,7 @@ class PunicaWrapper(PunicaWrapperBase):
             "tokens": self._token_lora_indices.numpy(),
             "sampled": self._sampler_indices.numpy(),
             "padded": self._sampler_indices_padded.numpy(),
-            "embeddings": self._embeddings_indices.numpy(),
+            "embeddings": embeddings_indices(self).numpy(),
         }
 
     # -- layers ---------------------------------------------------------------------------------------------------
@@ -84,6 +85,8 @@ class PunicaWrapper(PunicaWrapperBase):
         a, b = getattr(layer, "lora_a_stacked", None), getattr(layer, "lora_b_stacked", None)
         if self._engine is None or a is None or b is None:
             return
+        if isinstance(a, torch.Tensor) and not (a.numel() and b.numel()):
+            return  # of a stage that another rank has, or of a head that the model lacks
         if isinstance(a, torch.Tensor):
             embedding = a.dim() == 3  # [slots, vocabulary, rank]: looked up by vLLM, only B is ours
             described = punica_library.slices([None if embedding else a], [b], [b.size(-2)])

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from tritonode.errors import SettingsError
+from tritonode.vllm import versions
 
 from .checkpoint import checkpoint_problems
 from .header import read_safetensors_header
@@ -221,6 +222,9 @@ def _unsupported_features(config: dict[str, Any]) -> list[str]:
     for key in ("alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora"):
         if config.get(key):
             problems.append(f"{key} is not supported")
+    patterns = [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]
+    if patterns and not versions.reads_patterns():
+        problems.append(f"{' and '.join(patterns)}: vLLM reads them from 0.32 on, and this one is older")
     return problems
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tritonode.vllm.lora import LoRALayerWeights, LoRAModel, pins_memory, tensor_module
+from tritonode.vllm.lora import LoRALayerWeights, LoRAModel, layer_weights, pins_memory, tensor_module
 
 from .files import WEIGHTS_FILENAME
 
@@ -146,7 +146,7 @@ def _weights(layout: _Layout, flat: torch.Tensor, peft_helper: Any) -> dict[str,
     for tensor, piece in zip(layout.tensors, flat.split([each.count for each in layout.tensors]), strict=True):
         lora = loras.get(tensor.module)
         if lora is None:
-            lora = LoRALayerWeights.from_config(tensor.module, peft_helper, tensor.peft_module)
+            lora = layer_weights(tensor.module, peft_helper, tensor.peft_module)
             loras[tensor.module] = lora
         if tensor.is_a:
             lora.lora_a = piece.view(tensor.shape)

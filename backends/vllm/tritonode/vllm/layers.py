@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm import ir
 from vllm._custom_ops import CPUDNNLGEMMHandler
 from vllm.config import CompilationMode, VllmConfig, get_current_vllm_config_or_none
@@ -50,7 +52,20 @@ __all__ = [
     "UnquantizedLinearMethod",
     "VllmConfig",
     "base_linear",
+    "embeddings_indices",
     "get_current_vllm_config_or_none",
     "ir",
     "op_registry_oot",
 ]
+
+
+def embeddings_indices(wrapper: PunicaWrapperBase) -> Any:
+    """The tensor of a Punica wrapper that says, for each token, where the A of its adapter starts in an embedding.
+
+    Before 0.29 it is the second of two rows; the first is for tokens that an adapter adds, which vLLM has none of.
+    """
+    indices = wrapper._embeddings_indices
+    if indices.dim() == 1:
+        return indices
+    indices[0] = 0
+    return indices[1]

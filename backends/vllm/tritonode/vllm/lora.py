@@ -23,6 +23,7 @@ __all__ = [
     "LoraLayers",
     "in_memory",
     "in_slots",
+    "layer_weights",
     "loading",
     "lora_layers",
     "pin",
@@ -114,12 +115,18 @@ def lora_layers(manager: Any) -> LoraLayers:
     return LoraLayers(
         wrapped=adapters.modules,
         packed=adapters.packed_modules,
-        # Before 0.31 an adapter brings no head of its own.
-        heads=adapters.supported_modules_to_save if versions.since(0, 31) else set(),
+        heads=adapters.supported_modules_to_save if versions.takes_heads() else set(),
         mapper=None if mapper is None else _renames(mapper),
         skipped=getattr(adapters.model, "lora_skip_prefixes", None) or [],
         pooling=adapters.is_pooling_model,
     )
+
+
+def layer_weights(module: str, peft_helper: Any, peft_module: str) -> LoRALayerWeights:
+    """The weights of one module, without tensors; `peft_module` is its name in the adapter's own files."""
+    if versions.reads_patterns():
+        return LoRALayerWeights.from_config(module, peft_helper, peft_module)
+    return LoRALayerWeights.from_config(module, peft_helper)
 
 
 def _renames(mapper: Any) -> Any:

@@ -101,6 +101,16 @@ def moved(key: str) -> types.ModuleType:
     return importlib.import_module(MOVED[key].place(parse(installed())))
 
 
+def reads_patterns() -> bool:
+    """Whether vLLM reads `rank_pattern` and `alpha_pattern` of an adapter. Before 0.32 it passes over them."""
+    return since(0, 32)
+
+
+def takes_heads() -> bool:
+    """Whether an adapter may bring a whole head (`modules_to_save`)."""
+    return since(0, 31)
+
+
 def supported_range() -> str:
     return f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
 

@@ -14,6 +14,8 @@ export interface Runtime {
   readonly libpythonDirectory: string;
   readonly triton: TritonFiles;
   readonly vllmVersion: string;
+  /** The environment whose packages it uses, where `setup` was told to use those that are installed. */
+  readonly installed?: { readonly python: string; readonly sitePackages: readonly string[] };
   /** Distribution name (normalised: lower case, `-`) → installed version, from the manifest. */
   readonly packages: Readonly<Record<string, string>>;
 }

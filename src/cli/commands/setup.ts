@@ -16,6 +16,8 @@ Options:
   --device cpu|cuda     what the engine computes on (default: cuda where an NVIDIA GPU is in reach, else cpu)
   --dir FOLDER          where to put it (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)
   --python PYTHON       the Python 3.11 or 3.12 to build on: a path, or a name on PATH
+  --use-installed       use the torch and the vLLM that this Python (or the active environment's) has; only what is
+                        missing is added, in the runtime's own folder, and nothing there is changed. Python 3.10 too
   --offline BUNDLE      take everything from a file that \`tritonode bundle\` made
   --triton FOLDER|none  use this installed Triton, or the one from PyPI (default: the tritonserver on PATH, else
                         /opt/tritonserver, else the one from PyPI)
@@ -57,6 +59,7 @@ export const setupCommand: Command = {
       device: { type: "string" },
       dir: { type: "string" },
       python: { type: "string" },
+      "use-installed": { type: "boolean", default: false },
       offline: { type: "string" },
       triton: { type: "string" },
       "torch-index": { type: "string" },
@@ -72,6 +75,7 @@ export const setupCommand: Command = {
       device: values.device === undefined ? undefined : device(values.device),
       directory: values.dir,
       python: values.python,
+      useInstalled: values["use-installed"],
       offline: values.offline,
       triton: values.triton,
       torchIndex: values["torch-index"],

@@ -1,10 +1,12 @@
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { namesIn } from "../../common/files";
 import { gpuFlaw } from "../find/gpu";
 import { type Manifest, readManifest } from "../find/manifest";
 import { setupCommand } from "../find/paths";
 import { howToGet } from "../find/python";
-import { sitePackages, stubPythonVersion } from "../find/triton";
+import { readsNumpy2, sitePackages, stubPythonVersion } from "../find/triton";
+import { overlayDigest, overlayPins } from "../install/overlay";
 import { importCheck, stubFlaw, unwantedPackages } from "../install/verify";
 import { baseDigest } from "../packages/requirements";
 import { run } from "../process";
@@ -70,11 +72,13 @@ export function checkNumpy(runtime: Runtime): Check {
   const fix = `${runtime.python} -m pip install numpy==1.26.4`;
   if (version === undefined) return fail("numpy", "is not installed", fix);
   if (version.startsWith("1.")) return ok("numpy", `${version} (below 2, as Triton's stub needs it)`);
+  if (readsNumpy2(runtime.triton.stub)) return ok("numpy", `${version} (this Triton's stub reads it)`);
   return fail("numpy", `${version}: Triton's stub reads numpy 2's arrays wrongly, every text arrives corrupt`, fix);
 }
 
 export function checkUnwanted(runtime: Runtime): Check {
   const name = "torchvision";
+  if (runtime.installed !== undefined) return ok(name, `left to ${runtime.installed.python}`);
   const found = unwantedPackages(runtime);
   if (found.length === 0)
     return ok(name, "absent, and so are torchaudio and torchcodec (they break transformers here)");
@@ -85,7 +89,12 @@ export function checkUnwanted(runtime: Runtime): Check {
 export async function checkVersions(runtime: Runtime): Promise<Check> {
   const name = "versions";
   const manifest: Manifest = await readManifest(runtime.directory, runtime.device);
-  if (manifest.requirements !== baseDigest(runtime.device, manifest.triton.installed === undefined)) {
+  const { installed } = manifest;
+  const wanted =
+    installed === undefined
+      ? baseDigest(runtime.device, manifest.triton.installed === undefined)
+      : overlayDigest(overlayPins(installed, manifest.triton.installed));
+  if (manifest.requirements !== wanted) {
     return warn(
       name,
       `made by tritonode ${manifest.tritonode} with other versions than this one's`,
@@ -98,8 +107,11 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
   if (changed.length > 0) {
     const first = changed[0] ?? "";
     const now = distributionVersion(runtime, first) ?? "absent";
-    return fail(name, `${first} was ${runtime.packages[first]} and is ${now}: the venv was changed`, rebuild(runtime));
+    const where = installed === undefined ? "the venv" : installed.python;
+    return fail(name, `${first} was ${runtime.packages[first]} and is ${now}: ${where} was changed`, rebuild(runtime));
   }
+  if (installed !== undefined)
+    return ok(name, `vLLM ${installed.vllm} and torch ${installed.torch} of ${installed.python}`);
   const { leftOut } = manifest;
   const described = `${Object.keys(runtime.packages).length} packages, the tested set`;
   if (leftOut === undefined) return ok(name, described);
@@ -135,15 +147,13 @@ export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<
 
 /** The version in the name of `<package>-<version>.dist-info`. */
 export function distributionVersion(runtime: Runtime, name: string): string | undefined {
-  const folder = sitePackages(join(runtime.directory, "venv"), runtime.pythonVersion);
+  const own = sitePackages(join(runtime.directory, "venv"), runtime.pythonVersion);
   const pattern = new RegExp(`^${name.replaceAll("-", "[-_.]")}-(.+)\\.dist-info$`, "i");
-  try {
-    for (const entry of readdirSync(folder)) {
-      const version = pattern.exec(entry)?.[1];
-      if (version !== undefined) return version;
-    }
-  } catch {
-    // no such folder: not installed
+  for (const folder of [own, ...(runtime.installed?.sitePackages ?? [])]) {
+    const version = namesIn(folder)
+      .map((entry) => pattern.exec(entry)?.[1])
+      .find((found) => found !== undefined);
+    if (version !== undefined) return version;
   }
   return undefined;
 }

@@ -5,6 +5,7 @@ import { isAbsolute, join, relative } from "node:path";
 import { RuntimeMissingError } from "../../errors";
 import type { LeftOut } from "../packages/left-out";
 import type { Device, Runtime, TritonFiles } from "../runtime";
+import type { InstalledPackages } from "./installed";
 import { packageVersion, setupCommand } from "./paths";
 
 /** What `<runtime>/manifest.json` holds. Paths inside the runtime are relative to it. Written last: no manifest, no runtime. */
@@ -18,6 +19,8 @@ export interface Manifest {
   python: { executable: string; base: string; version: string; fullVersion: string; libpythonDirectory: string };
   /** `installed`: the folder given with --triton, e.g. /opt/tritonserver; undefined: the wheel. */
   triton: TritonFiles & { installed?: string | undefined };
+  /** The environment whose packages it uses (`--use-installed`); undefined: all are its own. */
+  installed?: InstalledPackages | undefined;
   vllmVersion: string;
   /** baseDigest() of the pins that were installed. */
   requirements: string;
@@ -100,7 +103,7 @@ export function packed(directory: string, manifest: Manifest): Manifest {
 
 /** The Runtime that a manifest in `directory` describes. */
 export function toRuntime(directory: string, manifest: Manifest): Runtime {
-  const { python, triton, device, vllmVersion, packages } = mapPaths(manifest, (path) =>
+  const { python, triton, device, installed, vllmVersion, packages } = mapPaths(manifest, (path) =>
     isAbsolute(path) ? path : join(directory, path),
   );
   const { installed: _, ...files } = triton;
@@ -114,6 +117,9 @@ export function toRuntime(directory: string, manifest: Manifest): Runtime {
     triton: { ...files, dependencyDirectory: files.dependencyDirectory, server: files.server },
     vllmVersion,
     packages,
+    ...(installed === undefined
+      ? {}
+      : { installed: { python: installed.python, sitePackages: installed.sitePackages } }),
   };
 }
 
@@ -136,7 +142,7 @@ export function checkFiles(runtime: Runtime): void {
     if (existsSync(path)) continue;
     throw new RuntimeMissingError(`the runtime in ${runtime.directory} is broken: ${what} is gone (${path})`, {
       code: "ERR_RUNTIME_BROKEN",
-      hint: `run: ${setupCommand({ device: runtime.device, directory: runtime.directory })}`,
+      hint: `run: ${setupCommand(runtime)}`,
     });
   }
 }

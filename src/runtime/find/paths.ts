@@ -43,10 +43,15 @@ export function shellWord(text: string): string {
 }
 
 /** The one command that makes the runtime that was looked for. */
-export function setupCommand(options: { device?: Device | undefined; directory?: string | undefined }): string {
+export function setupCommand(options: {
+  device?: Device | undefined;
+  directory?: string | undefined;
+  installed?: { readonly python: string } | undefined;
+}): string {
   const words = ["npx", "tritonode", "setup"];
   if (options.device !== undefined) words.push("--device", options.device);
   if (options.directory !== undefined) words.push("--dir", shellWord(options.directory));
+  if (options.installed !== undefined) words.push("--use-installed", "--python", shellWord(options.installed.python));
   return words.join(" ");
 }
 

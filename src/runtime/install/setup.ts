@@ -5,6 +5,7 @@ import { RuntimeMissingError, TritonodeError } from "../../errors";
 import { hostObstacle } from "../../host";
 import { SetupCancelledError, SetupError } from "../errors";
 import { gpuFlaw } from "../find/gpu";
+import type { Installed } from "../find/installed";
 import {
   checkFiles,
   hasManifest,
@@ -23,9 +24,10 @@ import { baseDigest, digest, type Extra, extraPins, isExtra } from "../packages/
 import type { Device, Runtime } from "../runtime";
 import { openBundle } from "./bundle";
 import { contentsOf, MARKER, SCRATCH } from "./contents";
-import { installInto } from "./install";
+import { installInto, recorded } from "./install";
 import { chooseInstaller, type Installer } from "./installer";
 import { acquireLock } from "./lock";
+import { installedEnvironment, overlayDigest, overlayPins } from "./overlay";
 import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { remember } from "./remove";
@@ -37,6 +39,11 @@ export interface SetupOptions {
   directory?: string | undefined;
   /** The Python to build on: a path or a name on PATH. Default: the best one found. */
   python?: string | undefined;
+  /**
+   * Use the torch and the vLLM that `python` has (default: the active environment's `python3`), and add only what is
+   * missing, in a venv of the runtime's own. Nothing in the other environment is changed.
+   */
+  useInstalled?: boolean | undefined;
   /** A bundle made by `bundle()`: nothing is fetched from anywhere. */
   offline?: string | undefined;
   /**
@@ -61,6 +68,7 @@ export interface SetupOptions {
 
 /** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
 const SPACE = { cpu: 2.7e9, cpuFull: 4.5e9, cuda: 16e9 } as const;
+const OVERLAY_SPACE = 0.6e9;
 
 /**
  * Makes the runtime, or brings it up to date; returns at once when it is complete already. May be interrupted at any
@@ -70,7 +78,7 @@ const SPACE = { cpu: 2.7e9, cpuFull: 4.5e9, cuda: 16e9 } as const;
  * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {
-  const { device, extras, directory } = checked(options);
+  const { device, extras, directory, installed } = await checked(options);
   const report = options.onProgress ?? (() => {});
   await makeDirectories(directory).catch((cause) => {
     throw new SetupError(`${directory} can't be made`, { hint: "choose another place with --dir", cause });
@@ -81,7 +89,7 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
     onWait: (pid) => report({ phase: "wait", message: `waiting for another setup of ${directory} (process ${pid})` }),
   });
   try {
-    const task = await examine(directory, device, extras, options, report);
+    const task = await examine({ directory, device, asked: extras, installed, options, report });
     if (task.plan.action === "none" && task.present !== undefined) {
       report({ phase: "done", message: `the runtime in ${directory} is complete` });
       return toRuntime(directory, task.present);
@@ -102,21 +110,30 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
  * @throws as {@link setup}, for what can be seen beforehand: no fitting Python, a folder of other files, no uv.
  */
 export async function planSetup(options: SetupOptions = {}): Promise<SetupPlan> {
-  const { device, extras, directory } = checked(options);
+  const { device, extras, directory, installed } = await checked(options);
   try {
     await refuseForeign(directory);
-    return (await examine(directory, device, extras, options, options.onProgress ?? (() => {}))).plan;
+    const report = options.onProgress ?? (() => {});
+    return (await examine({ directory, device, asked: extras, installed, options, report })).plan;
   } catch (error) {
     throw explained(error, options.signal);
   }
 }
 
-function checked(options: SetupOptions): { device: Device; extras: Extra[]; directory: string } {
-  const device = options.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
-  checkDevice(device);
+interface Checked {
+  device: Device;
+  extras: Extra[];
+  directory: string;
+  installed: Installed | undefined;
+}
+
+async function checked(options: SetupOptions): Promise<Checked> {
+  if (options.device !== undefined) checkDevice(options.device);
   const extras = checkExtras(options.extras ?? []);
   checkPlatform();
-  return { device, extras, directory: namedDirectory(options.directory) ?? defaultDirectory(device) };
+  const installed = options.useInstalled ? await installedEnvironment(options) : undefined;
+  const device = options.device ?? installed?.device ?? (gpuFlaw() === undefined ? "cuda" : "cpu");
+  return { device, extras, directory: namedDirectory(options.directory) ?? defaultDirectory(device), installed };
 }
 
 /** What there is to do, and with what. */
@@ -126,27 +143,35 @@ interface Task {
   /** The valid manifest to add extras to; undefined: from the ground up. */
   present: Manifest | undefined;
   python: Python | undefined;
+  installed: Installed | undefined;
   installedTriton: string | undefined;
 }
 
-async function examine(
-  directory: string,
-  device: Device,
-  asked: readonly Extra[],
-  options: SetupOptions,
-  report: OnSetupProgress,
-): Promise<Task> {
+interface Examination {
+  directory: string;
+  device: Device;
+  asked: readonly Extra[];
+  installed: Installed | undefined;
+  options: SetupOptions;
+  report: OnSetupProgress;
+}
+
+async function examine({ directory, device, asked, installed, options, report }: Examination): Promise<Task> {
   const { signal, offline, torchIndex } = options;
-  const found = await complete(directory, device, options);
+  const found = await complete(directory, device, installed, options);
   const have = found === undefined ? [] : Object.keys(found.extras).filter(isExtra);
   const extras = [...new Set([...have, ...asked])].sort();
   const present = found === undefined || mustGrow(found, asked) ? undefined : found;
-  const installedTriton = await chosenTriton(options, present);
+  const installedTriton = await chosenTriton(options, present, installed?.interpreter);
   const done = present !== undefined && asked.every((name) => has(present, name));
   const action = done ? "none" : present === undefined ? "install" : "extras";
   let python: Python | undefined;
   let installer: Installer | undefined;
-  if (action === "install") {
+  const pins = installed === undefined ? undefined : overlayPins(installed, installedTriton);
+  if (action === "install" && installed !== undefined) {
+    python = installed.interpreter;
+    report({ phase: "python", message: `vLLM ${installed.vllm}, torch ${installed.torch}: ${installed.python}` });
+  } else if (action === "install") {
     const version =
       installedTriton === undefined ? undefined : stubPythonVersion(tritonOfDirectory(installedTriton).stub);
     report({ phase: "python", message: "looking for a Python" });
@@ -155,9 +180,10 @@ async function examine(
   }
   if (action !== "none") {
     installer = await chooseInstaller({
-      installer: options.installer,
+      // What is added has to come before what is installed, although both are found: only pip is told so.
+      installer: pins === undefined ? options.installer : "pip",
       python: python?.base ?? present?.python.base ?? "",
-      pins: allPins(device, extras, installedTriton === undefined),
+      pins: pins ?? allPins(device, extras, installedTriton === undefined),
       torchIndexes: torchIndexes(device, torchIndex),
       offline,
       environment: process.env,
@@ -175,13 +201,22 @@ async function examine(
     triton,
     torchIndex,
     offline,
+    installed: installed === undefined || pins === undefined ? undefined : { python: installed.python, pins },
   });
-  return { plan, extras, present, python, installedTriton };
+  return { plan, extras, present, python, installed, installedTriton };
 }
 
 /** The folder of the installed Triton to use; undefined: the wheel's. A runtime keeps the one that it was made with. */
-async function chosenTriton(options: SetupOptions, present: Manifest | undefined): Promise<string | undefined> {
+async function chosenTriton(
+  options: SetupOptions,
+  present: Manifest | undefined,
+  python: Python | undefined,
+): Promise<string | undefined> {
   const named = options.triton ?? (present === undefined ? systemTriton() : undefined);
+  if (named !== undefined && options.triton === undefined && python !== undefined) {
+    // One that nobody named is used where it fits the Python that somebody did.
+    if (stubPythonVersion(tritonOfDirectory(named).stub) !== python.version) return undefined;
+  }
   return named === undefined || named === "none" ? undefined : await realpath(named).catch(() => named);
 }
 
@@ -206,7 +241,8 @@ interface Build extends Task {
 }
 
 async function build(task: Build): Promise<Runtime> {
-  const { directory, device, extras, present, python, installedTriton, options, report, setChild, plan } = task;
+  const { directory, device, extras, present, python, installed, installedTriton, options, report, setChild, plan } =
+    task;
   const { signal } = options;
   if (plan.installer === undefined) throw new TypeError("a plan to install without an installer");
   // in the runtime's own folder, because an unpacked bundle takes gigabytes; leftovers of a killed run are removed first
@@ -231,7 +267,8 @@ async function build(task: Build): Promise<Runtime> {
             signal,
           });
     if (python !== undefined) {
-      await makeRoom(directory, device, extras.includes("full"));
+      const kind = device === "cpu" && extras.includes("full") ? "cpuFull" : device;
+      await makeRoom(directory, device, installed === undefined ? SPACE[kind] : OVERLAY_SPACE);
       await mkdir(venv);
       await writeFile(join(venv, MARKER), `tritonode ${packageVersion()}\n`);
     }
@@ -241,6 +278,7 @@ async function build(task: Build): Promise<Runtime> {
       extras,
       python,
       present,
+      installed,
       installedTriton,
       installer: plan.installer,
       wheels: bundle,
@@ -263,7 +301,12 @@ async function build(task: Build): Promise<Runtime> {
 }
 
 /** The manifest, if the runtime is complete and has this version's pins and what the caller asks for. */
-async function complete(directory: string, device: Device, options: SetupOptions): Promise<Manifest | undefined> {
+async function complete(
+  directory: string,
+  device: Device,
+  installed: Installed | undefined,
+  options: SetupOptions,
+): Promise<Manifest | undefined> {
   if (!hasManifest(directory)) return undefined;
   let manifest: Manifest;
   try {
@@ -279,12 +322,20 @@ async function complete(directory: string, device: Device, options: SetupOptions
       hint: "choose another folder with --dir, or remove that one",
     });
   }
-  if (manifest.requirements !== baseDigest(device, manifest.triton.installed === undefined)) return undefined;
+  // Another vLLM, torch or numpy there since: what is added may be another.
+  if (installed !== undefined && JSON.stringify(manifest.installed) !== JSON.stringify(recorded(installed)))
+    return undefined;
+  // A runtime over installed packages stays one until it is made anew.
+  const wanted =
+    manifest.installed === undefined
+      ? baseDigest(device, manifest.triton.installed === undefined)
+      : overlayDigest(overlayPins(manifest.installed, manifest.triton.installed));
+  if (manifest.requirements !== wanted) return undefined;
   if (options.triton === "none" && manifest.triton.installed !== undefined) return undefined;
   if (options.triton !== undefined && options.triton !== "none") {
     if (manifest.triton.installed !== (await realpath(options.triton).catch(() => undefined))) return undefined;
   }
-  if (options.python !== undefined) {
+  if (options.python !== undefined && installed === undefined) {
     const python = await findPython({ python: options.python, signal: options.signal });
     if (python.base !== manifest.python.base) return undefined;
   }
@@ -304,14 +355,13 @@ async function refuseForeign(directory: string): Promise<void> {
 }
 
 /** Clears what an earlier try left, and sees that the new one will fit. */
-async function makeRoom(directory: string, device: Device, full: boolean): Promise<void> {
-  const space = SPACE[device === "cpu" && full ? "cpuFull" : device];
+async function makeRoom(directory: string, device: Device, needed: number): Promise<void> {
   await removeManifest(directory);
   await rm(join(directory, "venv"), { recursive: true, force: true, maxRetries: 3 });
   const { bavail, bsize } = await statfs(directory);
-  if (bavail * bsize < space) {
+  if (bavail * bsize < needed) {
     throw new SetupError(
-      `${directory} has ${formatBytes(bavail * bsize)} free, and the runtime for ${device} needs ${formatBytes(space)}`,
+      `${directory} has ${formatBytes(bavail * bsize)} free, and the runtime for ${device} needs ${formatBytes(needed)}`,
       { code: "ERR_SETUP_SPACE", hint: "free some space, or choose another place with --dir" },
     );
   }

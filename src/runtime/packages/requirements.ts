@@ -22,6 +22,15 @@ import { PINS_CUDA } from "./pins-cuda";
 /** Versions of Python (major.minor) that every pin has a wheel for: vLLM 0.32 wants 3.11, numpy 1.26 ends at 3.12. First = tested most. */
 export const PYTHON_VERSIONS = ["3.11", "3.12"] as const;
 
+/** Versions of Python that a runtime may stand on with `--use-installed`: vLLM is there already, Triton's stubs fit each. */
+export const INSTALLED_PYTHON_VERSIONS = ["3.11", "3.12", "3.10"] as const;
+
+/** Minor versions of vLLM 0.x that the backend is for, both included (backends/vllm/tritonode/vllm/versions.py). */
+export const SUPPORTED_VLLM = { first: 26, last: 33 } as const;
+
+/** The last numpy below 2, for stubs that read no other. */
+export const NUMPY = "numpy==1.26.4";
+
 /** pip that the venv is brought to: `--progress-bar raw` needs 24.1. */
 export const PIP = "pip==26.3";
 

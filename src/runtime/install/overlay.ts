@@ -1,0 +1,91 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { SetupError } from "../errors";
+import { findInstalled, type Installed, type InstalledPackages } from "../find/installed";
+import { readsNumpy2, stubPythonVersion, tritonOfDirectory } from "../find/triton";
+import { digest, NUMPY, SUPPORTED_VLLM, TRITON } from "../packages/requirements";
+import type { Device } from "../runtime";
+
+/** The file in the venv's site-packages that brings the other environment's packages in. */
+const LINK = "tritonode-installed.pth";
+
+/** Lets every version of vLLM be tried; the backend reads it too (backends/vllm/tritonode/vllm/versions.py). */
+const ALLOW_VARIABLE = "TRITONODE_ALLOW_VLLM";
+
+/**
+ * What a runtime over installed packages adds: Triton, where no installed one is used, and a numpy that Triton's stub can
+ * read, where the other environment's is a newer one.
+ *
+ * @param installedTriton folder of the installed Triton to use; undefined: the wheel.
+ */
+export function overlayPins(installed: InstalledPackages, installedTriton: string | undefined): string[] {
+  const pins = installedTriton === undefined ? [TRITON] : [];
+  const old = installedTriton === undefined || !readsNumpy2(tritonOfDirectory(installedTriton).stub);
+  const fits = installed.numpy !== undefined && (!old || installed.numpy.startsWith("1."));
+  return fits ? pins : [...pins, NUMPY];
+}
+
+/** Identifies what such a runtime consists of, beside the other environment. */
+export function overlayDigest(pins: readonly string[]): string {
+  return digest(["--use-installed", ...pins]);
+}
+
+/** @throws {@link SetupError} `ERR_VLLM_VERSION` for a vLLM that the backend is not for, unless it was asked to try. */
+export function checkVllm(installed: Installed, environment: NodeJS.ProcessEnv = process.env): void {
+  const [major = 0, minor = 0] = (/^(\d+)\.(\d+)/.exec(installed.vllm) ?? []).slice(1).map(Number);
+  const known = major === 0 && minor >= SUPPORTED_VLLM.first && minor <= SUPPORTED_VLLM.last;
+  if (known || environment[ALLOW_VARIABLE] === "1") return;
+  throw new SetupError(
+    `${installed.python} has vLLM ${installed.vllm}, and tritonode is tested with 0.${SUPPORTED_VLLM.first} to 0.${SUPPORTED_VLLM.last}`,
+    {
+      code: "ERR_VLLM_VERSION",
+      hint: `install one of these there, leave out --use-installed, or set ${ALLOW_VARIABLE}=1 to try this one`,
+    },
+  );
+}
+
+/**
+ * The environment that a runtime is to stand on, checked against what was asked for beside it.
+ *
+ * @throws as {@link findInstalled} and {@link checkVllm}; {@link SetupError} `ERR_SETUP_INSTALLED` for the other device.
+ */
+export async function installedEnvironment(options: {
+  python?: string | undefined;
+  triton?: string | undefined;
+  device?: Device | undefined;
+  signal?: AbortSignal | undefined;
+}): Promise<Installed> {
+  const { triton } = options;
+  const named = triton === undefined || triton === "none" ? undefined : tritonOfDirectory(triton).stub;
+  const version = named === undefined ? undefined : stubPythonVersion(named);
+  const installed = await findInstalled({ python: options.python, version, signal: options.signal });
+  checkVllm(installed);
+  if (options.device !== undefined && options.device !== installed.device) {
+    throw new SetupError(
+      `the vLLM ${installed.vllm} of ${installed.python} is for ${installed.device}, not for ${options.device}`,
+      {
+        code: "ERR_SETUP_INSTALLED",
+        hint: `leave out --device, or name a Python whose vLLM is for ${options.device}`,
+      },
+    );
+  }
+  return installed;
+}
+
+/**
+ * Brings the other environment's packages into a venv: after the venv's own, so that what is added here comes first.
+ * `addsitedir` also follows their own .pth files (an editable install of vLLM is one). No interpreter of the venv writes
+ * compiled files, which would lie among theirs.
+ */
+export async function linkInstalled(sitePackages: string, installed: Installed): Promise<void> {
+  const lines = installed.sitePackages.map((folder) => `import site; site.addsitedir(${pythonText(folder)})\n`);
+  await writeFile(join(sitePackages, LINK), ["import sys; sys.dont_write_bytecode = True\n", ...lines].join(""));
+}
+
+/** A string literal of Python, in ASCII: .pth files are read in the locale's encoding. */
+function pythonText(text: string): string {
+  return JSON.stringify(text).replace(
+    /[^\x20-\x7e]/g,
+    (each) => `\\u${each.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}

@@ -264,6 +264,7 @@ async function build(task: Build): Promise<Runtime> {
             python: python?.base ?? present?.python.base ?? "",
             extras,
             withTriton: installedTriton === undefined,
+            useInstalled: installed !== undefined,
             signal,
           });
     if (python !== undefined) {

@@ -73,7 +73,7 @@ function nameOf(pin: string): string {
 
 /** What a Python with vLLM and torch of its own needs beside them: Triton, and the numpy that Triton's stub can read. */
 export function installedPins(): string[] {
-  return [TRITON, ...lines(PINS_COMMON).filter((pin) => pin.startsWith("numpy=="))];
+  return [TRITON, NUMPY];
 }
 
 /** Extra packages that `setup --with NAME` adds; the runtime serves without them. */

@@ -2,8 +2,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { isAbsolute, join, resolve } from "node:path";
 import { describe } from "../common/describe";
 import { InvalidArgumentError } from "../errors";
+import { checkGgufFile, isGguf } from "./gguf";
 
-/** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder. */
+/** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder, or a GGUF file. */
 export interface EngineArguments {
   model: string;
   dtype?: string;
@@ -81,8 +82,8 @@ export function writeModel(
     throw new InvalidArgumentError(`model must be a name of letters, digits, '_', '-' and '.', got ${describe(name)}`);
   }
   if (typeof engine !== "object" || engine === null || typeof engine.model !== "string") {
-    throw new InvalidArgumentError("engine.model must be the folder of the base model", {
-      hint: 'for example { engine: { model: "./weights/llama-7b-hf" } }',
+    throw new InvalidArgumentError("engine.model must be the folder of the base model, or a GGUF file", {
+      hint: 'for example { engine: { model: "./weights/llama-7b-hf" } } or { engine: { model: "./model.gguf" } }',
     });
   }
   const settings: EngineArguments = { ...engine, model: absolute(engine.model) };
@@ -113,7 +114,7 @@ function absolute(path: string): string {
 /**
  * Checks a model's files before a child is started for it.
  *
- * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object.
+ * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object, or names a GGUF file that is none.
  */
 export function checkModelFiles(location: ModelLocation): void {
   const path = join(location.repository, location.name, "1", "model.json");
@@ -123,12 +124,15 @@ export function checkModelFiles(location: ModelLocation): void {
   } catch (cause) {
     throw new InvalidArgumentError(`the model '${location.name}' has no readable ${path}`, { cause });
   }
+  let value: unknown;
   try {
-    const value: unknown = JSON.parse(text);
+    value = JSON.parse(text);
     if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("not a JSON object");
   } catch (cause) {
     throw new InvalidArgumentError(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
   }
+  const { model } = value as { model?: unknown };
+  if (isGguf(model)) checkGgufFile(model);
 }
 
 /** Removes what {@link writeModel} wrote. */

@@ -12,8 +12,8 @@ export interface Reference {
 }
 
 /** Answers requests with test/fixtures/reference.py. */
-export function reference(model: string, requests: object[]): Reference[] {
-  const input = JSON.stringify({ model, dtype: "float32", requests });
+export function reference(model: string, requests: object[], tokenizer?: string): Reference[] {
+  const input = JSON.stringify({ model, tokenizer, dtype: "float32", requests });
   const text = execFileSync(paths.python, [join(root, "test/fixtures/reference.py")], {
     input,
     maxBuffer: 64 << 20,

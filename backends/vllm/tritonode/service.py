@@ -20,6 +20,7 @@ from tritonode.cpu.openmp import Gomp
 from tritonode.cpu.pace import Pace
 from tritonode.engine.engine import Engine, available_memory
 from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
+from tritonode.engine.gguf_model import use_gguf
 from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.lora.saved import SavedAdapters
@@ -74,6 +75,9 @@ class Service:
         check_addresses(self._settings.world_size, executor, on_cpu=is_cpu())
         self._paced = waiting_is_ours(paced=is_cpu() and self._settings.world_size == 1)
         self._apply_defaults()
+        note = use_gguf(self._settings, os.environ.get("TRITONODE_PRIVATE_DIR"), self._name, on_cpu=is_cpu())
+        if note is not None:
+            self._logger.log_info(f"[vllm] {note}")
         self._serve_args = functools.cache(
             functools.partial(serve_arguments, self._settings.engine_args, self._settings.frontend_args)
         )

@@ -9,6 +9,11 @@ from __future__ import annotations
 import json
 import os
 from functools import lru_cache
+from typing import Any
+
+from tritonode.gguf.folder import METHOD
+from tritonode.gguf.names import named_tensors
+from tritonode.gguf.reader import GgufFile
 
 from .header import read_safetensors_header
 from .tensors import Layout, made_for, of_experts
@@ -19,7 +24,10 @@ Sizes = tuple[int | None, int | None]
 
 @lru_cache(maxsize=8)
 def base_model_shapes(model: str) -> dict[str, Sizes]:
-    """Weight shapes of the base model by module name, from its safetensors headers; empty when it has none here."""
+    """Weight shapes of the base model by module name, from its files' headers; empty when it has none here."""
+    file = _config(model).get("quantization_config")
+    if isinstance(file, dict) and file.get("quant_method") == METHOD:
+        return _gguf_shapes(str(file["file"]))
     headers: dict[str, tuple[tuple[int, ...], str]] = {}
     if os.path.isdir(model):
         for filename in sorted(os.listdir(model)):
@@ -41,6 +49,12 @@ def base_model_shapes(model: str) -> dict[str, Sizes]:
     return shapes
 
 
+def _gguf_shapes(path: str) -> dict[str, Sizes]:
+    with GgufFile(path) as file:
+        tensors = {each.name.rpartition("."): each.tensor.shape for each in named_tensors(file)}
+    return {name[0]: (shape[0], shape[1]) for name, shape in tensors.items() if name[2] == "weight" and len(shape) == 2}
+
+
 def _quantised(headers: dict[str, tuple[tuple[int, ...], str]], module: str, packed: tuple[int, ...]) -> Sizes:
     """GPTQ packs a weight's inputs and says their number in `g_idx`, AWQ packs its outputs; `scales` has these."""
     scales = headers.get(f"{module}.scales", ((), ""))[0]
@@ -53,12 +67,17 @@ def _quantised(headers: dict[str, tuple[tuple[int, ...], str]], module: str, pac
 
 def architectures(model: str) -> list[str]:
     """What `config.json` of a base model says it is; empty where there is none that says so."""
+    named = _config(model).get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def _config(model: str) -> dict[str, Any]:
     try:
         with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
-            named = json.load(file).get("architectures")
-    except (OSError, ValueError, AttributeError):
-        return []
-    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+            config = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed: bool) -> list[str]:

@@ -1,0 +1,231 @@
+"""Linear layers and embeddings of vLLM whose weights stay quantised, computed by this package's kernels (`linear`).
+
+A merged layer (`qkv_proj`, `gate_up_proj`) is computed from as few packed weights as its parts' formats allow: parts
+of one format are one, and in a file that mixes formats each run of parts with the same format is one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from tritonode.errors import SettingsError
+from tritonode.vllm.quantisation import LinearMethodBase, QuantizeMethodBase
+
+from . import linear_torch as linear
+
+# Layers that are read at once.
+_MOST_WORKERS = 4
+_SHARDS = {"q": 0, "k": 1, "v": 2}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A quantised weight: ``scales * quants + minimums`` for each group of a row, or a dense one."""
+
+    bits: int
+    """4 (quants from 0 to 15), 8 (from -128 to 127), or 0: dense."""
+    group: int
+    quants: torch.Tensor  # uint8, int8; dense: the weight itself [rows, columns]
+    scales: torch.Tensor | None = None  # float32 [rows, columns / group]
+    minimums: torch.Tensor | None = None  # as scales
+    order: torch.Tensor | None = None
+    """Where groups are not of neighbours: the input that each column of `quants` is for."""
+
+    def dequantise(self) -> torch.Tensor:
+        """float32 [rows, columns], the columns in the order of `quants`."""
+        if self.scales is None:
+            return self.quants.float()
+        rows, columns = self.quants.shape
+        whole = self.quants.view(rows, -1, self.group) * self.scales[:, :, None]
+        if self.minimums is not None:
+            whole += self.minimums[:, :, None]
+        return whole.view(rows, columns)
+
+    def joins(self, other: Weight) -> bool:
+        """Whether the rows of another weight can follow in the same packed weight."""
+        same = (self.bits, self.group, self.minimums is None) == (other.bits, other.group, other.minimums is None)
+        if not same or (self.order is None) != (other.order is None):
+            return False
+        return self.order is None or other.order is None or torch.equal(self.order, other.order)
+
+
+def _joined(weights: list[Weight]) -> Weight:
+    if len(weights) == 1:
+        return weights[0]
+
+    def rows(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
+        return None if tensors[0] is None else torch.cat([each for each in tensors if each is not None])
+
+    first = weights[0]
+    return Weight(
+        first.bits,
+        first.group,
+        torch.cat([each.quants for each in weights]),
+        rows([each.scales for each in weights]),
+        rows([each.minimums for each in weights]),
+        first.order,
+    )
+
+
+@dataclass
+class Segment:
+    """Some rows of a layer's weight, packed."""
+
+    weight: Any  # linear.PackedWeight
+    order: torch.Tensor | None
+
+
+@dataclass
+class PackedLayer:
+    """What a layer computes with; `parts` are what it is still made of while it is loaded."""
+
+    sizes: list[int]
+    inputs: int
+    dtype: torch.dtype
+    parts: dict[int, Callable[[], Weight]] = field(default_factory=dict)
+    segments: list[Segment] = field(default_factory=list)
+    rows: Callable[[np.ndarray], np.ndarray] | None = None
+    """Embeddings: some rows of the weight as float32."""
+
+    def place(self, shard: str | int | None) -> int:
+        """The part that a shard is. A merged layer that a checkpoint has merged already is one part, the first."""
+        return 0 if shard is None else _SHARDS.get(shard, -1) if isinstance(shard, str) else shard
+
+    def read(self, name: str) -> list[Weight]:
+        """Read all parts, joined as far as their formats allow; on any thread.
+
+        Raises SettingsError for parts that are missing or of other sizes.
+        """
+        parts = [self.parts[number]() for number in sorted(self.parts)]
+        rows = [part.quants.shape[0] for part in parts]
+        # An embedding's rows are padded by vLLM; nothing reads the padding.
+        fits = sum(rows) == sum(self.sizes) and (len(parts) == 1 or rows == self.sizes)
+        if not parts or not (fits or self.rows is not None):
+            raise SettingsError(f"the weight of '{name}' must have {self.sizes} rows, the file has {rows}")
+        for part in parts:
+            if part.quants.shape[1] != self.inputs:
+                raise SettingsError(
+                    f"the weight of '{name}' must have {self.inputs} columns, the file has {part.quants.shape[1]}"
+                )
+        runs: list[list[Weight]] = []
+        for part in parts:
+            if runs and runs[-1][-1].joins(part):
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        self.parts.clear()
+        return [_joined(run) for run in runs]
+
+    def pack(self, weights: list[Weight]) -> None:
+        """Pack what `read` returned, which is emptied; on the thread whose OpenMP team computes."""
+        while weights:
+            self.segments.append(self._segment(weights.pop(0)))
+
+    def _segment(self, weight: Weight) -> Segment:
+        if weight.bits == 0 or weight.scales is None:
+            return Segment(linear.pack_dense(weight.quants.to(self.dtype)), weight.order)
+        if self.dtype == torch.float32:
+            # Products of integers round the activations; who asks for float32 asks for exact ones.
+            return Segment(linear.pack_dense(weight.dequantise()), weight.order)
+        bits: Any = weight.bits
+        return Segment(
+            linear.pack(bits, weight.quants, weight.scales, weight.minimums, weight.group),
+            weight.order,
+        )
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        first = self.segments[0]
+        if len(self.segments) == 1 and first.order is None:
+            return linear.linear(x, first.weight, bias)
+        outputs = [
+            linear.linear(x if each.order is None else x[..., each.order], each.weight, None) for each in self.segments
+        ]
+        output = torch.cat(outputs, dim=-1)
+        return output if bias is None else output.add_(bias)
+
+
+def pack_all(layers: list[tuple[str, PackedLayer]]) -> None:
+    """Read layers on threads of their own and pack them on this one, a few at a time: what is unpacked stays bounded.
+
+    Raises what `PackedLayer.read` raises.
+    """
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    waiting: deque[tuple[PackedLayer, Future[list[Weight]]]] = deque()
+    with ThreadPoolExecutor(workers, "read-weights") as pool:
+        try:
+            for name, layer in layers:
+                waiting.append((layer, pool.submit(layer.read, name)))
+                if len(waiting) > workers:
+                    first, weights = waiting.popleft()
+                    first.pack(weights.result())
+            while waiting:
+                first, weights = waiting.popleft()
+                first.pack(weights.result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class PackedMethod(LinearMethodBase):
+    """How a linear layer, or the head that makes logits, computes with packed weights.
+
+    Its only parameter is an empty one. What a loader gives to that parameter's `weight_loader` is a tensor with the
+    attribute `source`: a function that returns the part of the weight when the layer is packed.
+    """
+
+    def create_weights(
+        self,
+        layer: torch.nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        packed = PackedLayer(list(output_partition_sizes), input_size_per_partition, params_dtype)
+        weight = torch.nn.Parameter(torch.empty(0, dtype=params_dtype), requires_grad=False)
+
+        def weight_loader(_: Any, loaded: Any, shard: str | int | None = None) -> None:
+            shard = getattr(loaded, "shard_id", shard)
+            packed.parts[packed.place(shard)] = loaded.source
+            packed.rows = getattr(loaded, "rows", None)
+
+        weight.weight_loader = weight_loader  # type: ignore[attr-defined]
+        layer.register_parameter("weight", weight)
+        layer.packed = packed  # type: ignore[assignment]
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """The loader has packed the layer already, several at once."""
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        packed: PackedLayer = layer.packed
+        return packed.apply(x, bias)
+
+    def tie_weights(self, layer: Any, embed_tokens: Any) -> Any:
+        layer.packed, layer.weight = embed_tokens.packed, embed_tokens.weight
+        return layer
+
+
+class PackedEmbeddingMethod(PackedMethod, QuantizeMethodBase):
+    """The same for an embedding, of which single rows are looked up."""
+
+    def take_over(self, layer: Any, dtype: torch.dtype) -> None:
+        """Use this method for an embedding that its model has made without asking for the format."""
+        del layer.weight
+        layer.quant_method = self
+        sizes = layer.output_partition_sizes
+        self.create_weights(layer, layer.input_size_per_partition, sizes, layer.input_size, layer.output_size, dtype)
+
+    def embedding(self, layer: Any, ids: torch.Tensor) -> torch.Tensor:
+        packed: PackedLayer = layer.packed
+        assert packed.rows is not None
+        found = torch.from_numpy(packed.rows(ids.reshape(-1).numpy())).to(packed.dtype)
+        return found.reshape(*ids.shape, packed.inputs)

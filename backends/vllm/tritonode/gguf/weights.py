@@ -1,0 +1,102 @@
+"""The weights of a GGUF file, tensor by tensor, with the changes that llama.cpp made to them undone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from .blocks import DENSE, QUANTISED, Quantised, decode, dense
+from .names import NamedTensor, named_tensors, original_rows
+from .reader import GgufError, GgufFile
+
+# Rows are decoded in pieces of about so many elements: what is in memory at once beside the result.
+_PIECE = 1 << 22
+
+
+class GgufWeights:
+    """The tensors of a model by their names in Hugging Face's checkpoints. Safe to use from several threads.
+
+    Raises GgufError from the constructor for a file that cannot be served, or a tensor of a type that is not decoded.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.file = GgufFile(path)
+        self._status = os.stat(path)
+        self.tensors = {each.name: each for each in named_tensors(self.file)}
+        for each in self.tensors.values():
+            kind = each.tensor.type.name
+            if kind not in QUANTISED and kind not in DENSE:
+                self.file.close()
+                raise GgufError(
+                    f"{path}: the tensor {each.tensor.name!r} is of the type {kind}, which is not read; these are: "
+                    f"{', '.join(sorted(QUANTISED | DENSE))}"
+                )
+
+    def _pieces(self, named: NamedTensor) -> Iterator[tuple[int, np.ndarray]]:
+        tensor = named.tensor
+        step = max(1, _PIECE // tensor.shape[-1])
+        for begin in range(0, tensor.rows, step):
+            yield begin, self.file.read(tensor, begin, min(begin + step, tensor.rows))
+
+    def is_quantised(self, named: NamedTensor) -> bool:
+        return named.tensor.type.name in QUANTISED
+
+    def quantised(self, named: NamedTensor) -> Quantised:
+        """A quantised weight, its integers unchanged. Raises GgufError for scales that are no numbers."""
+        pieces = [decode(named.tensor.type, data) for _, data in self._pieces(named)]
+        first = pieces[0]
+        minimums = None
+        if first.minimums is not None:
+            minimums = np.concatenate([piece.minimums for piece in pieces])  # type: ignore[misc]
+        whole = Quantised(
+            first.bits,
+            first.group,
+            np.concatenate([piece.quants for piece in pieces]),
+            np.concatenate([piece.scales for piece in pieces]),
+            minimums,
+        )
+        finite = np.isfinite(whole.scales).all() and (minimums is None or np.isfinite(minimums).all())
+        if not finite:
+            raise self._not_finite(named)
+        if named.heads:
+            rows = original_rows(whole.quants.shape[0], named.heads)
+            return Quantised(
+                whole.bits,
+                whole.group,
+                whole.quants[rows],
+                whole.scales[rows],
+                None if minimums is None else minimums[rows],
+            )
+        return whole
+
+    def dense(self, named: NamedTensor) -> np.ndarray:
+        """Any weight as float32, in its shape. Raises GgufError for elements that are no numbers."""
+        tensor = named.tensor
+        whole = np.empty((tensor.rows, tensor.shape[-1]), np.float32)
+        for begin, data in self._pieces(named):
+            piece = dense(tensor.type, data)
+            whole[begin : begin + piece.shape[0]] = piece
+        if not np.isfinite(whole).all():
+            raise self._not_finite(named)
+        if named.added:
+            whole -= np.float32(named.added)
+        shaped = whole.reshape(tensor.shape)
+        return shaped[original_rows(shaped.shape[0], named.heads)] if named.heads else shaped
+
+    def _not_finite(self, named: NamedTensor) -> GgufError:
+        return GgufError(f"{self.file.path}: the tensor {named.tensor.name!r} holds an infinity or a NaN")
+
+    def rows(self, named: NamedTensor, ids: np.ndarray) -> np.ndarray:
+        """Some rows of a matrix as float32: [ids, columns]. They are read from the file each time.
+
+        Raises IndexError for a row that is not there, GgufError for a file that was changed since it was opened.
+        """
+        tensor = named.tensor
+        now = os.fstat(self.file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
+            raise GgufError(f"{self.file.path} was changed while it is served; load the model again")
+        unique, inverse = np.unique(ids, return_inverse=True)
+        data = np.concatenate([self.file.read(tensor, row, row + 1) for row in unique.tolist()])
+        return dense(tensor.type, data)[inverse.reshape(-1)]

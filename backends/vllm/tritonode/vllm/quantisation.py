@@ -1,0 +1,25 @@
+"""vLLM's registries of quantised formats and of model loaders, and the layers that these concern."""
+
+from __future__ import annotations
+
+from vllm.config import LoadConfig, ModelConfig
+from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
+from vllm.model_executor.layers.quantization import register_quantization_config
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+__all__ = [
+    "BaseModelLoader",
+    "LinearBase",
+    "LinearMethodBase",
+    "LoadConfig",
+    "ModelConfig",
+    "ParallelLMHead",
+    "QuantizationConfig",
+    "QuantizeMethodBase",
+    "VocabParallelEmbedding",
+    "register_model_loader",
+    "register_quantization_config",
+]

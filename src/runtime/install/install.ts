@@ -1,5 +1,5 @@
 import { createWriteStream } from "node:fs";
-import { join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { finished } from "node:stream/promises";
 import { SetupError } from "../errors";
 import type { Installed, InstalledPackages } from "../find/installed";
@@ -9,21 +9,12 @@ import { packageVersion } from "../find/paths";
 import type { Python } from "../find/python";
 import { sitePackages, tritonOfDirectory, tritonOfWheel } from "../find/triton";
 import { leftOut } from "../packages/left-out";
-import {
-  baseDigest,
-  basePins,
-  digest,
-  type Extra,
-  extraPins,
-  PIP,
-  TORCH,
-  TORCH_CPU_INDEX,
-  TRITON,
-} from "../packages/requirements";
+import { baseDigest, digest, type Extra, extraPins, PIP, TORCH, TORCH_CPU_INDEX } from "../packages/requirements";
 import { run } from "../process";
 import type { Device } from "../runtime";
 import type { Installer } from "./installer";
 import { linkInstalled, overlayDigest, overlayPins } from "./overlay";
+import { compileBytecode, installInParallel } from "./parallel";
 import {
   InstallerError,
   installedPackages,
@@ -33,7 +24,10 @@ import {
   pipEnvironment,
   pipInstall,
 } from "./pip";
-import type { OnSetupProgress } from "./progress";
+import { allPins } from "./plan";
+import { formatBytes, type OnSetupProgress } from "./progress";
+import { installedRuntimes } from "./remove";
+import { shareWith } from "./share";
 import { removeBuilds, trim } from "./trim";
 import { uvInstall } from "./uv";
 import { importCheck, stubFlaw } from "./verify";
@@ -95,17 +89,19 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
     } else if (python !== undefined) {
       await makeVenv(python, venv, context);
       if (uv === undefined) await upgradePip(context);
-      await installTorch(install, context, device, options.torchIndex);
-      const triton = options.installedTriton === undefined ? [TRITON] : [];
-      await install([...triton, ...basePins(device, extras.includes("full"))]);
+      const torch = () => installTorch(install, context, device, options.torchIndex);
+      const [, ...rest] = allPins(device, extras, options.installedTriton === undefined);
+      if (uv !== undefined || options.wheels !== undefined) {
+        await torch();
+        await install(rest);
+      } else {
+        await installInParallel(context, torch, rest);
+      }
+      await finish(options, context);
     }
-    // A full runtime has the packages of `full` and `vision` by now.
-    const further = extras.filter((name) => !(extras.includes("full") && (name === "full" || name === "vision")));
-    const pins = further.flatMap((name) => [...extraPins(name, device)]);
-    if (pins.length > 0) await install(pins);
-    if (python !== undefined && options.installed === undefined && leftOut(device, extras) !== undefined) {
-      report({ phase: "install", message: "removing what no load needs" });
-      await trim(sitePackages(venv, pythonVersion), pythonVersion, signal);
+    if (python === undefined || options.installed !== undefined) {
+      const pins = extras.flatMap((name) => [...extraPins(name, device)]);
+      if (pins.length > 0) await install(pins);
     }
     return await checkedManifest(options, context);
   } catch (error) {
@@ -120,6 +116,27 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
   } finally {
     stream.end();
     await finished(stream).catch(() => {});
+  }
+}
+
+/** What makes the installed packages smaller and quicker to load. */
+async function finish(
+  { device, directory, extras, report, signal }: InstallOptions,
+  context: PipContext,
+): Promise<void> {
+  const own = context.sitePackages ?? "";
+  if (leftOut(device, extras) !== undefined) {
+    report({ phase: "install", message: "removing what no load needs" });
+    await trim(own, basename(dirname(own)).replace("python", ""), signal);
+  }
+  report({ phase: "install", message: "compiling Python modules" });
+  await compileBytecode(context, own);
+  for (const other of installedRuntimes()) {
+    if (other.state !== "complete" || other.directory === directory) continue;
+    const spared = await shareWith(own, join(other.directory, relative(directory, own)));
+    if (spared > 0) {
+      report({ phase: "install", message: `${formatBytes(spared)} shared with the runtime in ${other.directory}` });
+    }
   }
 }
 

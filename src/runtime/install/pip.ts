@@ -9,12 +9,12 @@ export interface PipContext {
   /** The venv's interpreter. */
   python: string;
   /** Where the installed packages can be counted; undefined while only downloading. */
-  sitePackages?: string;
+  sitePackages?: string | undefined;
   /** A folder of wheels that replaces every index (an offline bundle). */
   wheels?: string | undefined;
   signal?: AbortSignal | undefined;
   onProgress: OnSetupProgress;
-  onSpawn?: (pid: number) => void;
+  onSpawn?: ((pid: number) => void) | undefined;
   /** Takes every line of pip's output. */
   log: (line: string) => void;
   /** Folder for the requirements file of a call. */
@@ -37,7 +37,9 @@ export async function pipInstall(
   options: PipOptions = {},
 ): Promise<void> {
   const ignore = options.ignoreInstalled ? ["--ignore-installed"] : [];
-  const args = ["install", "--no-deps", "--only-binary", ":all:", ...ignore, ...options_(options)];
+  // pip compiles module by module on one processor: parallel.ts does it on all of them.
+  const exactly = ["--no-deps", "--only-binary", ":all:", "--no-compile"];
+  const args = ["install", ...exactly, ...ignore, ...options_(options)];
   await pip(context, args, pins);
 }
 

@@ -67,7 +67,7 @@ export interface SetupOptions {
 }
 
 /** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
-const SPACE = { cpu: 2.7e9, cpuFull: 4.5e9, cuda: 16e9 } as const;
+const SPACE = { cpu: 3e9, cpuFull: 5e9, cuda: 16e9 } as const;
 const OVERLAY_SPACE = 0.6e9;
 
 /**

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -138,8 +139,13 @@ class Engine:
 
 
 def make_client(vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> InProcessAsyncClient:
-    """The client that fits the device; on the asyncio loop that will use it. Blocks until the core is built."""
+    """The client that fits the device; on the asyncio loop that will use it. Blocks until the core is built.
+
+    TRITONODE_ENGINE_CLIENT=thread takes the one of a GPU on a CPU too, to measure and test it (`npm run check:gpu`).
+    """
     on_loop = is_cpu() and vllm_config.parallel_config.world_size == 1
+    if os.environ.get("TRITONODE_ENGINE_CLIENT") == "thread":
+        on_loop = False
     return (LoopClient if on_loop else ThreadClient)(vllm_config, executor_class, log_stats)
 
 

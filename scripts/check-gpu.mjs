@@ -1,0 +1,49 @@
+// `npm run check:gpu`: all that has to be known of a machine with one GPU, in at most 25 minutes. Writes
+// docs/gpu-results.json after each step, and the results in docs/gpu.md from it.
+//
+//   npm run check:gpu -- [--device cuda|cpu] [--small] [--only NAME,…] [--minutes 25] [--out docs]
+//
+// `--device cpu --small` runs every step on the tiny model without a GPU: test/integration/check-gpu.test.ts does. What
+// an interrupted run has found stays; `--only` adds to it, on the same machine and versions.
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { configuration, machine } from "./check-gpu/machine.mjs";
+import { writePage } from "./check-gpu/page.mjs";
+import { chosen, runStep } from "./check-gpu/plan.mjs";
+import { openRecord } from "./check-gpu/record.mjs";
+import { main, root, say } from "./steps.mjs";
+
+const { values } = parseArgs({
+  options: {
+    device: { type: "string", default: "cuda" },
+    small: { type: "boolean", default: false },
+    only: { type: "string" },
+    minutes: { type: "string", default: "25" },
+    out: { type: "string", default: join(root, "docs") },
+  },
+});
+
+main(async () => {
+  if (values.device !== "cuda" && values.device !== "cpu") throw new Error(`--device ${values.device}: cuda or cpu`);
+  const minutes = Number(values.minutes);
+  if (!(minutes > 0)) throw new Error(`--minutes ${values.minutes} is not a number above 0`);
+  const steps = chosen(values.only);
+  const config = await configuration(values);
+  // Setting the machine up is not part of the limit: it downloads gigabytes once.
+  const end = performance.now() + minutes * 60_000;
+  const record = openRecord(values.out, await machine(config));
+  for (const step of steps) {
+    const left = Math.floor((end - performance.now()) / 1000);
+    say(`${step.name}: ${step.title}`);
+    const result =
+      left < 5
+        ? { status: "skipped", reason: `no time left of ${minutes} minutes` }
+        : await runStep(step, config, left);
+    record.add(step.name, result);
+    writePage(values.out, record.content);
+    const { status, seconds, reason } = result;
+    process.stdout.write(`  ${status}${seconds === undefined ? "" : `, ${seconds} s`}${reason ? `: ${reason}` : ""}\n`);
+    if (status !== "passed") process.exitCode = 1;
+  }
+  process.stdout.write(`${record.path}\n`);
+});

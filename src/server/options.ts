@@ -25,9 +25,12 @@ export interface TritonServerOptions {
   readonly exitTimeout?: number | undefined;
   /** Models that load at the same time. Default 2. */
   readonly modelLoadThreads?: number | undefined;
-  /** Pinned host memory for transfers to a GPU, bytes. Default 0 on the CPU, 64 MiB with CUDA. */
+  /**
+   * Pinned host memory for transfers to a GPU, bytes. Default 0: allocating it makes a CUDA context in this process, and a
+   * vLLM model's tensors stay in host memory.
+   */
   readonly pinnedMemoryPoolBytes?: number | undefined;
-  /** CUDA memory pools for tensors, bytes for each GPU. Default: Triton's own on every GPU. */
+  /** CUDA memory pools for tensors, bytes for each GPU. Default: none, for the same reason. */
   readonly cudaMemoryPoolBytes?: readonly number[] | undefined;
   /** Collect metrics. Default true. */
   readonly metrics?: boolean | undefined;
@@ -63,6 +66,17 @@ function integer(options: TritonServerOptions, name: keyof TritonServerOptions, 
     throw new InvalidArgumentError(`${name} must be an integer from 0 to ${max}, not ${describe(value)}`);
   }
   return value;
+}
+
+/** More GPUs than one machine has. */
+const GPU_COUNT = 64;
+
+/**
+ * A pool for every GPU: none where none was asked for. Triton makes one of 64 MiB, and a CUDA context with it, on each GPU
+ * that has no entry (core, src/server.cc, `InferenceServer::Init`).
+ */
+function memoryPools(asked: readonly number[]): number[] {
+  return Array.from({ length: Math.max(GPU_COUNT, asked.length) }, (_, gpu) => asked[gpu] ?? 0);
 }
 
 /** @throws {@link InvalidArgumentError} naming the option. */
@@ -108,8 +122,8 @@ export function toNativeOptions(options: TritonServerOptions, workspace: Workspa
     exitTimeoutSeconds: integer(options, "exitTimeout", 30, maxSeconds),
     bufferManagerThreads: 0,
     modelLoadThreads: integer(options, "modelLoadThreads", 2, 1024),
-    pinnedMemoryPoolBytes: integer(options, "pinnedMemoryPoolBytes", cuda ? 64 << 20 : 0, 2 ** 40),
-    cudaMemoryPoolBytes: [...(options.cudaMemoryPoolBytes ?? [])],
+    pinnedMemoryPoolBytes: integer(options, "pinnedMemoryPoolBytes", 0, 2 ** 40),
+    cudaMemoryPoolBytes: memoryPools(options.cudaMemoryPoolBytes ?? []),
     minComputeCapability: 6,
     strictReadiness: true,
     metrics: options.metrics ?? true,

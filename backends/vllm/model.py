@@ -5,6 +5,7 @@ Imports of torch and vLLM happen in `initialize`: Triton starts the stub a secon
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from tritonode.contract import tensors as contract
-from tritonode.engine import environment
+from tritonode.engine import environment, page_cache
 from tritonode.triton import progress
 
 
@@ -40,12 +41,18 @@ class TritonPythonModel:
         # Engine arguments can name Python classes (`logits_processors`); they are looked for beside model.json, for the
         # interpreter that Triton embeds does not read PYTHONPATH.
         sys.path.append(pb_utils.get_model_dir())
+        page_cache.read_ahead(pb_utils.get_model_dir())
         progress.report(args["model_name"], "import")
+        # Nothing that is imported goes away again: collections need not look at it, now or later. vLLM asks for five
+        # full ones while it starts.
+        gc.disable()
         warning = environment.prepare_vllm()
         if warning is not None:
             pb_utils.Logger.log_warn(f"[vllm] {warning}")
         from tritonode.service import Service
 
+        gc.freeze()
+        gc.enable()
         environment.report_crashes()
         self._service = Service(args, pb_utils)
 

@@ -18,9 +18,14 @@ export function addonCandidates(root: string, { platform, arch }: Host = thisHos
   ];
 }
 
-/** The library that makes a stub wait (native/warm_child/preload.cc), where the addon may lie. */
+/**
+ * The library that makes a stub wait (native/warm_child/preload.cc), beside each addon that is there: a build leaves an older
+ * one in a folder without an addon.
+ */
 export function warmLibraryCandidates(root: string, host: Host = thisHost()): string[] {
-  return addonCandidates(root, host).map((path) => join(dirname(path), "libtritonode_warm.so"));
+  return addonCandidates(root, host)
+    .filter((path) => existsSync(path))
+    .map((path) => join(dirname(path), "libtritonode_warm.so"));
 }
 
 /**

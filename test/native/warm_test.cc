@@ -25,7 +25,7 @@ constexpr const char* kScript = R"sh(#!/bin/sh
 [ -n "$fail" ] && echo "$fail" >&4 && exit 1
 [ -n "$quit" ] && exit "$quit"
 echo ready >&4
-cat <&3 >"$2.told.tmp" && mv "$2.told.tmp" "$2.told"
+cat <&3 4>&- >"$2.told.tmp" && mv "$2.told.tmp" "$2.told"
 )sh";
 
 struct Fixture {

@@ -20,6 +20,11 @@ def prepare() -> None:
         environment.prepare()
         environment.prepare_vllm()
         import tritonode.service  # noqa: F401
+        from tritonode.vllm.early_imports import import_early
+        from tritonode.vllm.platform import is_cpu
+
+        if is_cpu():
+            import_early()
     except BaseException as failure:
         reason = " ".join(f"{type(failure).__name__}: {failure}".split())
         os.write(report, f"{reason}\n".encode(errors="replace")[:4096])

@@ -1,0 +1,28 @@
+"""What vLLM imports while it builds an engine on the CPU, for a child that has time before it has a model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+# Found as the difference of `sys.modules` before and after an engine was built. The rest comes with these.
+_ON_CPU = (
+    "vllm.lora.worker_manager",
+    "vllm.model_executor.kernels.linear",
+    "vllm.model_executor.layers.pooler",
+    "vllm.model_executor.layers.rotary_embedding",
+    "vllm.model_executor.models.llama",
+    "vllm.renderers.hf",
+    "vllm.utils.cpu_triton_utils",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.v1.core.sched.scheduler",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.cpu_worker",
+)
+
+
+def import_early() -> None:
+    """Import them. One that another version of vLLM does not have is left out."""
+    for name in _ON_CPU:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)

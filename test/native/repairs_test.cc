@@ -30,8 +30,6 @@ using namespace tritonode;
 
 namespace {
 
-std::string directoryOfLibraries;
-
 std::string LibraryPath(const std::string& name) { return directoryOfLibraries + "/lib" + name + ".so"; }
 
 // The summary.

@@ -23,20 +23,7 @@ namespace tritonode {
 
 namespace fs = std::filesystem;
 
-inline std::string directoryOfLibraries;
 inline std::string StandIn() { return directoryOfLibraries + "/libstand_in.so"; }
-
-using Cases = std::map<std::string, void (*)()>;
-
-/// The program's arguments: the folder of the libraries that it loads, and the case to run. Returns its exit code.
-inline int RunCase(int argc, char** argv, const Cases& cases) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  const auto found = cases.find(argv[2]);
-  CHECK(found != cases.end());
-  found->second();
-  return 0;
-}
 
 inline int Live(const char* what) {
   static const auto live =

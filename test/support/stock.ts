@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { expect, vi } from "vitest";
 import { findRuntime } from "../../src";
 import { root } from "./paths";
+import { processTree } from "./sockets";
 
 // The stock `tritonserver` of the runtime's wheel with this project's backend, as docs/stock-tritonserver.md sets it up.
 // It listens on loopback; the package never does.
@@ -35,6 +36,14 @@ async function writeBackends(backends: string): Promise<NodeJS.ProcessEnv> {
     LD_LIBRARY_PATH: [runtime.libpythonDirectory, triton.dependencyDirectory].join(":"),
     TRITONODE_PUNICA_LIBRARY: join(root, `prebuilds/linux-${process.arch}/libtritonode_punica.so`),
   };
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
 }
 
 export class StockServer {
@@ -84,7 +93,11 @@ export class StockServer {
   async stop(): Promise<void> {
     const child = this.#process;
     if (child === undefined) return;
-    const ended = child.exitCode !== null || child.signalCode !== null;
-    if (!ended) await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const tree = processTree(child.pid);
+    // This Triton waits for ever for a stub whose start has failed.
+    const late = setTimeout(() => tree.forEach(kill), 60_000);
+    await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
+    clearTimeout(late);
   }
 }

@@ -67,7 +67,15 @@ export class StockServer {
       this.ports[endpoint] = await freePort();
       endpoints.push(`--${endpoint}-port=${this.ports[endpoint]}`, `--${endpoint}-address=127.0.0.1`);
     }
-    const args = [`--model-repository=${repository}`, `--backend-directory=${backends}`, ...endpoints, ...options];
+    // A stub that is not up after 30 s, the default, fails the load, and this Triton then waits for ever for its end.
+    const patient = "--backend-config=python,stub-timeout-seconds=120";
+    const args = [
+      `--model-repository=${repository}`,
+      `--backend-directory=${backends}`,
+      patient,
+      ...endpoints,
+      ...options,
+    ];
     const child = spawn(server, args, { env });
     this.#process = child;
     for (const stream of [child.stdout, child.stderr]) {
@@ -95,7 +103,6 @@ export class StockServer {
     if (child === undefined) return;
     if (child.exitCode !== null || child.signalCode !== null) return;
     const tree = processTree(child.pid);
-    // This Triton waits for ever for a stub whose start has failed.
     const late = setTimeout(() => tree.forEach(kill), 60_000);
     await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
     clearTimeout(late);

@@ -183,7 +183,7 @@ async function watched<T>(
   }
 }
 
-/** How far the phase is: whole packages, and the part of the one at hand. */
+/** How far the phase is: whole packages, and the part of the current one. */
 export function fractionOf({ index, count, receivedBytes, totalBytes }: SetupProgress): number | undefined {
   const part = receivedBytes !== undefined && totalBytes ? receivedBytes / totalBytes : 0;
   if (index === undefined || count === undefined) return receivedBytes === undefined ? undefined : part;

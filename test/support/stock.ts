@@ -76,7 +76,9 @@ export class StockServer {
       ...endpoints,
       ...options,
     ];
-    const child = spawn(server, args, { env });
+    // Triton starts stubs with `bash -c`. Where its input is a socket, as a pipe of Node's is, and SHLVL is below 2, bash
+    // reads ~/.bashrc as for rshd, and what that puts in front of PATH decides which Python's packages are found.
+    const child = spawn(server, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding("utf8").on("data", (text: string) => {

@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   bundle: async () => (await import("./commands/setup.js")).bundleCommand,
   remove: async () => (await import("./commands/remove.js")).removeCommand,
   build: async () => (await import("./commands/build.js")).buildCommand,
+  quantize: async () => (await import("./commands/quantize.js")).quantizeCommand,
   generate: async () => (await import("./commands/generate.js")).generateCommand,
   chat: async () => (await import("./commands/chat.js")).chatCommand,
 };

@@ -30,5 +30,5 @@ export async function prepare() {
     loras,
     engine: { ...smollm2.engine, max_loras: 4, max_cpu_loras: 8, max_lora_rank: 16 },
   };
-  return { tiny, smollm2, adapters, versions: { triton: triton.version, vllm: vllmVersion } };
+  return { tiny, smollm2, adapters, fixtures, versions: { triton: triton.version, vllm: vllmVersion } };
 }

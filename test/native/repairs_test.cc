@@ -30,6 +30,8 @@ using namespace tritonode;
 
 namespace {
 
+std::string directoryOfLibraries;
+
 std::string LibraryPath(const std::string& name) { return directoryOfLibraries + "/lib" + name + ".so"; }
 
 // The summary.
@@ -290,7 +292,7 @@ void DeadInAllocator() {
   shm_unlink(name.c_str());
 }
 
-const Cases cases = {
+const std::map<std::string, void (*)()> cases = {
     {"choosing", Choosing},           {"protection", Protection},
     {"dead_owner", DeadOwner},        {"sealing_heap", SealingHeap},
     {"dead_in_allocator", DeadInAllocator}, {"waiting_for_child", WaitingForChild},
@@ -299,4 +301,9 @@ const Cases cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) { return RunCase(argc, argv, cases); }
+int main(int argc, char** argv) {
+  CHECK(argc == 3);
+  directoryOfLibraries = argv[1];
+  cases.at(argv[2])();
+  return 0;
+}

@@ -89,9 +89,6 @@ function message(request: GrpcRequest): object {
   };
 }
 
-/** Milliseconds for a call that is no stream: less than vitest's own, so that a hang is reported with what was called. */
-const CALL_TIMEOUT = 150_000;
-
 export class GrpcClient {
   readonly #service: TritonService;
 
@@ -103,11 +100,9 @@ export class GrpcClient {
     return new Promise((resolve, reject) => {
       const call = this.#service[method] as (
         request: object,
-        options: { deadline: number },
         done: (error: ServiceError | null, answer: T) => void,
       ) => void;
-      const options = { deadline: Date.now() + CALL_TIMEOUT };
-      call.call(this.#service, request, options, (error, answer) => (error ? reject(error) : resolve(answer)));
+      call.call(this.#service, request, (error, answer) => (error ? reject(error) : resolve(answer)));
     });
   }
 

@@ -83,6 +83,7 @@ FUNCTIONS: dict[str, str] = {
     "vllm.v1.core.sched.scheduler:Scheduler.has_requests": "",
     "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": "",
     "vllm.v1.executor.multiproc_executor:get_file_store_init_method": "",
+    "vllm.v1.executor.multiproc_executor:get_mp_context": "",
     "vllm.v1.metrics.loggers:StatLoggerBase.record": "scheduler_stats iteration_stats mm_cache_stats engine_idx",
     # What is imported late, and the memory of the KV cache.
     "vllm.env_override:_patch_inductor_fallback_allow_list": "",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tritonode.vllm.executor import start_ranks_with
 from tritonode.vllm.platform import is_cpu
 
 from . import failure, memory
+from .process import RankContext
 
 # Passes the user's own `worker_extension_cls` to the ranks. vLLM accepts one class; ours extends the user's.
 USERS_EXTENSION = "TRITONODE_WORKER_EXTENSION"
@@ -22,6 +24,8 @@ def prepare(engine_args: dict[str, Any], *, lora: bool) -> None:
     """
     memory.choose_names()
     failure.expect_ranks()
+    if is_cpu():
+        start_ranks_with(RankContext())
     module = "lora_extension" if is_cpu() and lora else "extension"
     users = engine_args.get("worker_extension_cls")
     if users:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from multiprocessing.context import BaseContext, SpawnContext
 
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.executor import multiproc_executor
 
 from . import versions
 
-__all__ = ["RANKS_LOGGER", "resolve_obj_by_qualname", "set_file_store"]
+__all__ = ["RANKS_LOGGER", "resolve_obj_by_qualname", "set_file_store", "start_ranks_with"]
 
 # The logger of what ended a rank.
 RANKS_LOGGER = multiproc_executor.__name__
@@ -23,3 +24,14 @@ def set_file_store(address: Callable[[], str]) -> None:
     if not versions.since(0, 28):
         return
     multiproc_executor.get_file_store_init_method = address
+
+
+def start_ranks_with(context: SpawnContext) -> None:
+    """Let ranks be processes of this context, where vLLM spawns them; forked ones stay as they are."""
+    usual = multiproc_executor.get_mp_context
+
+    def get_mp_context() -> BaseContext:
+        chosen: BaseContext = usual()
+        return context if chosen.get_start_method() == "spawn" else chosen
+
+    multiproc_executor.get_mp_context = get_mp_context

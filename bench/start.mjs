@@ -1,0 +1,93 @@
+// `npm run bench:start`: how long it takes to the first token, cold, from a warm child, after a crash, and with two ranks.
+// Writes a line for each and, with --out FILE, JSON. `--only tiny,smollm2,ranks` runs a part. Nothing else may run meanwhile.
+// Every case is a process of its own; the files are in the page cache, because each case runs once before it counts.
+import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { main, root } from "../scripts/steps.mjs";
+import { prepare } from "./lib/models.mjs";
+import { PeerProcess } from "./lib/peer.mjs";
+
+/** Runs bench/start-case.mjs; resolves with what it reports and the seconds since the process was started. */
+function runCase(what, config) {
+  return new Promise((resolve, reject) => {
+    const began = performance.now();
+    const child = spawn(process.execPath, [join(root, "bench/start-case.mjs"), what, JSON.stringify(config)], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let text = "";
+    let first;
+    child.stdout.setEncoding("utf8").on("data", (chunk) => {
+      text += chunk;
+      if (first === undefined && text.includes("first token\n")) first = (performance.now() - began) / 1000;
+    });
+    child.once("error", reject);
+    child.once("close", (code) => {
+      if (code !== 0) return reject(new Error(`start-case ${what} ended with ${code}`));
+      resolve({ sinceProcessStart: first, ...JSON.parse(text.slice(text.indexOf("{"))) });
+    });
+  });
+}
+
+/** Seconds from the start of a peer's process to its first two tokens, on the first adapter: gaps need two. */
+async function peerStart(name, config) {
+  const began = performance.now();
+  const peer = new PeerProcess(name, config.python);
+  try {
+    await peer.start(config);
+    await peer.run([{ prompt: "Hello, my name is", tokens: 2, lora: Object.keys(config.loras ?? {})[0] }]);
+    return (performance.now() - began) / 1000;
+  } finally {
+    await peer.stop();
+  }
+}
+
+const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
+
+main(async () => {
+  const { values } = parseArgs({
+    options: {
+      only: { type: "string", default: "tiny,smollm2,ranks" },
+      rounds: { type: "string", default: "3" },
+      out: { type: "string" },
+      llama: { type: "boolean", default: false },
+    },
+  });
+  const { tiny, adapters, fixtures } = await prepare();
+  const rows = [];
+  const measure = async (model, what, run) => {
+    const results = [];
+    for (let round = 0; round < Number(values.rounds); round++) results.push(await run());
+    const seconds = median(results.map((result) => result.seconds));
+    const row = { model, what, rounds: results.length, ...results.find((result) => result.seconds === seconds) };
+    rows.push(row);
+    console.log(`${model}: ${what}: ${seconds.toFixed(2)} s${row.note ?? ""}`);
+    if (values.out !== undefined) writeFileSync(values.out, `${JSON.stringify(rows, undefined, 2)}\n`);
+  };
+  const own = (what, config) => async () => {
+    const result = await runCase(what, config);
+    return { ...result, seconds: what === "cold" ? result.sinceProcessStart : result.seconds };
+  };
+  const tinyLoras = Object.fromEntries(["lora_a", "lora_b"].map((name) => [name, join(fixtures, "adapters", name)]));
+  for (const [model, config] of [
+    ["tiny", { ...tiny, loras: tinyLoras }],
+    ["smollm2", adapters],
+  ]) {
+    if (!values.only.split(",").includes(model)) continue;
+    await measure(model, "raw vLLM", async () => ({ seconds: await peerStart("raw", config) }));
+    if (values.llama) {
+      await measure(model, "node-llama-cpp", async () => ({ seconds: await peerStart("node-llama-cpp", config) }));
+    }
+    await measure(model, "cold", own("cold", config));
+    await measure(model, "from a warm child", own("warm", config));
+    await measure(model, "after kill -9, with a warm child", own("crash", config));
+  }
+  if (values.only.split(",").includes("ranks")) {
+    const config = { ...tiny, model: join(fixtures, "models/tiny_tp") };
+    for (const ranks of [1, 2]) {
+      const engine = { ...config.engine, tensor_parallel_size: ranks };
+      await measure(`tiny, ranks: ${ranks}`, "cold", own("cold", { ...config, engine }));
+    }
+  }
+});

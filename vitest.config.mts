@@ -1,11 +1,16 @@
+import { availableParallelism, totalmem } from "node:os";
 import { defineConfig } from "vitest/config";
+
+const GIBIBYTE = 2 ** 30;
+// While an engine loads it is mostly one thread of Python: two files side by side keep two processors busy. A file may
+// hold two engines, of 2 GiB each.
+const workers = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / (5 * GIBIBYTE)), 4));
 
 // `npm test` (scripts/test.mjs) builds the addon, the runtime and the fixtures before it calls vitest.
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
-    // Each file loads engines of its own on two cores: side by side they would only slow each other down.
-    fileParallelism: false,
+    maxWorkers: workers,
     pool: "forks",
     // Bounds for a hang, not for speed: an engine that loads on a busy machine takes a minute.
     testTimeout: 180_000,

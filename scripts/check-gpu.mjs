@@ -29,9 +29,9 @@ main(async () => {
   if (!(minutes > 0)) throw new Error(`--minutes ${values.minutes} is not a number above 0`);
   const steps = chosen(values.only);
   const config = await configuration(values);
+  const record = openRecord(values.out, await machine(config));
   // Setting the machine up is not part of the limit: it downloads gigabytes once.
   const end = performance.now() + minutes * 60_000;
-  const record = openRecord(values.out, await machine(config));
   for (const step of steps) {
     const left = Math.floor((end - performance.now()) / 1000);
     say(`${step.name}: ${step.title}`);

@@ -12,9 +12,10 @@ class Lane {
   /** Whether it writes to the terminal as it goes. */
   live = false;
   began = 0;
-  /** What it runs now, and the last line that this wrote. */
+  /** What it runs now. */
   step = "";
-  lastLine = "";
+  /** The end of what this program wrote. */
+  #recent = "";
   /** Output that was not shown yet. */
   #unseen = "";
 
@@ -24,9 +25,9 @@ class Lane {
   }
 
   write(text) {
-    const lines = text.split("\n").map((line) => stripVTControlCharacters(line).trim());
-    this.lastLine = lines.findLast((line) => line !== "") ?? this.lastLine;
     this.#unseen += text;
+    // Programs write a line in pieces: what they wrote of it so far counts.
+    this.#recent = (this.#recent + text).slice(-1_000);
     if (this.live) this.show();
   }
 
@@ -42,6 +43,22 @@ class Lane {
     this.show();
     this.running = false;
     this.live = false;
+  }
+
+  begin(step) {
+    if (step !== this.name) this.write(`> ${step}\n`);
+    this.step = step === this.name ? "" : step;
+    this.#recent = "";
+  }
+
+  get lastLine() {
+    const lines = stripVTControlCharacters(this.#recent).split("\n");
+    return (
+      lines
+        .findLast((line) => line.trim() !== "")
+        ?.trim()
+        .slice(-80) ?? ""
+    );
   }
 
   get duration() {
@@ -74,9 +91,7 @@ export async function lanes(bodies) {
     lane.began = Date.now();
     chooseLive();
     const run = (what, command, args, options = {}) => {
-      if (what !== lane.name) lane.write(`> ${what}\n`);
-      lane.step = what === lane.name ? "" : what;
-      lane.lastLine = "";
+      lane.begin(what);
       // A program that writes to a pipe would leave its colours out.
       const colours = process.stdout.isTTY && !process.env.NO_COLOR ? { FORCE_COLOR: "1" } : {};
       const env = { ...process.env, ...colours, ...options.env };
@@ -97,7 +112,7 @@ export async function lanes(bodies) {
 
   const timer = setInterval(() => {
     for (const lane of all.filter(({ running, live }) => running && !live)) {
-      const doing = [lane.step, lane.lastLine.slice(0, 80)].filter((text) => text !== "").join(": ");
+      const doing = [lane.step, lane.lastLine].filter((text) => text !== "").join(": ");
       say(`${lane.name}, running for ${lane.duration}: ${doing}`);
     }
   }, REPORT_EVERY);

@@ -158,21 +158,31 @@ export const NATIVE_SOURCES = ["native", "binding.gyp", "node_modules/node-addon
 
 /** The native files and the TypeScript, as they are shipped. */
 export async function build() {
-  const prebuilt = ["tritonode.glibc.node", "libtritonode_punica.so", "libtritonode_warm.so"].map(
-    (name) => `prebuilds/${process.platform}-${process.arch}/${name}`,
-  );
-  if (!prebuilt.every((path) => fresh(path, NATIVE_SOURCES))) {
+  await buildAddon();
+  await buildTypeScript();
+}
+
+export function isAddonFresh() {
+  const names = ["tritonode.glibc.node", "libtritonode_punica.so", "libtritonode_warm.so"];
+  return names.every((name) => fresh(`prebuilds/${process.platform}-${process.arch}/${name}`, NATIVE_SOURCES));
+}
+
+/** @param execute what runs a program that must succeed: `run`, or a lane's */
+export async function buildAddon(execute = run) {
+  if (!isAddonFresh()) {
     say("the native addon (prebuildify)");
-    await run(process.execPath, ["native/build.mjs", "--prebuild"]);
+    await execute(process.execPath, ["native/build.mjs", "--prebuild"]);
   }
   copyHeaders();
-  if (!fresh("dist/index.mjs", ["src", "tsconfig.json", "tsconfig.build.json", "scripts/esm-entry.mjs"])) {
-    say("TypeScript");
-    // What an older source left there would be shipped.
-    rmSync(join(root, "dist"), { recursive: true, force: true });
-    await run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]);
-    await run(process.execPath, ["scripts/esm-entry.mjs"]);
-  }
+}
+
+export async function buildTypeScript() {
+  if (fresh("dist/index.mjs", ["src", "tsconfig.json", "tsconfig.build.json", "scripts/esm-entry.mjs"])) return;
+  say("TypeScript");
+  // What an older source left there would be shipped.
+  rmSync(join(root, "dist"), { recursive: true, force: true });
+  await run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]);
+  await run(process.execPath, ["scripts/esm-entry.mjs"]);
 }
 
 /** The headers that `tritonode build` compiles against, from the packages that this one is built with. */
@@ -197,17 +207,17 @@ export function prepared() {
 }
 
 /** Lays out the tiny models and adapters and the tutorial's workspace; resolves with their folders. */
-export async function models(python) {
+export async function models(python, execute = run) {
   const fixtures = join(cache, "fixtures");
   await output(python, ["test/fixtures/make_fixtures.py", "--out", fixtures]);
   const workspace = join(cache, "workspace");
-  await run(python, ["examples/tutorial/workspace.py", "--out", workspace]);
+  await execute(python, ["examples/tutorial/workspace.py", "--out", workspace]);
   return { fixtures, workspace };
 }
 
 /** Makes the runtime that TRITONODE_RUNTIME_DIR names, or the usual one; resolves with its description. */
-export async function runtime(extras) {
-  await run(process.execPath, ["dist/cli/main.js", "setup", "--device", "cpu", "--with", extras.join(",")]);
+export async function runtime(extras, execute = run) {
+  await execute(process.execPath, ["dist/cli/main.js", "setup", "--device", "cpu", "--with", extras.join(",")]);
   const { findRuntime } = await import(join(root, "dist/index.js"));
   return findRuntime({ device: "cpu" });
 }

@@ -7,7 +7,17 @@ import { dirname, join } from "node:path";
 import { failedByPytest, failedByVitest, listFailed } from "./failures.mjs";
 import { lanes } from "./lanes.mjs";
 import { listSkipped, reporter, skippedByPytest, skippedByVitest } from "./skipped.mjs";
-import { build, cache, dependencies, main, models, root, runtime, say } from "./steps.mjs";
+import {
+  buildAddon,
+  buildTypeScript,
+  cache,
+  dependencies,
+  isAddonFresh,
+  main,
+  models,
+  root,
+  runtime,
+} from "./steps.mjs";
 
 // The tests that start neither Triton nor an engine, so that `--quick` answers within a minute.
 const QUICK_VITEST = ["test/unit", "test/types", "--exclude=test/unit/server*.test.ts"];
@@ -78,19 +88,42 @@ async function checks(run, python, quick) {
   return result;
 }
 
+/**
+ * Makes the addon, the runtime, and the models and adapters for the tests. Where the addon has to be compiled, the runtime
+ * is downloaded and unpacked meanwhile. Resolves with the runtime's description.
+ */
+async function prepare() {
+  async function prepareRuntime(execute) {
+    const found = await runtime(["test", "demo"], execute);
+    const made = await models(found.python, execute);
+    writeFileSync(join(cache, "paths.json"), JSON.stringify({ ...made, python: found.python }));
+    return found;
+  }
+  if (isAddonFresh()) {
+    await buildAddon();
+    return prepareRuntime();
+  }
+  const inLane = (body) => (run) =>
+    body(async (command, args, options) => {
+      const code = await run(args[0], command, args, options);
+      if (code !== 0) throw new Error(`${[command, ...args].join(" ")} ended with exit code ${code}`);
+    });
+  const [found] = await lanes([
+    { name: "runtime, models and adapters for the tests", body: inLane(prepareRuntime) },
+    { name: "native addon", body: inLane(buildAddon) },
+  ]);
+  return found;
+}
+
 main(async () => {
   const arguments_ = process.argv.slice(2);
   const quick = arguments_.includes("--quick");
   const only = arguments_.filter((argument) => argument !== "--quick");
   mkdirSync(cache, { recursive: true });
   await dependencies();
-  await build();
-  const { python, directory } = await runtime(["test", "demo"]);
+  await buildTypeScript();
+  const { python, directory } = await prepare();
   process.env.TRITONODE_RUNTIME_DIR = directory;
-
-  say("models and adapters for the tests");
-  const { fixtures, workspace } = await models(python);
-  writeFileSync(join(cache, "paths.json"), JSON.stringify({ fixtures, workspace, python }));
 
   const vitestArguments = [...(quick ? QUICK_VITEST : []), ...only];
   const list = [{ name: "vitest", body: (run) => vitest(run, vitestArguments) }];

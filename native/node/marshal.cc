@@ -51,6 +51,14 @@ std::string ElementString(const Napi::Array& from, uint32_t index) {
   return value.As<Napi::String>().Utf8Value();
 }
 
+// Undefined becomes an empty list.
+std::vector<std::string> GetStrings(const Napi::Object& from, const char* key) {
+  const Napi::Array array = GetArray(from, key);
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); ++i) strings.push_back(ElementString(array, i));
+  return strings;
+}
+
 void AppendElement(const Napi::Value& value, std::string* to) {
   const auto append = [&](const char* bytes, size_t size) {
     if (size > std::numeric_limits<uint32_t>::max()) Refuse(value.Env(), "a BYTES element is longer than 4 GiB");
@@ -134,8 +142,7 @@ ServerOptions ToServerOptions(const Napi::Object& from) {
   to.serverId = GetString(from, "serverId");
   to.backendDirectory = GetString(from, "backendDirectory");
   to.repoAgentDirectory = GetOptionalString(from, "repoAgentDirectory");
-  const Napi::Array repositories = GetArray(from, "modelRepositories");
-  for (uint32_t i = 0; i < repositories.Length(); ++i) to.modelRepositories.push_back(ElementString(repositories, i));
+  to.modelRepositories = GetStrings(from, "modelRepositories");
   const Napi::Array settings = GetArray(from, "backendConfig");
   for (uint32_t i = 0; i < settings.Length(); ++i) {
     const Napi::Value row = settings.Get(i);
@@ -186,8 +193,7 @@ StartOptions ToStartOptions(const Napi::Object& from) {
   to.privateDirectory = GetString(from, "privateDirectory");
   to.shmPrefix = GetString(from, "shmPrefix");
   to.pythonBackend = GetOptionalString(from, "pythonBackend");
-  const Napi::Array repairsOff = GetArray(from, "repairsOff");
-  for (uint32_t i = 0; i < repairsOff.Length(); ++i) to.repairsOff.push_back(ElementString(repairsOff, i));
+  to.repairsOff = GetStrings(from, "repairsOff");
   to.description = GetString(from, "description");
   to.server = ToServerOptions(from);
   // An empty prefix would let the reaper remove everybody's shared memory.

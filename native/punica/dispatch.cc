@@ -1,8 +1,8 @@
-// Which instruction set serves: the best that this CPU has, unless told otherwise.
+// Chooses the instruction set: the best that this CPU has, unless TRITONODE_PUNICA_LEVEL names another.
 //
 // Levels are compiled by target pragmas inside their own files, not by flags of the build: gyp has no flags per
-// source, and one shared library then holds all of them. Highway would do the same at the price of a dependency that
-// neither npm nor the PyPI wheels carry; the five thin `Vec`s here are what it would replace.
+// source, and one shared library then holds all of them. Highway would do the same, but it is a dependency that
+// neither npm nor the PyPI wheels provide; it would replace the five small `Vec` structs.
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -49,7 +49,7 @@ const Kernels* table(int level) {
 
 constexpr int kRefused = -1;
 
-// The level that the environment asks for; kRefused where there is none of that name here.
+// The level that the environment asks for; kRefused if no level of this build has that name.
 int choose() {
   const char* wanted = std::getenv("TRITONODE_PUNICA_LEVEL");
   int best = TRITONODE_PUNICA_PORTABLE;

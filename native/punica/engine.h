@@ -1,5 +1,5 @@
 /**
- * The state of one inference engine, so that a layer call in the middle of a model needs three pointers and no more:
+ * The state of one inference engine, so that a layer call needs three pointers only:
  * its layers' weights (given once), the ranks each slot uses, and the rows of the current step. Same C ABI rules as
  * punica.h, which says what the numbers mean.
  *
@@ -68,7 +68,7 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_engine_apply(tritonode_punica_engi
 
 /**
  * The functions of torch's stable C API (torch/csrc/inductor/aoti_torch/c/shim.h and torch/csrc/stable/c/shim.h) that
- * the torch operator needs, found by whoever has torch loaded. This library itself never links torch.
+ * the torch operator needs. The caller, which has torch loaded, looks them up. This library itself never links torch.
  */
 typedef struct tritonode_punica_torch {
   int32_t (*library_init_fragment)(const char* ns, const char* file, uint32_t line, void** library);

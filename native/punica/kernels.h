@@ -40,7 +40,7 @@ using SiluMul = void (*)(const void* gate, const void* up, void* out, int64_t n)
 using Rope = void (*)(void* head, const void* cos_sin, int64_t half);
 
 /// Keys of a page of the KV cache (stored [head_size][kPageKeys]), of a tile of the softmax, and of a partition that
-/// threads may take for themselves.
+/// one thread may process alone.
 inline constexpr int kPageKeys = 16;
 inline constexpr int kTileKeys = 64;
 inline constexpr int kPartitionKeys = 512;

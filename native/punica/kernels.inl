@@ -1,10 +1,10 @@
-// The kernels themselves, written once over a `Vec` that each level file defines before including this one.
+// The kernels, written once for a `Vec` that each level file defines before it includes this file.
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
 // expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, max, clamp, times_power, sum,
 // transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
-// Order of accumulation, which every path below keeps (the header's promise rests on it):
+// Order of accumulation. Every path below keeps it, because punica.h promises the same bits in any batch:
 //   shrink  one vector accumulator for a (row, rank), chunks in ascending order, the tail last, then Vec::sum
 //   expand  one lane for a (row, output), ranks in ascending order, then one addition to y
 // Tiles only choose which of these independent sums are in flight together.
@@ -66,7 +66,7 @@ inline void put(Y* y, typename Vec::F value, int columns, bool add) {
 
 #include "ahead.inl"
 
-// An address that may lie beyond the weights: prefetching it is harmless, computing it as a pointer would not be.
+// An address that may lie beyond the weights. Prefetching it is allowed; computing it by pointer arithmetic is not.
 inline void prefetch(const void* from, int64_t bytes) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes)));
 }
@@ -80,7 +80,7 @@ void expand_matvec(const float* const* tmp, const W* b, int64_t stride, int rank
   for (int64_t o = 0; o < outputs; o += Vec::N) {
     const int columns = static_cast<int>(outputs - o < Vec::N ? outputs - o : Vec::N);
     const W* rows = b + o * stride;
-    // Cold weights arrive while earlier ones are transposed, not between.
+    // Weights are prefetched while earlier ones are transposed.
     constexpr int64_t size = sizeof(W);
     for_each_line_ahead(Vec::N, stride * size, rank * size, [rows](int64_t at) { prefetch(rows, at); });
     F acc[T];

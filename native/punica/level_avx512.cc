@@ -1,6 +1,6 @@
 // AVX-512 without BF16 instructions (Skylake-X to Ice Lake).
-// Standard headers come before the pragma: what they define must not be compiled for this level, or the linker may
-// keep that copy for the whole library and a lesser CPU would meet it.
+// Standard headers come before the pragma: their inline functions must not be compiled for this level, or the linker may
+// keep that copy for the whole library, and a CPU without these instructions would run it.
 #include "kernels.h"
 #include <cmath>
 #include <type_traits>

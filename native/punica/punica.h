@@ -191,8 +191,8 @@ TRITONODE_PUNICA_API int32_t tritonode_punica_rope(const tritonode_punica_matrix
  * A step's attention over a paged KV cache. Rows are tokens; a request's tokens are the last ones of its sequence.
  *
  * The cache is [blocks, kv_heads, 2 * block_size * head_size], of this library's own inner layout: keys as pages
- * [block_size / 16][head_size][16], then values as [block_size][head_size]. Nobody but tritonode_punica_store_kv() and
- * tritonode_punica_attend() may look inside.
+ * [block_size / 16][head_size][16], then values as [block_size][head_size]. Only tritonode_punica_store_kv() and
+ * tritonode_punica_attend() may use it.
  *
  * The promise of this header holds here too: what a token gets depends on its query and its sequence's keys and values
  * only, not on the other requests, on how a prompt is cut into steps, or on threads.

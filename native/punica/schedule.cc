@@ -1,7 +1,7 @@
-// Rows of one adapter are cut into blocks. A block's shrink and expand touch nobody else's rows, so blocks are the
-// first choice of what to share between threads: no barrier, one parallel region. With fewer blocks than threads (a
-// single long adapter row of a large model) ranks are shared first, then, after a barrier, output columns.
-// Neither choice changes any sum's order (see kernels.inl).
+// Rows of one adapter are cut into blocks. A block's shrink and expand touch no other block's rows, so threads take whole
+// blocks where there are enough: one parallel region, no barrier. With fewer blocks than threads (one row of a large
+// model) the threads divide the ranks, and then, after a barrier, the output columns. Neither changes the order of any
+// sum (see kernels.inl).
 #include "schedule.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ std::atomic<int> parallel_threads{1};
 
 // Rows of a block: enough that transposing B for it is a small part of using it, few enough that tmp stays in L1/L2.
 constexpr int kBlockRows = 64;
-// Rough speeds of one core, only to tell whether waking another thread can pay. Bytes per ns of weights once a step
+// Rough speeds of one core, to estimate whether another thread is worth waking. Bytes per ns of weights once a step
 // (beyond the last cache) and multiply-adds per ns.
 constexpr double kBytesPerNs = 16.0;
 constexpr double kMacsPerNs = 40.0;
@@ -62,7 +62,7 @@ Scratch& scratch() {
   return instance;
 }
 
-// Threads take the next piece when they are free: static shares would wait for whoever the host has descheduled.
+// Each thread takes the next piece when it is free: with fixed shares all would wait for a thread that is descheduled.
 bool share_pieces(int threads, int64_t pieces, void (*body)(int64_t, void*), void* context) noexcept {
   struct Shared {
     void (*body)(int64_t, void*);
@@ -119,7 +119,7 @@ class Runner {
       const tritonode_punica_group& group = batch.groups[g];
       int32_t ranks = 0;
       for (int s = 0; s < call_.slice_count; ++s) ranks += used_rank(call_.slices[s], group.slot);
-      // A shrink into the caller's memory still owes zeros, and an overwriting expand too.
+      // A shrink into the caller's memory has to write zeros all the same, and so has an expand that overwrites.
       if (ranks == 0 && call_.x && call_.y) continue;
       for (int32_t first = 0; first < group.count; first += kBlockRows) {
         const int32_t count = std::min(kBlockRows, group.count - first);

@@ -1,7 +1,7 @@
-// lora_ and the norms as operators of torch's dispatcher, namespace tritonode_punica, by way of torch's stable C API.
+// Registers lora_ and the norms with torch's dispatcher (namespace tritonode_punica), through torch's stable C API.
 //
-// A layer call from Python through ctypes costs more than a decode step's arithmetic; torch.compile can't see through
-// it either. An operator is one node of a compiled graph and one C++ call from eager code.
+// Calling a layer through ctypes takes longer than a decode step's arithmetic, and torch.compile can't trace the call.
+// An operator is one node of a compiled graph, and one C++ call from eager code.
 #include <atomic>
 #include <bit>
 #include <stdexcept>

@@ -34,8 +34,8 @@ struct Registry {
   std::mutex mutex;
   std::condition_variable ended;
   std::unordered_map<uint64_t, std::shared_ptr<Call>> calls;
-  // Every library opened so far (one, as a rule): a late response must be deleted with the table it came from, when its
-  // call is long gone.
+  // Every library opened so far (usually one): a late response, whose call was freed, must be deleted through the table of
+  // its own library.
   std::vector<const TritonApi*> apis;
   uint64_t next = 1;
 };
@@ -75,7 +75,7 @@ struct OutputBuffer {
 
 TRITONSERVER_Error* Allocate(TRITONSERVER_ResponseAllocator*, const char*, size_t byteSize, MemoryType, int64_t,
                              void* userp, void** buffer, void** bufferUserp, MemoryType* actual, int64_t* actualId) {
-  // CPU memory whatever is preferred: the backend copies from the GPU then, which JavaScript would need anyway.
+  // Always CPU memory, whatever the backend prefers: it then copies from the GPU, and JavaScript can read nothing else.
   *actual = MemoryType::kCpu;
   *actualId = 0;
   *buffer = nullptr;
@@ -235,53 +235,6 @@ void OnResponse(TRITONSERVER_InferenceResponse* response, uint32_t flags, void* 
   if (queue != nullptr) queue->Push(std::move(event));
 }
 
-Status AddParameter(const TritonApi& api, TRITONSERVER_InferenceRequest* request, const std::string& key,
-                    const ParameterValue& value) {
-  if (const auto* text = std::get_if<std::string>(&value)) {
-    return api.Take(api.InferenceRequestSetStringParameter(request, key.c_str(), text->c_str()));
-  }
-  if (const auto* integer = std::get_if<int64_t>(&value)) {
-    return api.Take(api.InferenceRequestSetIntParameter(request, key.c_str(), *integer));
-  }
-  if (const auto* flag = std::get_if<bool>(&value)) {
-    return api.Take(api.InferenceRequestSetBoolParameter(request, key.c_str(), *flag));
-  }
-  if (api.InferenceRequestSetDoubleParameter == nullptr) {
-    return {"UNSUPPORTED", "this Triton has no floating-point request parameters (parameter '" + key + "')"};
-  }
-  return api.Take(api.InferenceRequestSetDoubleParameter(request, key.c_str(), std::get<double>(value)));
-}
-
-Status Build(const TritonApi& api, TRITONSERVER_InferenceRequest* request, const RequestSpec& spec) {
-  Status status = api.Take(api.InferenceRequestSetId(request, spec.id.c_str()));
-  if (status.ok() && spec.flags != 0) status = api.Take(api.InferenceRequestSetFlags(request, spec.flags));
-  if (status.ok() && spec.priority != 0) {
-    status = api.Take(api.InferenceRequestSetPriorityUInt64(request, spec.priority));
-  }
-  if (status.ok() && spec.correlationId != 0) {
-    status = api.Take(api.InferenceRequestSetCorrelationId(request, spec.correlationId));
-  }
-  if (status.ok() && !spec.correlationIdText.empty()) {
-    status = api.Take(api.InferenceRequestSetCorrelationIdString(request, spec.correlationIdText.c_str()));
-  }
-  for (const InputTensor& input : spec.inputs) {
-    if (!status.ok()) return status;
-    status = api.Take(api.InferenceRequestAddInput(request, input.name.c_str(), input.datatype, input.shape.data(),
-                                                   input.shape.size()));
-    if (status.ok()) {
-      status = api.Take(api.InferenceRequestAppendInputData(request, input.name.c_str(), input.data.data(),
-                                                            input.data.size(), MemoryType::kCpu, 0));
-    }
-  }
-  for (const std::string& name : spec.requestedOutputs) {
-    if (status.ok()) status = api.Take(api.InferenceRequestAddRequestedOutput(request, name.c_str()));
-  }
-  for (const auto& [key, value] : spec.parameters) {
-    if (status.ok()) status = AddParameter(api, request, key, value);
-  }
-  return status;
-}
-
 // Enters the call under a fresh number and gives the callbacks their userp.
 void* Enter(const std::shared_ptr<Call>& call, uint64_t* id) {
   Registry& registry = GetRegistry();
@@ -318,7 +271,7 @@ Status Submit(const std::shared_ptr<Server>& server, std::shared_ptr<EventQueue>
   status = server->Use([&](TRITONSERVER_Server* triton) -> Status {
     Status built = api.Take(
         api.InferenceRequestNew(&call->request, triton, call->spec.model.c_str(), call->spec.version));
-    if (built.ok()) built = Build(api, call->request, call->spec);
+    if (built.ok()) built = FillRequest(api, call->request, call->spec);
     if (!built.ok()) return built;
     void* userp = Enter(call, id);
     built = api.Take(api.InferenceRequestSetReleaseCallback(call->request, OnRelease, userp));

@@ -1,4 +1,4 @@
-// One inference request and its responses, from submission until Triton has let go of it.
+// One inference request and its responses, from submission until Triton needs neither any more.
 //
 // Life cycle (measured on 24.10): for a decoupled model the release callback comes before the first response, so the
 // request may be deleted only after the release callback AND the FINAL response; deleted earlier it could no longer be
@@ -16,32 +16,11 @@
 
 #include "../common/event_queue.h"
 #include "../common/response.h"
+#include "request.h"
 #include "server.h"
 #include "../common/status.h"
 
 namespace tritonode {
-
-struct InputTensor {
-  std::string name;
-  DataType datatype = DataType::kInvalid;
-  std::vector<int64_t> shape;
-  // Row-major elements; for BYTES each one is a 4-byte little-endian length and its bytes.
-  std::string data;
-};
-
-struct RequestSpec {
-  std::string model;
-  // -1: the model's own version policy decides.
-  int64_t version = -1;
-  std::string id;
-  uint64_t priority = 0;
-  uint32_t flags = 0;
-  uint64_t correlationId = 0;
-  std::string correlationIdText;
-  std::vector<InputTensor> inputs;
-  std::vector<std::string> requestedOutputs;
-  std::vector<std::pair<std::string, ParameterValue>> parameters;
-};
 
 // Hands the request to Triton; responses go to `queue` under `*call`, which is unique in the process. On an error
 // nothing was submitted and no response comes. Does not block.
@@ -51,14 +30,14 @@ Status Submit(const std::shared_ptr<Server>& server, std::shared_ptr<EventQueue>
 // Asks Triton to cancel; responses go on until the FINAL one. Nothing happens for a call that has ended. Any thread.
 void Cancel(uint64_t call);
 
-// Cancels and stops delivering. The call is freed when Triton lets go of it, or at once if Triton has released the
-// request already: what still comes is then dropped. For a caller that is gone, or a stub that is dead.
+// Cancels and stops delivering. The call is freed when Triton has finished it, or at once if Triton has released the
+// request already: later responses are dropped. For a caller that has ended, or a stub that is dead.
 void Abandon(uint64_t call);
 void AbandonAll(const EventQueue* queue);
 
-// Calls that Triton has not let go of, of all environments.
+// The number of calls that Triton has not finished, of all environments.
 size_t LiveCalls();
-// Cancels everything that is alive; for a server about to stop.
+// Cancels all calls; for a server about to stop.
 void CancelAll();
 // Waits until no call is left; false when the time is over.
 bool WaitForCalls(uint32_t milliseconds);

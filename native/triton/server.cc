@@ -80,7 +80,7 @@ Status Server::Start(const TritonApi& api, const ServerOptions& from, std::share
 }
 
 Status Server::Use(const std::function<Status(TRITONSERVER_Server*)>& body) {
-  // Counts a caller for as long as it is inside, however it leaves.
+  // Counts a caller until it returns or throws.
   struct User {
     std::atomic<uint32_t>& users;
     const uint32_t before = users.fetch_add(1);
@@ -93,7 +93,7 @@ Status Server::Use(const std::function<Status(TRITONSERVER_Server*)>& body) {
 
 Status Server::Stop(uint32_t exitTimeoutSeconds) {
   if ((users_.fetch_or(kStopping) & kStopping) != 0) return {"STATE", "the server was stopped before"};
-  // A load that hangs inside Triton (its stub can't start) must not be deleted under its feet.
+  // A load that hangs inside Triton (its stub can't start) still uses the server, which must not be deleted then.
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(exitTimeoutSeconds);
   while (users_.load() != kStopping) {
     if (std::chrono::steady_clock::now() >= deadline) {
@@ -106,8 +106,8 @@ Status Server::Stop(uint32_t exitTimeoutSeconds) {
   return api_.Take(api_.ServerDelete(server_));
 }
 
-// Triton's own stop looks once a second whether the models are gone. Unloading them first and looking every few
-// milliseconds makes that a single look.
+// Triton's own stop checks once a second whether all models are unloaded. Here they are unloaded first, with a check every
+// few milliseconds, so that Triton's first check finds none.
 void Server::UnloadAll(std::chrono::steady_clock::time_point deadline) {
   std::set<std::string> models;
   {

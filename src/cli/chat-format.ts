@@ -62,7 +62,7 @@ const transcript: ChatFormat = {
 };
 
 /**
- * The format of a model's own chat template, told by the marks in it (`chat_template.jinja`, or `chat_template` in
+ * The format of a model's own chat template, recognised by the markers in it (`chat_template.jinja`, or `chat_template` in
  * `tokenizer_config.json`, as transformers saves them).
  *
  * @param model the folder of the base model's weights and tokenizer.
@@ -70,7 +70,7 @@ const transcript: ChatFormat = {
 export function chatFormat(model: string): ChatFormat {
   const template = readTemplate(model);
   if (template.includes("<|im_start|>")) {
-    // only a text that stands in the template as such is a default: one with {{ }} in it is the caller's
+    // only literal text of the template is a default; an expression ({{ }}) inserts the caller's
     const system = /<\|im_start\|>system(?:\\n|\n)([^<{}]+?)<\|im_end\|>/.exec(template)?.[1];
     return chatMl(system?.replaceAll("\\n", "\n"));
   }

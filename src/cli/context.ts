@@ -1,6 +1,6 @@
 import type { Output } from "./terminal";
 
-/** What a command gets from its surroundings: given explicitly, so that a test can be the surroundings. */
+/** What a command uses of its process. It is passed explicitly, so that a test can replace it. */
 export interface Context {
   stdout: Output;
   stderr: Output;

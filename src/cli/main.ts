@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   bundle: async () => (await import("./commands/setup.js")).bundleCommand,
   remove: async () => (await import("./commands/remove.js")).removeCommand,
   build: async () => (await import("./commands/build.js")).buildCommand,
+  quantize: async () => (await import("./commands/quantize.js")).quantizeCommand,
   generate: async () => (await import("./commands/generate.js")).generateCommand,
   chat: async () => (await import("./commands/chat.js")).chatCommand,
 };
@@ -90,7 +91,7 @@ function watchSignals(controller: AbortController): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
       if (controller.signal.aborted) process.exit(exitCodeOf(signal));
-      // Triton can't break off a load: what was begun is undone in good order, which may take as long as the load
+      // Triton can't cancel a load: the model is unloaded when its load has ended, so this may take as long as the load
       process.stderr.write("\nstopping; once more to leave at once\n");
       controller.abort(signal);
     });

@@ -26,7 +26,7 @@ interface ModelOptions {
   verbose: boolean;
 }
 
-/** Loads a model for as long as `use` needs it. */
+/** Loads a model, calls `use` with it, and disposes of it. */
 export async function withModel<T>(
   context: Context,
   options: ModelOptions,

@@ -2,7 +2,7 @@ import { type Output, styler } from "./terminal";
 
 /** What a progress display shows at one moment. */
 export interface BarState {
-  /** The step at hand. A new one gets a line of its own where there is no terminal. */
+  /** The current step. A new one gets a line of its own where there is no terminal. */
   phase: string;
   /** The step in words. */
   message: string;
@@ -18,8 +18,8 @@ const LINE_MS = 5_000;
 const SPINNER = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /**
- * Shows progress on stderr: one line redrawn in place on a terminal; elsewhere a plain line for each phase, and one now
- * and then within it, so that a log stays readable and still shows life.
+ * Shows progress on stderr: one line redrawn in place on a terminal; elsewhere a plain line for each phase, and further
+ * lines from time to time within it, so that a log is readable and shows that the program still works.
  */
 export class ProgressBar {
   private state: (() => BarState) | undefined;
@@ -62,7 +62,7 @@ export class ProgressBar {
     if (this.terminal && this.state !== undefined) this.draw();
   }
 
-  /** Takes the bar away; a last line may take its place. */
+  /** Removes the bar and, if given, writes a last line. */
   end(line?: string): void {
     clearInterval(this.timer);
     this.timer = undefined;

@@ -11,7 +11,7 @@ export interface RestartOptions {
   maxAttempts?: number | undefined;
   /** Milliseconds before the first restart; doubled for each further one in a row. Default 500. */
   delay?: number | undefined;
-  /** Longest such pause, milliseconds. Default 30,000. */
+  /** Longest pause before a restart, milliseconds. Default 30,000. */
   maxDelay?: number | undefined;
   /** Milliseconds that the model must stay up for the count to begin again. Default 60,000. */
   resetAfter?: number | undefined;
@@ -21,9 +21,10 @@ export interface RestartOptions {
 export interface RestartEvent {
   /**
    * `died`: the engine is gone and `delay` milliseconds pass before the next attempt. `loading`: the attempt begins.
-   * `ready`: the model serves again. `failed`: the attempt did not succeed. `gave-up`: it stays down.
+   * `ready`: the model serves again. `failed`: the attempt did not succeed. `stopped`: no
+   * further attempt is made, and the model stays down.
    */
-  readonly phase: "died" | "loading" | "ready" | "failed" | "gave-up";
+  readonly phase: "died" | "loading" | "ready" | "failed" | "stopped";
   /** 1 for the first restart in a row. */
   readonly attempt: number;
   readonly delay?: number;
@@ -77,7 +78,7 @@ export class Restarter {
   readonly #stopping = new AbortController();
   #attempts = 0;
   #readySince = performance.now();
-  /** The engine died again before the restart that runs was through. */
+  /** The engine died again before the current restart had ended. */
   #diedAgain: Error | undefined;
   #running: Promise<void> | undefined;
 
@@ -95,7 +96,7 @@ export class Restarter {
     this.#report = (event) => void callback("onRestart", report, () => report(event));
   }
 
-  /** To be called when the engine has died. */
+  /** Call this when the engine has died. */
   died(error: Error): void {
     if (this.#options.policy === "never" || this.#stopping.signal.aborted) return;
     if (this.#running !== undefined) {
@@ -110,7 +111,7 @@ export class Restarter {
     });
   }
 
-  /** Cancels a restart that runs, and waits for its end. */
+  /** Cancels the current restart, if any, and waits until it has ended. */
   async stop(): Promise<void> {
     this.#stopping.abort();
     await this.#running;
@@ -122,7 +123,7 @@ export class Restarter {
     if (performance.now() - this.#readySince > resetAfter) this.#attempts = 0;
     for (let error = died, phase: "died" | "failed" = "died"; !signal.aborted; phase = "failed") {
       if (this.#attempts >= maxAttempts) {
-        this.#report({ phase: "gave-up", attempt: this.#attempts, error });
+        this.#report({ phase: "stopped", attempt: this.#attempts, error });
         return;
       }
       const attempt = ++this.#attempts;

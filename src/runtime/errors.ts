@@ -1,6 +1,6 @@
 import { RuntimeMissingError, TritonodeError } from "../errors";
 
-/** No Python that can serve was found, or the one that was asked for can't (`hint` names the package that brings one). */
+/** No usable Python was found, or the one that was asked for is not usable (`hint` names the package that installs one). */
 export class PythonNotFoundError extends RuntimeMissingError {
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
     super(message, { code: "ERR_PYTHON_NOT_FOUND", ...options });
@@ -23,7 +23,7 @@ export class SetupCancelledError extends SetupError {
   constructor(cause?: unknown) {
     super("the setup was interrupted", {
       code: "ERR_SETUP_CANCELLED",
-      hint: "run the same command again: it starts afresh",
+      hint: "run the same command again: it starts from the beginning",
       cause,
     });
   }

@@ -52,7 +52,11 @@ function write(
 
 /** Loads a model for the tests of a block, and unloads it after them. */
 function withModel(name: string): void {
-  beforeAll(() => client.load(name));
+  beforeAll(() =>
+    client.load(name).catch((error) => {
+      throw new Error(`${error.message}\n${server.log.slice(-4_000)}`);
+    }),
+  );
   afterAll(async () => {
     await client.unload(name).catch(() => {});
     await until(async () => !(await client.isReady(name).catch(() => false)), 30_000);

@@ -19,8 +19,7 @@ function run(command, args, env = {}) {
 }
 
 function build(directory, target, ...options) {
-  const type = ["-DTRITONODE_SANITIZER=address,undefined", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"];
-  run("cmake", ["-S", "cmake", "-B", directory, ...type, ...options]);
+  run("cmake", ["-S", "cmake", "-B", directory, "-DTRITONODE_SANITIZER=address,undefined", ...options]);
   run("cmake", ["--build", directory, "--parallel", "2", "--target", target]);
 }
 

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <map>
+#include <string>
 #include <thread>
 
 #define CHECK(condition)                                                                  \
@@ -21,4 +23,19 @@ inline bool Eventually(const std::function<bool()>& condition) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return false;
+}
+
+using Cases = std::map<std::string, void (*)()>;
+
+/// Where the libraries are that a case loads.
+inline std::string directoryOfLibraries;
+
+/// Runs one case. The arguments are the folder of the libraries and the name of the case. Returns the exit code.
+inline int RunCase(int argc, char** argv, const Cases& cases) {
+  CHECK(argc == 3);
+  directoryOfLibraries = argv[1];
+  const auto found = cases.find(argv[2]);
+  CHECK(found != cases.end());
+  found->second();
+  return 0;
 }

@@ -438,7 +438,7 @@ void FetchingAhead() {
   CHECK(lines(8, 32, 16).size() == 4);
 }
 
-const std::map<std::string, void (*)()> cases = {
+const Cases cases = {
     {"libraries", Libraries},   {"questions", Questions},     {"calls", Calls},
     {"misbehaviour", Misbehaviour}, {"cancelling", Cancelling}, {"teardown", Teardown},
     {"dead_stub", DeadStub},    {"hanging_load", HangingLoad}, {"queue", Queue},
@@ -449,9 +449,4 @@ const std::map<std::string, void (*)()> cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  cases.at(argv[2])();
-  return 0;
-}
+int main(int argc, char** argv) { return RunCase(argc, argv, cases); }

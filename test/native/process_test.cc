@@ -372,7 +372,7 @@ void OwnerLocks() {
   fs::remove_all(directory);
 }
 
-const std::map<std::string, void (*)()> cases = {
+const Cases cases = {
     {"owner_locks", OwnerLocks},
     {"watching", Watching},
     {"watching_without_descriptors", WatchingWithoutDescriptors},
@@ -386,9 +386,4 @@ const std::map<std::string, void (*)()> cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  cases.at(argv[2])();
-  return 0;
-}
+int main(int argc, char** argv) { return RunCase(argc, argv, cases); }

@@ -30,8 +30,6 @@ using namespace tritonode;
 
 namespace {
 
-std::string directoryOfLibraries;
-
 std::string LibraryPath(const std::string& name) { return directoryOfLibraries + "/lib" + name + ".so"; }
 
 // The summary.
@@ -292,7 +290,7 @@ void DeadInAllocator() {
   shm_unlink(name.c_str());
 }
 
-const std::map<std::string, void (*)()> cases = {
+const Cases cases = {
     {"choosing", Choosing},           {"protection", Protection},
     {"dead_owner", DeadOwner},        {"sealing_heap", SealingHeap},
     {"dead_in_allocator", DeadInAllocator}, {"waiting_for_child", WaitingForChild},
@@ -301,9 +299,4 @@ const std::map<std::string, void (*)()> cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  cases.at(argv[2])();
-  return 0;
-}
+int main(int argc, char** argv) { return RunCase(argc, argv, cases); }

@@ -17,25 +17,9 @@ for (const [name, sanitizer] of [
   ["tsan", "thread"],
 ]) {
   const directory = join(root, `build-native-${name}`);
-  run("cmake", [
-    "-S",
-    "cmake",
-    "-B",
-    directory,
-    `-DTRITONODE_SANITIZER=${sanitizer}`,
-    "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-  ]);
-  run("cmake", [
-    "--build",
-    directory,
-    "--parallel",
-    "2",
-    "--target",
-    "core_test",
-    "process_test",
-    "repairs_test",
-    "warm_test",
-  ]);
+  run("cmake", ["-S", "cmake", "-B", directory, `-DTRITONODE_SANITIZER=${sanitizer}`]);
+  const targets = ["core_test", "process_test", "repairs_test", "warm_test"];
+  run("cmake", ["--build", directory, "--parallel", "2", "--target", ...targets]);
   run("ctest", ["--test-dir", directory, "--output-on-failure"], {
     ASAN_OPTIONS: "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
     UBSAN_OPTIONS: "print_stacktrace=1",

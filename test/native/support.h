@@ -23,7 +23,6 @@ namespace tritonode {
 
 namespace fs = std::filesystem;
 
-inline std::string directoryOfLibraries;
 inline std::string StandIn() { return directoryOfLibraries + "/libstand_in.so"; }
 
 inline int Live(const char* what) {

@@ -167,7 +167,7 @@ void Racing() {
   CHECK(waitpid(pid, nullptr, 0) == pid);
 }
 
-const std::map<std::string, void (*)()> cases = {
+const Cases cases = {
     {"warm_taking", Taking},
     {"warm_failing", Failing},
     {"warm_ending", Ending},
@@ -176,9 +176,4 @@ const std::map<std::string, void (*)()> cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  cases.at(argv[2])();
-  return 0;
-}
+int main(int argc, char** argv) { return RunCase(argc, argv, cases); }

@@ -89,6 +89,9 @@ function message(request: GrpcRequest): object {
   };
 }
 
+/** Milliseconds for a call that is no stream: less than vitest's own, so that a hang is reported with what was called. */
+const CALL_TIMEOUT = 150_000;
+
 export class GrpcClient {
   readonly #service: TritonService;
 
@@ -100,9 +103,11 @@ export class GrpcClient {
     return new Promise((resolve, reject) => {
       const call = this.#service[method] as (
         request: object,
+        options: { deadline: number },
         done: (error: ServiceError | null, answer: T) => void,
       ) => void;
-      call.call(this.#service, request, (error, answer) => (error ? reject(error) : resolve(answer)));
+      const options = { deadline: Date.now() + CALL_TIMEOUT };
+      call.call(this.#service, request, options, (error, answer) => (error ? reject(error) : resolve(answer)));
     });
   }
 

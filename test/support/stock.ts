@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { expect, vi } from "vitest";
 import { findRuntime } from "../../src";
 import { root } from "./paths";
+import { processTree } from "./sockets";
 
 // The stock `tritonserver` of the runtime's wheel with this project's backend, as docs/stock-tritonserver.md sets it up.
 // It listens on loopback; the package never does.
@@ -37,6 +38,14 @@ async function writeBackends(backends: string): Promise<NodeJS.ProcessEnv> {
   };
 }
 
+function kill(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
+
 export class StockServer {
   #process: ChildProcess | undefined;
   /** All that it has written to its standard output and error. */
@@ -58,8 +67,18 @@ export class StockServer {
       this.ports[endpoint] = await freePort();
       endpoints.push(`--${endpoint}-port=${this.ports[endpoint]}`, `--${endpoint}-address=127.0.0.1`);
     }
-    const args = [`--model-repository=${repository}`, `--backend-directory=${backends}`, ...endpoints, ...options];
-    const child = spawn(server, args, { env });
+    // A stub that is not up after 30 s, the default, fails the load, and this Triton then waits for ever for its end.
+    const patient = "--backend-config=python,stub-timeout-seconds=120";
+    const args = [
+      `--model-repository=${repository}`,
+      `--backend-directory=${backends}`,
+      patient,
+      ...endpoints,
+      ...options,
+    ];
+    // Triton starts stubs with `bash -c`. Where its input is a socket, as a pipe of Node's is, and SHLVL is below 2, bash
+    // reads ~/.bashrc as for rshd, and what that puts in front of PATH decides which Python's packages are found.
+    const child = spawn(server, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;
     for (const stream of [child.stdout, child.stderr]) {
       stream?.setEncoding("utf8").on("data", (text: string) => {
@@ -84,7 +103,10 @@ export class StockServer {
   async stop(): Promise<void> {
     const child = this.#process;
     if (child === undefined) return;
-    const ended = child.exitCode !== null || child.signalCode !== null;
-    if (!ended) await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const tree = processTree(child.pid);
+    const late = setTimeout(() => tree.forEach(kill), 60_000);
+    await new Promise((resolve) => child.once("exit", resolve).kill("SIGTERM"));
+    clearTimeout(late);
   }
 }

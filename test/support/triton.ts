@@ -1,59 +1,10 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { findRuntime } from "../../src/runtime/find/find";
 import type { InferenceRequest, InferenceResponse, TritonServer, TritonServerOptions } from "../../src/server";
 
-/**
- * A Python model that does what each request's `command` says, so that one model makes every kind of stream:
- * `count` responses `sleep` seconds apart, an `error`, `die` by a signal, `hang` without ever answering.
- */
-export const commandModel = `
-import json, os, threading, time
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-
-class TritonPythonModel:
-    @staticmethod
-    def auto_complete_config(config):
-        config.add_input({"name": "text", "data_type": "TYPE_STRING", "dims": [-1]})
-        config.add_input({"name": "command", "data_type": "TYPE_STRING", "dims": [1]})
-        config.add_output({"name": "out", "data_type": "TYPE_STRING", "dims": [-1]})
-        config.set_model_transaction_policy(dict(decoupled=True))
-        config.set_max_batch_size(0)
-        return config
-
-    def initialize(self, args):
-        print("the command model is up", flush=True)
-
-    def execute(self, requests):
-        for request in requests:
-            text = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
-            command = json.loads(pb_utils.get_input_tensor_by_name(request, "command").as_numpy()[0])
-            parameters = json.loads(request.parameters())
-            sender = request.get_response_sender()
-            threading.Thread(target=self.run, args=(sender, text, command, parameters), daemon=True).start()
-
-    def run(self, sender, text, command, parameters):
-        if "die" in command:
-            os.kill(os.getpid(), command["die"])
-        if "environment" in command:
-            text = np.array([os.environ.get(name, "").encode() for name in command["environment"]], dtype=object)
-        if "print" in command:
-            print(command["print"], flush=True)
-        if "parameters" in command:
-            text = np.array([json.dumps(parameters).encode()], dtype=object)
-        for i in range(command.get("count", 1)):
-            if sender.is_cancelled():
-                print("cancelled after", i, flush=True)
-                break
-            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("out", text)]))
-            time.sleep(command.get("sleep", 0))
-        if "error" in command:
-            error = pb_utils.TritonError(command["error"])
-            sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
-        else:
-            sender.send(flags=FINAL)
-`;
+/** A Python model that does what each request's `command` says. */
+export const commandModel = readFileSync(join(__dirname, "command_model.py"), "utf8");
 
 /** One response for each request, and every datatype: outputs repeat the inputs. */
 export const identityModel = (datatypes: readonly string[]): string => `

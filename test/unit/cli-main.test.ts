@@ -16,7 +16,7 @@ describe("main", () => {
   it("lists the commands, as an answer to --help and as an error without one", async () => {
     const asked = context();
     expect(await main(["--help"], asked)).toBe(0);
-    for (const name of ["setup", "doctor", "bundle", "remove", "build", "generate", "chat"])
+    for (const name of ["setup", "doctor", "bundle", "remove", "build", "quantize", "generate", "chat"])
       expect(asked.stdout.text).toContain(`  ${name}`);
     const bare = context();
     expect(await main([], bare)).toBe(2);
@@ -24,19 +24,22 @@ describe("main", () => {
     expect(bare.stderr.text).toBe(asked.stdout.text);
   });
 
-  it.each(["setup", "doctor", "bundle", "remove", "build", "generate", "chat"])("explains %s", async (name) => {
-    for (const words of [
-      [name, "--help"],
-      [name, "--nonsense", "-h"],
-      ["help", name],
-    ]) {
-      const surroundings = context();
-      expect(await main(words, surroundings)).toBe(0);
-      expect(surroundings.stdout.text).toMatch(new RegExp(`^Usage: tritonode ${name}\\b`));
-      const wide = surroundings.stdout.text.split("\n").filter((line) => line.length > 120);
-      expect(wide).toEqual([]);
-    }
-  });
+  it.each(["setup", "doctor", "bundle", "remove", "build", "quantize", "generate", "chat"])(
+    "explains %s",
+    async (name) => {
+      for (const words of [
+        [name, "--help"],
+        [name, "--nonsense", "-h"],
+        ["help", name],
+      ]) {
+        const surroundings = context();
+        expect(await main(words, surroundings)).toBe(0);
+        expect(surroundings.stdout.text).toMatch(new RegExp(`^Usage: tritonode ${name}\\b`));
+        const wide = surroundings.stdout.text.split("\n").filter((line) => line.length > 120);
+        expect(wide).toEqual([]);
+      }
+    },
+  );
 
   it("documents every flag of the seed's client script", async () => {
     const surroundings = context();

@@ -28,7 +28,7 @@ describe("setup --dry-run", () => {
     expect(text).toContain("from: https://***@packages.example/simple");
     expect(text).not.toContain("secret");
     expect(text).toContain("by: pip (as asked for)");
-    expect(text).toMatch(/how much: about 510\.0 MB to download, 1\.4 GB on the disk of .* free/);
+    expect(text).toMatch(/how much: about 510\.0 MB to download, 1\.3 GB on the disk of .* free/);
     expect(text).toMatch(/how long: about \d+ s/);
     expect(existsSync(directory)).toBe(false);
   });

@@ -386,6 +386,8 @@ def _install_cpu_kernels(settings: EngineSettings) -> None:
     take_memory_as_it_is_used()
     if settings.world_size > 1 and not settings.enable_lora:
         return
-    from tritonode.cpu import punica_wrapper
+    from tritonode.cpu import checkpoint_layers, punica_wrapper
 
     punica_wrapper.install()
+    if settings.world_size == 1:
+        checkpoint_layers.install()

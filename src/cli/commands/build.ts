@@ -35,7 +35,7 @@ export const buildCommand: Command = {
     } finally {
       bar.end();
     }
-    // What was built but does not load is no success.
+    // A file that was built but does not load is a failure.
     const check = await checkAddon(context.signal);
     if (check.status === "fail") throw new BuildError(check.detail, { hint: check.fix });
     context.stdout.write(`${style("green", "built")}: ${files.join("\n       ")}\n`);

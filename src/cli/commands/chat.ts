@@ -120,7 +120,7 @@ export class Chat {
       if (line.startsWith("/")) return await this.command(line);
       await this.answer(line);
     } catch (error) {
-      // a bad name or a refused prompt is no reason to leave
+      // a wrong name or a refused prompt does not end the conversation
       if (this.context.signal.aborted || !(error instanceof TritonodeError)) throw error;
       reportError(error, this.context);
     }

@@ -24,7 +24,7 @@ Options:
   --torch-index URL     take torch from this package index
   --with NAMES          further packages (comma-separated): vision (video for models that see), portable (vLLM's
                         kernels for every processor, for an image or a folder that moves), full, test, demo
-  --full                install all of every package, 3.5 GB; by default a CPU's runtime has what loads need, 1.5 GB
+  --full                install all of every package, 3.5 GB; by default a CPU's runtime has what loads need, 1.3 GB
   --installer uv|pip    what installs the packages (default: $TRITONODE_INSTALLER, else uv where it finds all of them)
   --dry-run             say what would be done, and do nothing
   --json                the plan, each step and the result as one JSON object a line
@@ -183,7 +183,7 @@ async function watched<T>(
   }
 }
 
-/** How far the phase is: whole packages, and the part of the one at hand. */
+/** How far the phase is: whole packages, and the part of the current one. */
 export function fractionOf({ index, count, receivedBytes, totalBytes }: SetupProgress): number | undefined {
   const part = receivedBytes !== undefined && totalBytes ? receivedBytes / totalBytes : 0;
   if (index === undefined || count === undefined) return receivedBytes === undefined ? undefined : part;

@@ -30,7 +30,7 @@ export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored
   return { runtimes: installedRuntimes(environment), caches: caches.filter((path) => existsSync(path)) };
 }
 
-/** Names all of it; a warning where a runtime is of another version, or half made: gigabytes that nothing uses. */
+/** Lists all of it; a warning where a runtime is of another version, or half made: gigabytes that nothing uses. */
 export function checkStored(stored: Stored = findStored(), environment: NodeJS.ProcessEnv = process.env): Check {
   const name = "stored";
   const { runtimes, caches } = stored;

@@ -4,7 +4,7 @@ import { RuntimeMissingError } from "../../errors";
 import type { Device, Runtime } from "../runtime";
 import { setupCommand } from "./paths";
 
-/** What keeps CUDA from finding a GPU, and what to do about it. */
+/** Why CUDA finds no GPU, and what to do about it. */
 export interface GpuFlaw {
   detail: string;
   hint: string;

@@ -86,7 +86,7 @@ export async function writeManifest(directory: string, manifest: Manifest): Prom
   }
 }
 
-/** Takes the runtime out of use, before its venv is touched. */
+/** Deletes the manifest, so that nothing uses the runtime while its venv is changed. */
 export async function removeManifest(directory: string): Promise<void> {
   await unlink(join(directory, FILE)).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOENT") throw error;
@@ -124,7 +124,7 @@ export function toRuntime(directory: string, manifest: Manifest): Runtime {
 }
 
 /**
- * The existence checks that stand between a manifest and a load that would hang or die of it.
+ * Checks that the files of a manifest exist: a load without them would hang or crash.
  *
  * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the file that is gone.
  */

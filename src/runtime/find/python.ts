@@ -5,7 +5,7 @@ import { PythonNotFoundError } from "../errors";
 import { PYTHON_VERSIONS } from "../packages/requirements";
 import { run } from "../process";
 
-/** A Python that can serve: supported version, a shared libpython, able to make a virtual environment with pip. */
+/** A usable Python: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {
   /** Absolute path of the interpreter that was asked: perhaps a link, a pyenv shim, or a venv's. */
   executable: string;
@@ -98,7 +98,7 @@ export async function findPython(options: FindPythonOptions = {}): Promise<Pytho
   );
 }
 
-/** The interpreters worth asking, best first, each once. */
+/** The candidates, best first, each once. */
 export function candidates(environment: NodeJS.ProcessEnv, versions: readonly string[] = PYTHON_VERSIONS): string[] {
   const found: string[] = [];
   for (const version of versions) add(onPath(`python${version}`, environment));
@@ -125,7 +125,7 @@ export function candidates(environment: NodeJS.ProcessEnv, versions: readonly st
   }
 }
 
-/** Says whether an interpreter can serve, or why it can't. */
+/** Says whether an interpreter is usable, or why not. */
 export function judge(
   executable: string,
   facts: PythonFacts | string,
@@ -170,7 +170,7 @@ async function probe(
   }
 }
 
-/** Which package brings a usable Python, in the words of the system at hand. */
+/** How a usable Python is installed with the package manager of this system. */
 export function howToGet(versions: readonly string[], reason = ""): string {
   const version = versions[0] ?? PYTHON_VERSIONS[0];
   const packages = /ensurepip/.test(reason)

@@ -35,7 +35,7 @@ const CONTAINER = "/opt/tritonserver";
 
 /**
  * The folder of a Triton that is installed on this machine: of the `tritonserver` on PATH, else `/opt/tritonserver`. Only
- * one with all its parts counts: a tritonserver without the Python backend is of no use here.
+ * one with all its parts counts: a tritonserver without the Python backend is not usable here.
  */
 export function systemTriton(environment: NodeJS.ProcessEnv = process.env): string | undefined {
   const folders = (environment.PATH ?? "").split(delimiter).filter((folder) => folder !== "");
@@ -113,6 +113,6 @@ function checked(files: TritonFiles): TritonFiles {
       throw new RuntimeMissingError(`${what} is not there: ${path}`, { code: "ERR_RUNTIME_BROKEN" });
     }
   }
-  // Triton hands paths to its children, and links are resolved against their $ORIGIN: the real path is the safe one
+  // Triton hands paths to its children, and links are resolved against their $ORIGIN, so the real path is used
   return { ...files, library: realpathSync(files.library) };
 }

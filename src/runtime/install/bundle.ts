@@ -79,7 +79,7 @@ async function make(options: BundleOptions): Promise<string> {
   const report = options.onProgress ?? (() => {});
   const output = resolve(options.output);
   if (parts !== undefined && existsSync(output) && !isEmptyFolder(output)) {
-    throw new InvalidArgumentError(`${output} is there already`, { hint: "name a new or an empty folder" });
+    throw new InvalidArgumentError(`${output} exists already`, { hint: "name a new or an empty folder" });
   }
   // next to the result: it takes gigabytes and is renamed at the end
   await makeDirectories(dirname(output)).catch((cause) => {
@@ -204,7 +204,7 @@ function isEmptyFolder(path: string): boolean {
   return statSync(path).isDirectory() && readdirSync(path).length === 0;
 }
 
-/** A throw-away venv with a pip that shows its progress. */
+/** A temporary venv with a pip that shows its progress. */
 async function downloader(
   python: Python,
   scratch: string,

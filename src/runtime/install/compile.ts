@@ -191,7 +191,7 @@ function failed(compiler: string, what: string, stderr: string, signal: NodeJS.S
   return new BuildError(`${compiler} failed on ${what}: ${signal ?? lastWords(stderr)}`, {
     hint: memory
       ? "the machine ran out of memory: each compiler process takes up to 1 GB"
-      : "report it with the compiler's version (c++ --version); TRITONODE_DEBUG=1 shows all that it said",
+      : "report it with the compiler's version (c++ --version); TRITONODE_DEBUG=1 shows its whole output",
     cause: new Error(stderr.trim()),
   });
 }

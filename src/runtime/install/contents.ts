@@ -10,7 +10,7 @@ export const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
 
 /** What a runtime's folder contains. */
 export interface Contents {
-  /** Names of what `setup` made. */
+  /** Names of the entries that `setup` made. */
   ours: string[];
   /** Names of everything else. */
   foreign: string[];
@@ -18,7 +18,7 @@ export interface Contents {
   state: "complete" | "partial" | "none";
 }
 
-/** Tells what `setup` made in a folder from what it did not. A folder that is not there has nothing in it. */
+/** Separates what `setup` made in a folder from everything else. A missing folder counts as empty. */
 export function contentsOf(directory: string): Contents {
   let names: string[];
   try {

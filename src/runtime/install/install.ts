@@ -64,7 +64,7 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
   const venv = join(directory, "venv");
   const logPath = join(directory, "setup.log");
   const stream = createWriteStream(logPath, { flags: python === undefined ? "a" : "w" });
-  stream.on("error", () => {}); // a full disk shows in pip's own error; the log is a courtesy
+  stream.on("error", () => {}); // pip itself reports a full disk; the setup does not need the log
   const pythonVersion = python?.version ?? present?.python.version ?? "";
   const onSpawn = (pid: number) => void options.setChild(pid).catch(() => {});
   const context: PipContext = {

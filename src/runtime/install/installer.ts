@@ -6,7 +6,7 @@ import { run } from "../process";
 import { pipEnvironment } from "./pip";
 import { uvResolves } from "./uv";
 
-/** What installs the Python packages. */
+/** The program that installs the Python packages. */
 export interface Installer {
   name: "uv" | "pip";
   /** uv's program; pip comes with the runtime's own environment. */

@@ -35,7 +35,7 @@ export interface SetupPlan {
 
 /** Measured: `bundle` for the bytes of the download, an empty machine with a fast network for the rest. */
 const COSTS = {
-  cpu: { download: 0.51e9, disk: 1.4e9, seconds: 60 },
+  cpu: { download: 0.51e9, disk: 1.3e9, seconds: 60 },
   cpuFull: { download: 0.96e9, disk: 3.5e9, seconds: 75 },
   cuda: { download: 4.0e9, disk: 8.7e9, seconds: 205 },
 } as const satisfies Record<string, { download: number; disk: number; seconds: number }>;

@@ -16,6 +16,7 @@ import tiny_gguf
 import tiny_models
 from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
 from tritonode.engine import gguf_model
+from tritonode.gguf.reader import GgufError
 
 # Blocks of 256 elements want rows of as many.
 SIZES = {**tiny_models.SIZES, "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
@@ -109,3 +110,30 @@ def test_the_configuration_is_that_of_the_model(model: tuple[str, Path], tmp_pat
         assert getattr(made, key) == getattr(original, key), key
     assert np.isclose(made.rms_norm_eps, original.rms_norm_eps)
     assert made.rope_parameters == original.rope_parameters
+
+
+def test_weights_that_are_dequantised_at_the_load_give_the_same(tmp_path: Path) -> None:
+    """As on a GPU, whose kernels do not read packed weights."""
+    config, architecture, kind_of = MODELS["llama"]
+    source = tiny_models.write_model(tmp_path / "source", config)
+    tiny_gguf.write_gguf(source, tmp_path / "model.gguf", tmp_path / "plain", architecture, kind_of)
+    served = serving.Served(tmp_path / "model.gguf", packed=False)
+    try:
+        assert served.answers(None)[None] == tiny_models.answers(tmp_path / "plain", None)
+    finally:
+        served.close()
+
+
+def test_a_weight_of_another_size_or_none_is_refused(tmp_path: Path) -> None:
+    source = tiny_models.write_model(tmp_path / "source", LlamaConfig(**{**SIZES, "num_hidden_layers": 1}))
+    for name, change in (
+        ("blk.0.attn_k.weight", lambda weight: weight[:128]),
+        ("blk.0.ffn_down.weight", lambda weight: weight[:, :256]),
+        ("output_norm.weight", lambda weight: weight[:64]),
+        ("blk.0.ffn_up.weight", None),
+        ("blk.0.attn_norm.weight", None),
+    ):
+        path = tmp_path / f"{name}.gguf"
+        tiny_gguf.write_gguf(source, path, tmp_path / name, "llama", lambda _: "F32", change={name: change})
+        with pytest.raises(GgufError, match=str(path)):
+            serving.Served(path)

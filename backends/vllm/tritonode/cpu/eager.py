@@ -183,7 +183,7 @@ class _Plain:
 
     linear: Callable[..., torch.Tensor]
     matrix: Any  # oneDNN's, or None
-    weight: torch.Tensor
+    weight: torch.Tensor | None
     own_bias: torch.Tensor | None
     returned_bias: torch.Tensor | None
     return_bias: bool
@@ -196,12 +196,13 @@ def _plain(base: Any) -> _Plain | None:
     if type(base) not in bases or base.tp_size != 1:
         return None
     linear = getattr(base, "cpu_linear", None)
-    if type(base.quant_method) is not UnquantizedLinearMethod or linear is None:
+    known = type(base.quant_method) is UnquantizedLinearMethod or hasattr(base, "packed")
+    if not known or linear is None:
         return None
     if type(base) is RowParallelLinear and not base.input_is_parallel:
         return None
     own_bias, returned_bias = (None, base.bias) if base.skip_bias_add else (base.bias, None)
-    return _Plain(linear, _matrix_of(linear), base.weight, own_bias, returned_bias, base.return_bias)
+    return _Plain(linear, _matrix_of(linear), getattr(base, "weight", None), own_bias, returned_bias, base.return_bias)
 
 
 def _shorten_linears(direct: Callable[[], bool]) -> None:
@@ -233,6 +234,23 @@ def _base_forward(base: Any, plain: _Plain) -> Callable[..., Any]:
         return (output, returned_bias) if return_bias else output
 
     return forward
+
+
+def shorten_packed(base: Any) -> None:
+    """Give a layer of packed weights (`packed_layers`) a short forward, once it has its `cpu_linear`."""
+    plain = _plain(base)
+    if plain is None:
+        return
+    linear, own_bias, returned_bias, return_bias = plain.linear, plain.own_bias, plain.returned_bias, plain.return_bias
+    slow = type(base).forward
+
+    def forward(input_: torch.Tensor) -> Any:
+        if input_.dim() != 2 or base.cpu_linear is not linear:
+            return slow(base, input_)
+        output = linear(input_, None, own_bias)
+        return (output, returned_bias) if return_bias else output
+
+    base.forward = forward
 
 
 def direct_forward(

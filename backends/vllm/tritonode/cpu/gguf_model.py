@@ -107,8 +107,7 @@ class GgufLoader(BaseModelLoader):
             raise GgufError(f"{self._path}: the file has no weights for {', '.join(missing[:4])}")
         if packed:
             self._pack(model)
-        else:
-            weights.file.close()
+        weights.file.close()
 
     def _pack(self, model: torch.nn.Module) -> None:
         layers: dict[int, tuple[str, PackedLayer]] = {}
@@ -140,5 +139,4 @@ def _handle(weights: GgufWeights, named: NamedTensor) -> torch.Tensor:
 
     handle: Any = torch.empty(0)
     handle.source = source
-    handle.rows = functools.partial(weights.rows, named)
     return handle  # type: ignore[no-any-return]

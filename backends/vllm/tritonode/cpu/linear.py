@@ -154,6 +154,23 @@ class PackedWeight:
             raise RuntimeError(f"tritonode_linear_unpack: status {status}")
         return out
 
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """The values of single rows as float32, ``[ids, inputs]``: an embedding's look-up.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        wanted = ids.reshape(-1).tolist()
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.shape[0]:
+            raise IndexError(f"rows {min(wanted)} to {max(wanted)} of a weight of {self.shape[0]} rows")
+        out = torch.empty(len(wanted), self.shape[1], dtype=torch.float32)
+        unpack, data, size = _library().tritonode_linear_unpack, self.data.data_ptr(), self.data.numel()
+        at, step = out.data_ptr(), self.shape[1] * out.element_size()
+        for place, row in enumerate(wanted):
+            if unpack(data, size, row, row + 1, at + place * step) != 0:
+                raise RuntimeError(f"tritonode_linear_unpack of row {row}")
+        return out
+
 
 def pack(
     bits: int, quants: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor | None, group: int

@@ -13,13 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from tritonode.errors import SettingsError
-from tritonode.vllm.quantisation import LinearMethodBase, QuantizeMethodBase
+from tritonode.vllm.quantisation import LinearMethodBase, QuantizeMethodBase, VocabParallelEmbedding
 
-from . import linear_torch as linear
+from . import eager, linear, platform
 
 # Layers that are read at once.
 _MOST_WORKERS = 4
@@ -92,8 +91,6 @@ class PackedLayer:
     dtype: torch.dtype
     parts: dict[int, Callable[[], Weight]] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
-    rows: Callable[[np.ndarray], np.ndarray] | None = None
-    """Embeddings: some rows of the weight as float32."""
 
     def place(self, shard: str | int | None) -> int:
         """The part that a shard is. A merged layer that a checkpoint has merged already is one part, the first."""
@@ -106,9 +103,8 @@ class PackedLayer:
         """
         parts = [self.parts[number]() for number in sorted(self.parts)]
         rows = [part.quants.shape[0] for part in parts]
-        # An embedding's rows are padded by vLLM; nothing reads the padding.
         fits = sum(rows) == sum(self.sizes) and (len(parts) == 1 or rows == self.sizes)
-        if not parts or not (fits or self.rows is not None):
+        if not parts or not fits:
             raise SettingsError(f"the weight of '{name}' must have {self.sizes} rows, the file has {rows}")
         for part in parts:
             if part.quants.shape[1] != self.inputs:
@@ -173,6 +169,14 @@ def pack_all(layers: list[tuple[str, PackedLayer]]) -> None:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def packed_layer(layer: torch.nn.Module, sizes: list[int], inputs: int, dtype: torch.dtype) -> PackedLayer:
+    """What a layer of vLLM's computes with, still empty."""
+    if isinstance(layer, VocabParallelEmbedding):
+        # vLLM pads a vocabulary; a checkpoint does not.
+        sizes = [layer.org_vocab_size]
+    return PackedLayer(list(sizes), inputs, dtype)
+
+
 class PackedMethod(LinearMethodBase):
     """How a linear layer, or the head that makes logits, computes with packed weights.
 
@@ -190,20 +194,23 @@ class PackedMethod(LinearMethodBase):
         params_dtype: torch.dtype,
         **extra_weight_attrs: Any,
     ) -> None:
-        packed = PackedLayer(list(output_partition_sizes), input_size_per_partition, params_dtype)
+        packed = packed_layer(layer, output_partition_sizes, input_size_per_partition, params_dtype)
         weight = torch.nn.Parameter(torch.empty(0, dtype=params_dtype), requires_grad=False)
 
         def weight_loader(_: Any, loaded: Any, shard: str | int | None = None) -> None:
             shard = getattr(loaded, "shard_id", shard)
             packed.parts[packed.place(shard)] = loaded.source
-            packed.rows = getattr(loaded, "rows", None)
 
         weight.weight_loader = weight_loader  # type: ignore[attr-defined]
         layer.register_parameter("weight", weight)
         layer.packed = packed  # type: ignore[assignment]
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """The loader has packed the layer already, several at once."""
+        packed: PackedLayer = layer.packed
+        layer.cpu_linear = lambda x, _, bias: packed.apply(x, bias)
+        if platform.direct_layers():
+            eager.shorten_packed(layer)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         packed: PackedLayer = layer.packed
@@ -226,6 +233,4 @@ class PackedEmbeddingMethod(PackedMethod, QuantizeMethodBase):
 
     def embedding(self, layer: Any, ids: torch.Tensor) -> torch.Tensor:
         packed: PackedLayer = layer.packed
-        assert packed.rows is not None
-        found = torch.from_numpy(packed.rows(ids.reshape(-1).numpy())).to(packed.dtype)
-        return found.reshape(*ids.shape, packed.inputs)
+        return packed.segments[0].weight.rows(ids).to(packed.dtype).reshape(*ids.shape, packed.inputs)

@@ -1,4 +1,4 @@
-"""Make vLLM's CPU platform answer with our LoRA operators, and say how uncompiled engines run."""
+"""Make vLLM's CPU platform use the operators of this package, and configure engines that run uncompiled."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ _settings: dict[str, bool] = {"installed": False, "compile": False, "direct": Fa
 
 @functools.cache
 def kernels_available() -> bool:
-    """Tell whether the native kernels serve; if not, say why, once."""
+    """Tell whether the native kernels are in use. The log says which, or why not, once."""
     try:
         punica_library.register_torch_operator()
     except punica_library.PunicaLibraryError as error:
-        logger.warning("LoRA and small operators run on plain torch, which is right but slower. %s", error)
+        logger.warning("LoRA and small operators run on plain torch, which is correct but slower. %s", error)
         return False
     logger.info("LoRA and small operators run on libtritonode_punica (%s)", punica_library.level())
     return True
 
 
 def direct_layers() -> bool:
-    """Tell whether the engine that is being built is one that :mod:`eager` makes cheaper."""
+    """Tell whether the engine that is being built uses the faster layers of :mod:`eager`."""
     return _settings["direct"]
 
 
 def install(compile_model: bool | None = None) -> None:
-    """Let vLLM's CPU platform use :class:`PunicaWrapper`. Call it before the engine is built; again changes the option.
+    """Make vLLM's CPU platform use :class:`PunicaWrapper`. Call it before the engine is built.
 
-    vLLM turns ``torch.compile`` off for CPU engines with LoRA, because Dynamo can't trace its torch operators. Ours is
-    one opaque operator, so the model can be compiled as it is without LoRA; but that takes the better part of a minute
-    at each start, and what :mod:`eager` does instead comes out no slower.
+    A second call changes ``compile_model`` and nothing else.
+
+    vLLM turns ``torch.compile`` off for CPU engines with LoRA, because Dynamo can't trace its LoRA operators. The one
+    here is opaque to Dynamo, so the model can be compiled as it is without LoRA. That takes nearly a minute at each
+    start, and the layers of :mod:`eager` are no slower, so it is off by default.
 
     Args:
-        compile_model: compile LoRA engines as vLLM compiles others on this CPU. None: as ``TRITONODE_PUNICA_COMPILE``
-            says ("1" or "0"), else not. Nothing is compiled that the caller's own settings (``enforce_eager``,
-            ``-O0``) leave uncompiled, nor without the kernels.
+        compile_model: compile LoRA engines as vLLM compiles others on this CPU. None: if ``TRITONODE_PUNICA_COMPILE``
+            is "1". An engine that the caller's own settings (``enforce_eager``, ``-O0``) leave uncompiled stays so, and
+            so does every LoRA engine without the kernels.
 
-    On other platforms (CUDA) this changes nothing: vLLM's own kernels serve there.
+    On other platforms (CUDA) this changes nothing: vLLM's own kernels are used there.
     """
     if not current_platform.is_cpu():
         return
@@ -88,7 +90,7 @@ def install(compile_model: bool | None = None) -> None:
             return
         stopped = wanted == CompilationMode.VLLM_COMPILE and vllm_config.compilation_config.mode == CompilationMode.NONE
         if stopped and vllm_config.lora_config is not None and _settings["compile"]:
-            # What check_and_update_config itself had chosen just before it met the LoRA configuration.
+            # The mode that check_and_update_config chooses for an engine without LoRA.
             vllm_config.compilation_config.mode = CompilationMode.DYNAMO_TRACE_ONCE
         _settings["direct"] = eager.uncompiled(vllm_config)
         if _settings["direct"]:

@@ -31,7 +31,7 @@ TOKENS, SAMPLED = 0, 1
 
 
 class PunicaLibraryError(RuntimeError):
-    """The library is not there, does not load, or is another version. The message says what was tried."""
+    """The library is missing, does not load, or is of another version. The message lists each path with its reason."""
 
 
 class PunicaLevelError(ValueError):
@@ -139,10 +139,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def candidates() -> list[Path]:
-    """Return the paths where the library may lie, best first.
+    """Return the paths where the library is looked for, in this order.
 
-    The backend's files may be reached through symbolic links (Triton's private folder), so the package is found from
-    the real path of this file.
+    Triton reaches the backend's files through symbolic links in a private folder, so the package's folder is derived
+    from the real path of this file.
     """
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
@@ -182,11 +182,11 @@ _library: ctypes.CDLL | PunicaLibraryError | None = None
 def load() -> ctypes.CDLL:
     """Return the library, with its functions' signatures set.
 
-    Found once a process; a failure is kept as well and raised again.
+    It is looked for once in a process: a failure is remembered and raised again.
 
     Raises:
         PunicaLibraryError: no candidate loads; the message lists each with its reason.
-        PunicaLevelError: the environment names an instruction set that is not there.
+        PunicaLevelError: ``TRITONODE_PUNICA_LEVEL`` names an instruction set that this machine lacks.
     """
     global _library
     if _library is None:
@@ -294,7 +294,7 @@ def register_torch_operator() -> None:
             setattr(functions, field, ctypes.cast(getattr(source, symbol), c_void_p))
         for name in (*_TORCH_DTYPES, "int64", "int32"):
             setattr(functions, name, getattr(source, f"aoti_torch_dtype_{name}")())
-        source.torch_parallel_for  # noqa: B018  asked for here, so that a torch without it is refused as a whole
+        source.torch_parallel_for  # noqa: B018  raises AttributeError where this torch has no such function
     except AttributeError as error:
         raise PunicaLibraryError(f"torch {torch.__version__} lacks part of its stable C API: {error}") from error
     fresh = not hasattr(torch.ops.tritonode_punica, "lora_")
@@ -316,8 +316,8 @@ _threads = 0
 def use_torch_threads() -> None:
     """Let the kernels run on torch's own thread team, at its present size.
 
-    The team is shared, never a second one: idle OpenMP threads spin, and those of two runtimes would take the cores
-    from each other.
+    A second OpenMP runtime would have threads of its own: idle OpenMP threads spin, and the threads of two runtimes
+    would take the processors from each other.
     """
     global _threads
     import torch

@@ -104,17 +104,19 @@ def read_settings(
     ignored: list[str] = []
     others: dict[str, Any] | None = None
     for key, value in raw.items():
-        hint = field_types.get(key, OWN_KEYS.get(key))
-        if hint is None and key in RETIRED_KEYS:
+        if key in OWN_KEYS:
+            hint, target = OWN_KEYS[key], own
+        elif key in field_types:
+            hint, target = field_types[key], engine_args
+        elif key in RETIRED_KEYS:
             ignored.append(key)
             continue
-        target = own if key in OWN_KEYS else engine_args
-        if hint is None:
+        else:
             others = frontend_types() if others is None else others
-            hint, target = others.get(key), frontend_args
-        if hint is None:
-            hint_text = did_you_mean(key, [*field_types, *OWN_KEYS, *(others or ())])
-            raise SettingsError(f"{path}: vLLM knows no engine argument '{key}'{hint_text}")
+            if key not in others:
+                nearest = did_you_mean(key, [*field_types, *OWN_KEYS, *others])
+                raise SettingsError(f"{path}: vLLM knows no engine argument '{key}'{nearest}")
+            hint, target = others[key], frontend_args
         try:
             typed = coerce(value, hint)
         except CoercionError as failure:

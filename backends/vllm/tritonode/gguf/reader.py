@@ -93,9 +93,6 @@ class GgufFile:
     def close(self) -> None:
         self._file.close()
 
-    def fileno(self) -> int:
-        return self._file.fileno()
-
     def read(self, tensor: GgufTensor, begin: int = 0, end: int | None = None) -> np.ndarray:
         """The bytes of a tensor's rows `begin` to `end`: uint8 [rows, bytes of a row]. Raises GgufError."""
         end = tensor.rows if end is None else end

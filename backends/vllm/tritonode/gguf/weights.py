@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,7 +22,6 @@ class GgufWeights:
 
     def __init__(self, path: str) -> None:
         self.file = GgufFile(path)
-        self._status = os.stat(path)
         self.tensors = {each.name: each for each in named_tensors(self.file)}
         for each in self.tensors.values():
             kind = each.tensor.type.name
@@ -87,16 +85,3 @@ class GgufWeights:
 
     def _not_finite(self, named: NamedTensor) -> GgufError:
         return GgufError(f"{self.file.path}: the tensor {named.tensor.name!r} holds an infinity or a NaN")
-
-    def rows(self, named: NamedTensor, ids: np.ndarray) -> np.ndarray:
-        """Some rows of a matrix as float32: [ids, columns]. They are read from the file each time.
-
-        Raises IndexError for a row that is not there, GgufError for a file that was changed since it was opened.
-        """
-        tensor = named.tensor
-        now = os.fstat(self.file.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
-            raise GgufError(f"{self.file.path} was changed while it is served; load the model again")
-        unique, inverse = np.unique(ids, return_inverse=True)
-        data = np.concatenate([self.file.read(tensor, row, row + 1) for row in unique.tolist()])
-        return dense(tensor.type, data)[inverse.reshape(-1)]

@@ -1,7 +1,7 @@
-"""The modules of a base model as its checkpoint's headers tell them: known before there is an engine.
+"""Module names and weight shapes of a base model, read from its checkpoint's headers before the engine is built.
 
-An adapter that cannot fit is refused at once, not after minutes of loading. What is not certain from the headers is
-left to vLLM, which is asked once it has the model (`modules`).
+An adapter that cannot fit is refused at once, not after minutes of loading. Where the headers do not decide, vLLM is
+asked after it has loaded the model (`modules`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tritonode.gguf.reader import GgufFile
 from .header import read_safetensors_header
 from .tensors import Layout, made_for, of_experts
 
-# Rows and columns of a weight; None where a quantised checkpoint does not tell.
+# Rows and columns of a weight; None where a quantised checkpoint does not contain the number.
 Sizes = tuple[int | None, int | None]
 
 
 @lru_cache(maxsize=8)
 def base_model_shapes(model: str) -> dict[str, Sizes]:
-    """Weight shapes of the base model by module name, from its files' headers; empty when it has none here."""
+    """Weight shapes of the base model by module name, from its files' headers; empty without such files."""
     file = _config(model).get("quantization_config")
     if isinstance(file, dict) and file.get("quant_method") == METHOD:
         return _gguf_shapes(str(file["file"]))
@@ -42,7 +42,7 @@ def base_model_shapes(model: str) -> dict[str, Sizes]:
             packed = dtype == "U8"
             shapes[module] = (None, None) if packed else (shape[0], shape[1])
         elif kind == "weight_packed" and len(shape) == 2:
-            # compressed-tensors packs columns.
+            # compressed-tensors packs several columns into one.
             shapes[module] = (shape[0], None)
         elif kind == "qweight" and len(shape) == 2:
             shapes[module] = _quantised(headers, module, shape)
@@ -56,7 +56,11 @@ def _gguf_shapes(path: str) -> dict[str, Sizes]:
 
 
 def _quantised(headers: dict[str, tuple[tuple[int, ...], str]], module: str, packed: tuple[int, ...]) -> Sizes:
-    """GPTQ packs a weight's inputs and says their number in `g_idx`, AWQ packs its outputs; `scales` has these."""
+    """Sizes of a GPTQ or AWQ weight.
+
+    GPTQ packs inputs, and `g_idx` has one entry for each of them; AWQ packs outputs. `scales` has one column for each
+    output in both.
+    """
     scales = headers.get(f"{module}.scales", ((), ""))[0]
     outputs = scales[1] if len(scales) == 2 else None
     order = headers.get(f"{module}.g_idx", ((), ""))[0]
@@ -66,7 +70,7 @@ def _quantised(headers: dict[str, tuple[tuple[int, ...], str]], module: str, pac
 
 
 def architectures(model: str) -> list[str]:
-    """What `config.json` of a base model says it is; empty where there is none that says so."""
+    """`architectures` of a base model's `config.json`; empty where the file or the key is missing."""
     named = _config(model).get("architectures")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
@@ -81,12 +85,12 @@ def _config(model: str) -> dict[str, Any]:
 
 
 def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed: bool) -> list[str]:
-    """What of an adapter cannot fit the checkpoint of its base model.
+    """Say which parts of an adapter do not fit the checkpoint of its base model: four at most.
 
     Args:
         layout: the adapter's tensors.
         model: folder of the base model.
-        transposed: the base model keeps its weights the other way round (PEFT's `fan_in_fan_out`).
+        transposed: the base model stores its weights transposed (PEFT's `fan_in_fan_out`).
         renamed: modules may have other names in the checkpoint than in the adapter.
     """
     base = base_model_shapes(model)
@@ -96,7 +100,7 @@ def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed
     for module, sides in layout.pairs.items():
         sizes = _named(base, module)
         if sizes is None:
-            # A tied lm_head has no weight of its own in the file.
+            # An lm_head that is tied to the embeddings has no weight in the file.
             if not renamed and not of_experts(module) and module.rsplit(".", 1)[-1] != "lm_head":
                 problems.append(f"the base model has no module '{module}'")
             continue
@@ -107,7 +111,7 @@ def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed
         rows = (_named(base, module) or (None, None))[0]
         if rows is not None and shape[:1] != (rows,):
             problems.append(other_vocabulary(module, shape, rows))
-    # Layers beyond the base model's, or missing in the middle, show up above; a few lines tell enough.
+    # An adapter of another model fails on every layer: the first few show why.
     return problems[:4]
 
 

@@ -1,4 +1,4 @@
-"""What an adapter's folder holds, and whether the engine can use it: from headers alone, without torch.
+"""Read an adapter's folder and say whether the engine can load it: from the files' headers, without torch.
 
 PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
 """
@@ -23,9 +23,9 @@ from .tensors import HEADS, Layout, Shape, Tensors, layout_of, of_experts
 
 CONFIG_FILENAME = "adapter_config.json"
 WEIGHTS_FILENAME = "adapter_model.safetensors"
-# pickle files run code when they are read; they are refused, whatever vLLM would do with them.
+# Reading a pickle file can run code, so pickle files are refused, even where vLLM would read them.
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
-# Data type → unsigned type of its width, mask of its exponent.
+# Data type → unsigned integer type of the same width, and the mask of the exponent's bits.
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF0000000000000),
     "F32": ("<u4", 0x7F800000),
@@ -51,7 +51,7 @@ class AdapterFiles:
     stamp: tuple[tuple[int, int, int], ...] = ()
 
     def unchanged(self) -> bool:
-        """Whether the files are still those that were checked (by inode, size and time of change)."""
+        """Whether the files have not changed since they were checked (by inode, size and modification time)."""
         return self.stamp == _stamp(self.path)
 
     @property
@@ -75,7 +75,7 @@ class AdapterFiles:
 
 @lru_cache(maxsize=64)
 def _shared(tensors: Tensors) -> Tensors:
-    """The same for the same: adapters of one training recipe, thousands of them, share one description."""
+    """Return one object for equal descriptions, so that thousands of adapters of one training recipe share it."""
     return tensors
 
 
@@ -90,12 +90,13 @@ def inspect_adapter(
 
     Args:
         path: folder of the adapter.
-        max_lora_rank: as the engine has it.
-        base_model: folder of the base model, where its checkpoint's headers are to be held against the adapter's.
-        renamed: tells whether adapters may have other names for modules than that checkpoint. Asked if need be.
+        max_lora_rank: the engine's setting; None to accept any rank.
+        base_model: folder of the base model, whose weight shapes the adapter's are compared with; None for no
+            comparison.
+        renamed: returns whether adapters may call modules by other names than the checkpoint does. Called only when the
+            comparison found a problem.
 
-    Raises SettingsError when the folder cannot be read as an adapter at all; everything that can be named lands in
-    `problems` instead.
+    Raises SettingsError when the folder cannot be read as an adapter. Every other problem is a line of `problems`.
     """
     stamp = _stamp(path)
     config = _read_config(path)
@@ -111,7 +112,7 @@ def inspect_adapter(
     problems.extend(_tensor_problems(layout, config))
     problems.extend(_pair_problems(layout.pairs))
     problems.extend(_rank_problems(layout.pairs, rank, config.get("rank_pattern") or {}))
-    # A target without tensors is none: PEFT passes over names that the model does not have.
+    # A target module without tensors is no problem: PEFT skips names that the model does not have.
     if base_model is not None:
         problems.extend(_base_problems(layout, base_model, config, renamed))
     dtypes = sorted({entry["dtype"] for entry in header.values()})
@@ -138,7 +139,7 @@ def _stamp(path: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def check_finite(path: str) -> None:
-    """Read an adapter's weights once and refuse infinities and NaNs, which would poison every row they touch.
+    """Read all weights of an adapter and refuse infinities and NaNs: every result computed with them would be NaN.
 
     Raises SettingsError naming the tensor.
     """
@@ -155,7 +156,7 @@ def check_finite(path: str) -> None:
         integer, exponent = _EXPONENTS[entry["dtype"]]
         begin, end = entry["data_offsets"]
         bits = data[begin:end].view(integer)
-        # An exponent of ones is an infinity or a NaN in every IEEE format.
+        # In each of these formats a value whose exponent bits are all 1 is an infinity or a NaN.
         if bool(np.any((bits & exponent) == exponent)):
             raise SettingsError(f"the tensor '{name}' in {weights} holds an infinity or a NaN")
 
@@ -203,7 +204,7 @@ def _numbers(path: str, config: dict[str, Any]) -> tuple[int, float]:
 
 
 def _unsupported_features(config: dict[str, Any]) -> list[str]:
-    """What vLLM's LoRA path does not compute; serving such an adapter would give wrong text."""
+    """Features that vLLM's LoRA layers do not implement: an adapter that uses one would give wrong text."""
     problems = []
     if config.get("peft_type", "LORA") != "LORA":
         problems.append(f"peft_type {config['peft_type']!r} is not LORA")
@@ -234,9 +235,9 @@ _Pairs = dict[str, dict[str, Shape]]
 def _tensor_problems(layout: Layout, config: dict[str, Any]) -> list[str]:
     problems = []
     saved = config.get("modules_to_save")
-    unasked = layout.heads - set(saved if isinstance(saved, list) else [])
-    if layout.strangers or unasked:
-        named = layout.strangers[0] if layout.strangers else unasked.pop()
+    unlisted = layout.heads - set(saved if isinstance(saved, list) else [])
+    if layout.unknown or unlisted:
+        named = layout.unknown[0] if layout.unknown else unlisted.pop()
         problems.append(f"holds tensors that belong to no LoRA layer, such as '{named}'")
     if not layout.pairs:
         problems.append("holds no LoRA tensors")
@@ -263,11 +264,12 @@ def _pair_problems(pairs: _Pairs) -> list[str]:
 
 
 def _rank_problems(pairs: _Pairs, rank: int, pattern: dict[str, Any]) -> list[str]:
-    """The tensors have the rank that the configuration says: the scaling is worked out from the latter."""
+    """Ranks of tensors that differ from the configuration's, which the scaling factor is computed from."""
     problems = []
     for module, sides in pairs.items():
-        # PEFT's rule: a key matches as a suffix of the module's name that starts at a dot; the first match wins.
-        said = next((r for key, r in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), rank)
-        if len(sides.get("A", ())) == 2 and sides["A"][0] != said and not of_experts(module):
-            problems.append(f"{module}: {CONFIG_FILENAME} says rank {said}, its tensors have rank {sides['A'][0]}")
+        # PEFT's rule: a key matches the end of a module's name, from a dot on; the first key that matches counts.
+        configured = next((r for key, r in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), rank)
+        if len(sides.get("A", ())) == 2 and sides["A"][0] != configured and not of_experts(module):
+            actual = sides["A"][0]
+            problems.append(f"{module}: {CONFIG_FILENAME} says rank {configured}, its tensors have rank {actual}")
     return problems[:4]

@@ -1,4 +1,4 @@
-"""What the tensors of an adapter's file are for, told from their names and shapes (PEFT's layout)."""
+"""Sort the tensors of an adapter's file by purpose, from their names and shapes (PEFT's layout)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import dataclass, field
 
 _TENSOR_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>A|B)(?:\.[^.]+)?\.weight$")
 _EMBEDDING_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_embedding_(?P<side>A|B)(?:\.[^.]+)?$")
-# What vLLM takes as a whole: the head of a classifier.
+# Modules that vLLM replaces by the adapter's copy: a classifier's head.
 HEADS = ("score", "classifier")
 _HEAD_NAME = re.compile(r"^(?:base_model\.model\.)?(?:.+\.)?(?P<module>score|classifier)\.(?:weight|bias)$")
-# PEFT saves the base model's embeddings beside an adapter of them; vLLM uses those of the base model.
+# Beside an adapter of the embeddings PEFT saves the base model's own; vLLM uses those of its base model.
 _EMBEDDING_COPY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.*\b(?:embed_tokens|lm_head))\.base_layer\.weight$")
 
 Shape = tuple[int, ...]
-# As in the safetensors header: the tensors' names and shapes.
+# Names and shapes of the tensors, as in the safetensors header.
 Tensors = tuple[tuple[str, Shape], ...]
 
 
 @dataclass
 class Layout:
-    """The tensors of one adapter, by what they are for. Names of modules are PEFT's, without `base_model.model.`."""
+    """The tensors of one adapter, by purpose. Module names are PEFT's, without `base_model.model.`."""
 
-    # Module → its two sides ("A" and "B") with their shapes.
+    # Module → shapes of its lora_A ("A") and lora_B ("B").
     pairs: dict[str, dict[str, Shape]] = field(default_factory=dict)
-    # Whole heads, as `modules_to_save` brings them.
+    # Complete heads, from `modules_to_save`.
     heads: set[str] = field(default_factory=set)
     # Copies of the base model's embeddings, with their shapes.
     copies: dict[str, Shape] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)
+    # Names of tensors that are none of these.
+    unknown: list[str] = field(default_factory=list)
 
 
 def layout_of(tensors: Tensors) -> Layout:
@@ -41,19 +42,19 @@ def layout_of(tensors: Tensors) -> Layout:
         elif head := _HEAD_NAME.match(name):
             layout.heads.add(head["module"])
         else:
-            layout.strangers.append(name)
+            layout.unknown.append(name)
     return layout
 
 
 def of_experts(module: str) -> bool:
-    """Whether a module is (in) the experts of a mixture: their tensors hold many experts' at once."""
+    """Whether a module belongs to the experts of a mixture: one tensor then holds the weights of many experts."""
     return ".experts" in f".{module}"
 
 
 def made_for(module: str, sides: dict[str, Shape]) -> tuple[int, int] | None:
-    """(rows, columns) of the base weight that a pair of tensors was made for; None where the pair is not whole."""
+    """(rows, columns) of the base weight that a pair of tensors was made for; None where one of the pair is missing."""
     a, b = sides.get("A", ()), sides.get("B", ())
     if len(a) != 2 or len(b) != 2:
         return None
-    # An embedding's weight is a table: its rows are the inputs.
+    # The rows of an embedding's weight are its inputs.
     return (a[1], b[0]) if module.rsplit(".", 1)[-1] == "embed_tokens" else (b[0], a[1])

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.metadata
 import os
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,10 +20,11 @@ from tritonode.vllm.lazy_imports import LazyPackage
 
 
 def _repeat_patches() -> None:
-    # vLLM patches torch's inductor while it is imported itself, and found nothing to patch then.
-    import vllm.env_override
-
-    vllm.env_override._patch_inductor_fallback_allow_list()
+    # vLLM patches torch's inductor while it is imported itself, and found nothing to patch then. Where its import makes
+    # the inductor real (0.26), it patches it on its own.
+    patch = getattr(sys.modules.get("vllm.env_override"), "_patch_inductor_fallback_allow_list", None)
+    if patch is not None:
+        patch()
 
 
 _COMPILER = LazyPackage(

@@ -10,6 +10,7 @@
 #include "../process/host.h"
 #include "../process/owner_lock.h"
 #include "../process/warm_children.h"
+#include "../python_backend/children.h"
 #include "../python_backend/repairs.h"
 #include "../triton/server.h"
 #include "environment.h"
@@ -198,10 +199,11 @@ Napi::Value Infer(Info info) {
 // cancel(call): responses go on until the final one.
 void CancelCall(Info info) { Cancel(static_cast<uint64_t>(IntegerAt(info, 0, 0))); }
 
-// abandon(call): no response comes after this returns.
+// abandon(call): the child that served it is dead. No response comes after this returns.
 void AbandonCall(Info info) {
   const auto call = static_cast<uint64_t>(IntegerAt(info, 0, 0));
-  Abandon(call);
+  AbandonDead(call);
+  if (!IsActive(Repair::kLostReplies)) Host::Get().NoteStuck();
   Environment::Of(info.Env()).CallEnded(call);
 }
 
@@ -261,8 +263,14 @@ void EndChild(Info info) {
   if (monitor != nullptr) monitor->End(static_cast<int>(IntegerAt(info, 0, 0)));
 }
 
-// noteChildDied(): a child of a loaded model ended by itself.
-void NoteChildDied(Info) { Host::Get().NoteChildDied(); }
+// abandonOrphans(model): the model's child is dead; its calls whose environment is gone are given up.
+void AbandonOrphans(Info info) { AbandonDeadOrphans(StringAt(info, 0)); }
+
+// allowEnd(pid): nothing is left to be done in this child; where Triton ends it, it is not asked first.
+void AllowChildEnd(Info info) { AllowEnd(static_cast<pid_t>(IntegerAt(info, 0, 0))); }
+
+// noteStuck(): a load whose child is gone does not end.
+void NoteStuck(Info) { Host::Get().NoteStuck(); }
 
 // liveCalls(): number: requests of the whole process that Triton has not let go of; for tests of leaks.
 Napi::Value CountLiveCalls(Info info) { return Napi::Number::New(info.Env(), static_cast<double>(LiveCalls())); }
@@ -301,7 +309,9 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("releaseWarmChild", ReleaseWarmChild);
   add("ownerOf", OwnerOf);
   add("endChild", EndChild);
-  add("noteChildDied", NoteChildDied);
+  add("abandonOrphans", AbandonOrphans);
+  add("allowEnd", AllowChildEnd);
+  add("noteStuck", NoteStuck);
   add("liveCalls", CountLiveCalls);
   AddSharedExports(env, exports);
   exports.Set("eventTable", EventTable(env));

@@ -56,7 +56,7 @@ struct Host::State {
   ServerLocks locks;
   std::string description;
   uint32_t exitTimeoutSeconds = 30;
-  std::atomic<bool> childDied{false};
+  std::atomic<bool> stuck{false};
   // exit() runs: from here on nothing may start or stop.
   bool exiting = false;
   // One for all handlers: each start and each stop has registered one.
@@ -250,11 +250,11 @@ Status Host::Release(const std::shared_ptr<EventQueue>& user, bool* stopped) {
   CancelAll();
   // Requests end through their cancellation as a rule; Triton itself waits for the rest in steps of a second.
   WaitForCalls(2000);
-  // What served a child that died is stuck inside Triton for good: no use in waiting long for it.
-  const bool childDied = s.childDied.exchange(false);
-  Status status = server->Stop(childDied ? std::min(timeout, 1u) : timeout);
+  // No use in waiting long for what never ends.
+  const bool stuck = s.stuck.exchange(false);
+  Status status = server->Stop(stuck ? std::min(timeout, 1u) : timeout);
   // Expected then: Triton keeps the server, whose threads sleep for ever.
-  if (childDied && !status.ok()) status = Status();
+  if (stuck && !status.ok()) status = Status();
   monitor->Stop();
   // In every case: a server left behind may have left children behind.
   reaper.Release(true);
@@ -281,7 +281,7 @@ void Host::ReleaseAll(const std::shared_ptr<EventQueue>& user) {
   }
 }
 
-void Host::NoteChildDied() { state().childDied = true; }
+void Host::NoteStuck() { state().stuck = true; }
 
 std::shared_ptr<Server> Host::server() {
   State& s = state();

@@ -57,9 +57,9 @@ class Host {
   // one deadline however often this is called, and ends the children.
   void PrepareForExit(bool noReturn);
 
-  // A child of this server died without being told to. Stopping then gives up after a second: Triton 24.10 can't delete
-  // a server whose child died in the middle of a response.
-  void NoteChildDied();
+  // Something inside Triton will never end, because its child is dead: a load, or a request of a Triton that lost-replies
+  // (python_backend/repairs.h) is not for. Such a server can't be deleted; stopping gives up after a second.
+  void NoteStuck();
 
   // Null unless running.
   std::shared_ptr<Server> server();

@@ -1,29 +1,20 @@
 #include "child_waits.h"
 
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <ctime>
-#include <exception>
-#include <fstream>
 #include <map>
 #include <mutex>
-#include <string>
-#include <utility>
+#include <thread>
 
+#include "backend_exception.h"
 #include "child_takeover.h"
+#include "children.h"
+#include "dead_owner.h"
+#include "lost_replies.h"
 #include "repairs.h"
-
-// The backend's own type, by its name and layout (python_backend r24.10, src/pb_exception.h): libstdc++ compares types of
-// different libraries by their names.
-namespace triton::backend::python {
-struct PythonBackendException : std::exception {
-  explicit PythonBackendException(std::string message) : message_(std::move(message)) {}
-  const char* what() const noexcept override { return message_.c_str(); }
-  std::string message_;
-};
-}  // namespace triton::backend::python
 
 namespace tritonode {
 namespace {
@@ -48,30 +39,14 @@ Waits& waits() {
 }
 
 thread_local pid_t forked = 0;
-thread_local Child lastWaitedFor;
 
-bool IsDead(pid_t child) {
-  siginfo_t info{};
-  // Not reaped here: Triton waits for its children itself.
-  if (waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) != 0) return errno == ECHILD;
-  return info.si_pid == child;
-}
-
-timespec SoonFromNow() {
-  constexpr long kPause = 200'000'000;
-  timespec until{};
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_nsec += kPause;
-  if (until.tv_nsec >= 1'000'000'000) {
-    until.tv_sec++;
-    until.tv_nsec -= 1'000'000'000;
-  }
-  return until;
-}
+constexpr std::chrono::milliseconds kLastMessages{300};
+constexpr std::chrono::seconds kWorkLimit{5};
 
 // Counts a wait without a limit.
 Child Count(sem_t* semaphore) {
   Waits& w = waits();
+  if (forked != 0) NoteChild(semaphore, forked);
   const std::lock_guard<std::mutex> lock(w.mutex);
   if (forked != 0) {
     w.children[semaphore] = Child{forked};
@@ -80,7 +55,6 @@ Child Count(sem_t* semaphore) {
   const auto found = w.children.find(semaphore);
   if (found == w.children.end()) return {};
   found->second.waits++;
-  lastWaitedFor = found->second;
   return found->second;
 }
 
@@ -102,6 +76,7 @@ int InitSemaphore(sem_t* semaphore, int shared, unsigned value) {
 }
 
 int WaitForChild(sem_t* semaphore) {
+  NoteWork(nullptr);
   const Child child = Count(semaphore);
   if (child.pid == 0 || !IsActive(Repair::kDeadChild)) return sem_wait(semaphore);
   for (;;) {
@@ -126,7 +101,6 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
     if (found != w.children.end()) {
       found->second.isModel = true;
       child = found->second.pid;
-      lastWaitedFor = found->second;
     }
   }
   int result = sem_timedwait(semaphore, until);
@@ -141,13 +115,20 @@ int WaitForChildUntil(sem_t* semaphore, const timespec* until) {
   return result;
 }
 
-unsigned SleepUnlessIdle(unsigned seconds) {
-  if (IsActive(Repair::kIdleChild) && lastWaitedFor.pid > 0 && !lastWaitedFor.isModel) {
-    std::string name;
-    std::getline(std::ifstream("/proc/" + std::to_string(lastWaitedFor.pid) + "/comm"), name);
-    if (name == kIdleName) return 0;
-  }
-  return sleep(seconds);
+unsigned SleepForHealth(unsigned seconds) {
+  const void* memory = LastLocked();
+  const pid_t child = IsActive(Repair::kIdleChild) ? ChildAt(memory) : 0;
+  if (child == 0) return sleep(seconds);
+  using std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kStep{10};
+  const auto end = steady_clock::now() + std::chrono::seconds(seconds);
+  while (!MayEnd(child) && !IsDead(child) && steady_clock::now() < end) std::this_thread::sleep_for(kStep);
+  // It has not answered all messages. Those that it was sent last may still be on their way to their threads.
+  if (!MayEnd(child) && IsDead(child)) std::this_thread::sleep_for(kLastMessages);
+  // Not for ever: what its threads wait for may be something else.
+  const auto limit = steady_clock::now() + kWorkLimit;
+  while (IsAtWork(memory) && steady_clock::now() < limit) std::this_thread::sleep_for(kStep);
+  return 0;
 }
 
 }  // namespace tritonode

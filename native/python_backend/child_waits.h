@@ -14,9 +14,10 @@
 // writing there, and the next free crashes this process. Measured: one load in some hundred with three busy processes to
 // a core. So a wait with a deadline gives a child that lives ten seconds more.
 //
-// And a third one: before a stub that has completed a configuration is ended, the backend sleeps for a second to see
-// whether it is healthy (StubLauncher::UpdateHealth), and asks a healthy one to end by itself. A stub that says, by its
-// name, that nothing is left to be done in it needs neither; without the sleep it counts as not healthy and is killed.
+// And a third one: before a child is ended, the backend sleeps for a second to see whether it is healthy
+// (StubLauncher::UpdateHealth), and asks a healthy one to end by itself, a sick one not. A child that is dead will not get
+// well, and one in which nothing is left to be done (AllowEnd) need not be asked: both count as sick at once, and the
+// backend kills and reaps them.
 #pragma once
 
 #include <semaphore.h>
@@ -32,9 +33,7 @@ int InitSemaphore(sem_t* semaphore, int shared, unsigned value);
 int WaitForChild(sem_t* semaphore);
 // sem_timedwait(3); the deadline is later for a child that lives.
 int WaitForChildUntil(sem_t* semaphore, const timespec* until);
-// sleep(3), but returns at once where the child that this thread last waited for completes a configuration and has named
-// itself kIdleName (/proc/self/comm; backends/vllm/tritonode/triton/progress.py).
-unsigned SleepUnlessIdle(unsigned seconds);
-inline constexpr const char* kIdleName = "tritonode-idle";
+// sleep(3), but only for as long as the child lives and is needed whose lock this thread took last.
+unsigned SleepForHealth(unsigned seconds);
 
 }  // namespace tritonode

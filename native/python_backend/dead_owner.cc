@@ -6,19 +6,19 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 #include <ctime>
-#include <fstream>
 #include <string>
-#include <string_view>
 
+#include "children.h"
+#include "lost_replies.h"
 #include "repairs.h"
 #include "shared_heap.h"
 
 namespace tritonode {
 namespace {
+
+thread_local const pthread_mutex_t* lastLocked = nullptr;
 
 // The allocator's lock is the named object "shm_mutex" of its own heap: the name follows it.
 bool IsAllocatorLock(const pthread_mutex_t* mutex) {
@@ -26,24 +26,9 @@ bool IsAllocatorLock(const pthread_mutex_t* mutex) {
   return std::memcmp(mutex + 1, kName, sizeof kName) == 0;
 }
 
-// The file in /dev/shm that is mapped at `address`; empty if there is none.
-std::string FileAt(const void* address) {
-  const auto at = reinterpret_cast<uintptr_t>(address);
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    uintptr_t begin = 0;
-    uintptr_t end = 0;
-    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR, &begin, &end) != 2) continue;
-    if (at < begin || at >= end) continue;
-    const size_t path = line.find("/dev/shm/");
-    return path == std::string::npos ? std::string() : line.substr(path);
-  }
-  return {};
-}
-
 // A mapping of its own, because the child may have made the file longer than the backend has mapped so far.
 bool SealHeapOf(const void* address) {
-  const std::string path = FileAt(address);
+  const std::string path = SharedFileAt(address);
   const int fd = path.empty() ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (fd < 0) return false;
   struct stat status {};
@@ -74,7 +59,12 @@ int Recover(pthread_mutex_t* mutex, int result) {
 
 }  // namespace
 
-int Lock(pthread_mutex_t* mutex) { return Recover(mutex, pthread_mutex_lock(mutex)); }
+int Lock(pthread_mutex_t* mutex) {
+  lastLocked = mutex;
+  return Recover(mutex, pthread_mutex_lock(mutex));
+}
+
+const pthread_mutex_t* LastLocked() { return lastLocked; }
 
 int TryLock(pthread_mutex_t* mutex) { return Recover(mutex, pthread_mutex_trylock(mutex)); }
 
@@ -85,7 +75,10 @@ int TimedLock(pthread_mutex_t* mutex, const timespec* until) {
 }
 
 int Wait(pthread_cond_t* condition, pthread_mutex_t* mutex) {
-  return Recover(mutex, pthread_cond_wait(condition, mutex));
+  const bool acknowledgement = IsAcknowledgement(condition, mutex);
+  NoteWork(acknowledgement ? mutex : nullptr);
+  return Recover(mutex, acknowledgement && IsActive(Repair::kLostReplies) ? WaitForAcknowledgement(condition, mutex)
+                                                                          : pthread_cond_wait(condition, mutex));
 }
 
 int TimedWait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec* until) {

@@ -14,6 +14,8 @@
 namespace tritonode {
 
 int Lock(pthread_mutex_t* mutex);
+// The mutex that this thread has taken last by that; null if none.
+const pthread_mutex_t* LastLocked();
 int TryLock(pthread_mutex_t* mutex);
 // Used for the stub's health alone, with a second: too little on a busy machine, as for its messages (child_waits.h).
 int TimedLock(pthread_mutex_t* mutex, const timespec* until);

@@ -94,6 +94,11 @@ size_t ImportTable::Count(const std::string& name) const {
   return found == entries_.end() ? 0 : found->second.size();
 }
 
+void* ImportTable::Target(const std::string& name) const {
+  const auto found = entries_.find(name);
+  return found == entries_.end() ? nullptr : std::atomic_ref<void*>(*found->second.front()).load();
+}
+
 bool ImportTable::Contains(const std::string& text) const {
   std::ifstream file(path_, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};

@@ -21,6 +21,8 @@ class ImportTable {
   size_t Count(const std::string& name) const;
   // Whether the library's file holds `text`.
   bool Contains(const std::string& text) const;
+  // Where the entry for `name` leads now; null if there is none.
+  void* Target(const std::string& name) const;
   // Leads every entry for `name` to `function`. A page that was made read-only after relocation (RELRO) is read-only
   // again afterwards. SYSTEM if its protection can't be changed.
   Status Redirect(const std::string& name, void* function);

@@ -14,6 +14,7 @@
 #include "child_waits.h"
 #include "dead_owner.h"
 #include "elf_patcher.h"
+#include "lost_replies.h"
 #include "own_files.h"
 
 namespace tritonode {
@@ -24,6 +25,8 @@ struct Import {
   void* function;
   // How often the library must import it: once, or at most once.
   bool required = true;
+  // Where to keep what the import led to before.
+  void** before = nullptr;
 };
 
 struct Version {
@@ -50,15 +53,22 @@ void* Address(Function* function) {
   return reinterpret_cast<void*>(function);
 }
 
+template <typename Function>
+void** Place(Function*& function) {
+  return reinterpret_cast<void**>(&function);
+}
+
 constexpr Version kAny = {1 << 20, 0};
 // 24.04: the launcher as it is through 25.07. 25.08: its first wait for a child has a limit. 25.11: Boost 1.80.
 constexpr Version k2404 = {2, 45};
+constexpr Version k2410 = {2, 51};
 constexpr Version k2508 = {2, 60};
 constexpr Version k2511 = {2, 63};
 constexpr const char* kLimitedFirstWait = "Waiting for the stub health monitoring thread to start";
 
 // What each one does is told where its functions are declared.
 const std::array<Entry, kRepairCount>& Table() {
+  static FactoryFunctions& triton = TritonFactoryFunctions();
   static const auto& table = *new std::array<Entry, kRepairCount>{{
       // A child that is killed while it holds a lock ends this process. The lock is recovered. (dead_owner.h)
       {Repair::kDeadOwner, "dead-owner", k2404, k2511, nullptr,
@@ -67,6 +77,18 @@ const std::array<Entry, kRepairCount>& Table() {
         {"pthread_mutex_timedlock", Address(&TimedLock)},
         {"pthread_cond_wait", Address(&Wait)},
         {"pthread_cond_timedwait", Address(&TimedWait), false}}},
+      // What a child that is killed leaves unanswered keeps its model, and the server, for ever. It is freed.
+      // (lost_replies.h)
+      {Repair::kLostReplies, "lost-replies", k2410, k2508, kLimitedFirstWait,
+       {{"fork", Address(&ForkChild)},
+        {"sem_init", Address(&InitSemaphore)},
+        {"sem_wait", Address(&WaitForChild)},
+        {"pthread_cond_wait", Address(&Wait)},
+        {"TRITONBACKEND_ResponseFactoryNew", Address(&NewFactory), true, Place(triton.create)},
+        {"TRITONBACKEND_ResponseFactoryDelete", Address(&DeleteFactory), true, Place(triton.remove)},
+        {"TRITONBACKEND_ResponseFactorySendFlags", Address(&SendFactoryFlags), true, Place(triton.sendFlags)},
+        {"TRITONBACKEND_ResponseFactoryIsCancelled", Address(&IsFactoryCancelled), true, Place(triton.isCancelled)},
+        {"TRITONBACKEND_ResponseNewFromFactory", Address(&NewResponseFromFactory), true, Place(triton.newResponse)}}},
       // A load waits for ever for a child that is dead. The wait ends with the child. (child_waits.h)
       {Repair::kDeadChild, "dead-child", k2404, k2508, kLimitedFirstWait,
        {{"fork", Address(&ForkChild)}, {"sem_init", Address(&InitSemaphore)}, {"sem_wait", Address(&WaitForChild)}}},
@@ -77,12 +99,15 @@ const std::array<Entry, kRepairCount>& Table() {
         {"sem_init", Address(&InitSemaphore)},
         {"sem_timedwait", Address(&WaitForChildUntil)},
         {"pthread_mutex_timedlock", Address(&TimedLock)}}},
-      // Each load sleeps for a second to see whether a child is healthy that has nothing left to do. (child_waits.h)
+      // Each load and each unload sleeps for a second to see whether a child is healthy that is dead, or has nothing left
+      // to do. (child_waits.h)
       {Repair::kIdleChild, "idle-child", k2404, k2508, kLimitedFirstWait,
        {{"fork", Address(&ForkChild)},
         {"sem_init", Address(&InitSemaphore)},
         {"sem_wait", Address(&WaitForChild)},
-        {"sleep", Address(&SleepUnlessIdle)}}},
+        {"pthread_mutex_lock", Address(&Lock)},
+        {"pthread_cond_wait", Address(&Wait)},
+        {"sleep", Address(&SleepForHealth)}}},
       // A child that has imported everything can be taken in place of a new one. (child_takeover.h)
       {Repair::kWarmChild, "warm-child", k2404, k2508, kLimitedFirstWait,
        {{"fork", Address(&ForkChild)}, {"execvp", Address(&ExecuteOrGive)}}},
@@ -187,6 +212,8 @@ Status RepairPythonBackend(const RepairOptions& options, std::string* summary) {
       continue;
     }
     for (const Import& import : entry.imports) {
+      void* target = imports.Target(import.name);
+      if (import.before != nullptr && target != import.function) *import.before = target;
       status = imports.Redirect(import.name, import.function);
       if (!status.ok()) return status;
     }

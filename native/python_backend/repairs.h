@@ -10,8 +10,10 @@
 
 namespace tritonode {
 
-enum class Repair : uint32_t { kDeadOwner, kDeadChild, kSlowChild, kIdleChild, kWarmChild, kPrivateMemory, kTemporaryFolders };
-inline constexpr size_t kRepairCount = 7;
+enum class Repair : uint32_t {
+  kDeadOwner, kLostReplies, kDeadChild, kSlowChild, kIdleChild, kWarmChild, kPrivateMemory, kTemporaryFolders
+};
+inline constexpr size_t kRepairCount = 8;
 
 struct RepairOptions {
   // libtriton_python.so; Triton must open it under the same path, or it gets another copy.

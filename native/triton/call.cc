@@ -8,6 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../python_backend/lost_replies.h"
+
 namespace tritonode {
 namespace {
 
@@ -22,9 +24,12 @@ struct Call {
   bool submitted = false;
   bool released = false;
   bool final = false;
+  std::atomic<bool> childDied{false};
 
   // The last holder frees the request, so that a cancel on one thread never meets the delete on another.
   ~Call() {
+    // Again: when the child died, the backend may not have made a factory for this request yet.
+    if (childDied) DropFactory(request);
     if (request != nullptr) api->Take(api->InferenceRequestDelete(request));
   }
 };
@@ -319,6 +324,26 @@ void Abandon(uint64_t id) {
     registry.calls.erase(found);
     registry.ended.notify_all();
   }
+}
+
+void AbandonDead(uint64_t id) {
+  const std::shared_ptr<Call> call = Find(id);
+  if (call == nullptr) return;
+  call->childDied = true;
+  Abandon(id);
+  DropFactory(call->request);
+}
+
+void AbandonDeadOrphans(const std::string& model) {
+  std::vector<uint64_t> ids;
+  {
+    Registry& registry = GetRegistry();
+    const std::lock_guard<std::mutex> lock(registry.mutex);
+    for (const auto& [id, call] : registry.calls) {
+      if (call->queue == nullptr && call->spec.model == model) ids.push_back(id);
+    }
+  }
+  for (const uint64_t id : ids) AbandonDead(id);
 }
 
 void AbandonAll(const EventQueue* queue) {

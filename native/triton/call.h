@@ -31,9 +31,13 @@ Status Submit(const std::shared_ptr<Server>& server, std::shared_ptr<EventQueue>
 void Cancel(uint64_t call);
 
 // Cancels and stops delivering. The call is freed when Triton has finished it, or at once if Triton has released the
-// request already: later responses are dropped. For a caller that has ended, or a stub that is dead.
+// request already: later responses are dropped. For a caller that has ended.
 void Abandon(uint64_t call);
 void AbandonAll(const EventQueue* queue);
+// The same for a Python child that is dead; what Triton's Python backend holds for the call is freed too.
+void AbandonDead(uint64_t call);
+// All calls of the model whose callers are gone.
+void AbandonDeadOrphans(const std::string& model);
 
 // The number of calls that Triton has not finished, of all environments.
 size_t LiveCalls();

@@ -1,11 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { DisposedError, RequestCancelledError } from "../errors";
-import type { InferenceRequest, InferenceResponse, ResponseStream } from "../server";
+import type { InferenceRequest, ResponseStream } from "../server";
 import type { CallRequest } from "../server/calls";
 import type { ServerCore } from "../server/core";
 import { DeltaChannel, type ReadEntry } from "../transport/deltas";
 import { BackendFeatureError, type BackendInputs, inputsOf, toContract } from "./contract";
-import { fromRequestFailure } from "./failure";
+import { control } from "./control";
 
 /** Parameters of a request that only this host sends (backends/vllm/tritonode). */
 const parameters = {
@@ -120,21 +120,8 @@ export class Backend {
     return this.#control(operation);
   }
 
-  async #control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
-    let response: InferenceResponse;
-    try {
-      response = await this.tell({
-        inputs: [
-          { name: "text_input", datatype: "BYTES", data: [""] },
-          { name: "control_request", datatype: "BYTES", data: [JSON.stringify(operation)] },
-        ],
-        outputs: ["text_output"],
-      }).response();
-    } catch (error) {
-      throw fromRequestFailure(error);
-    }
-    const answer = response.outputs["text_output"]?.data[0];
-    return JSON.parse(typeof answer === "string" ? answer : "null");
+  #control(operation: Readonly<Record<string, unknown>>): Promise<unknown> {
+    return control(this.#core, this.#model, operation);
   }
 
   #openChannel(name: string, onAnswer: () => void): ResponseStream {

@@ -7,9 +7,14 @@ import { ModelLoadError, RequestCancelledError } from "../errors";
 import type { ServerCore } from "../server/core";
 import { environmentKey } from "../server/options";
 import { InUseError } from "../transport/shared";
+import { inputsOf } from "./contract";
+import { control } from "./control";
 import { defaultLoadTimeout, type VllmModelOptions } from "./load";
 import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
 import { Restarter, toRestartOptions } from "./restart";
+
+/** Milliseconds that the child gets to finish what matters before it is unloaded. */
+const endDeadline = 1_000;
 
 /** What the first user of a model tells the others: the folder that its files were written to, if any. */
 interface Placement {
@@ -119,6 +124,7 @@ export class ServedModel {
     try {
       if (!(await shared.release(resource))) return;
       try {
+        await this.#prepareEnd();
         await this.#core.unloadModel(this.#name);
       } finally {
         rmSync(stateFolder(this.#core, this.#name), { recursive: true, force: true });
@@ -127,6 +133,18 @@ export class ServedModel {
       }
     } finally {
       await this.#leaveRepository();
+    }
+  }
+
+  /** Lets the child finish what matters; where it says that it has, unloading takes no second to see whether it is well. */
+  async #prepareEnd(): Promise<void> {
+    try {
+      const { own } = inputsOf(await this.#core.ask((addon) => addon.modelConfig(this.#name)));
+      if (!own) return;
+      const answer = await control(this.#core, this.#name, { op: "end" }, { deadline: endDeadline });
+      if ((answer as { ended?: unknown } | null)?.ended === true) this.#core.allowEnd(this.#name);
+    } catch {
+      // It is dead, or busy: it is unloaded the slow way.
     }
   }
 
@@ -227,6 +245,7 @@ async function loadWithin(
   try {
     await core.loadModel(name, {
       environment,
+      killConfigurationChild: true,
       signal: signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]),
     });
   } catch (error) {

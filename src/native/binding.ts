@@ -85,7 +85,9 @@ export interface Addon {
   warmChildEnded(key: string): Promise<void>;
   releaseWarmChild(key: string): void;
   ownerOf(lock: string): "lives" | "gone" | undefined;
-  noteChildDied(): void;
+  abandonOrphans(model: string): void;
+  allowEnd(pid: number): void;
+  noteStuck(): void;
   liveCalls(): number;
   acquireShared(name: string, key: string): Promise<string | undefined>;
   retakeShared(name: string): Promise<boolean>;

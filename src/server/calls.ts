@@ -133,7 +133,6 @@ export class Calls {
   childReplaced(model: string, error: EngineDiedError, since: number): void {
     const lost = [...this.#calls.values()].filter((call) => call.model === model && call.since < since);
     if (lost.length === 0) return;
-    this.#channel.addon.noteChildDied();
     for (const { state } of lost) state.fail(error);
     this.#channel.abandonCalls(model, new Set(lost.map(({ number }) => number)));
   }

@@ -223,6 +223,11 @@ export class ServerCore {
     return this.#models.load(name, options);
   }
 
+  /** The model's children have nothing left to do: unloading it ends them at once, without a second of looking after them. */
+  allowEnd(name: string): void {
+    this.#models.allowEnd(name);
+  }
+
   /** Unloads a model and waits until its Python child is gone. Requests that run are waited for by Triton. */
   async unloadModel(name: string, options: { dependents?: boolean } = {}): Promise<void> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");

@@ -19,6 +19,11 @@ export interface LoadModelOptions {
   readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
   /** Environment variables for this model's Python children alone; undefined removes one. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined;
+  /**
+   * The child that completes the model's configuration leaves nothing behind: Triton kills it when it has answered,
+   * instead of taking a second to see whether it can be asked to end.
+   */
+  readonly killConfigurationChild?: boolean | undefined;
   /** Aborting it cancels loading: the model's Python child is killed, because Triton can't cancel a load itself. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -98,6 +103,12 @@ export class Models {
     if (this.#dead.has(name)) await this.#unload(name, false);
 
     const before = new Set(this.#children.of(name).map((child) => child.pid));
+    const stopWatching =
+      options.killConfigurationChild === true
+        ? this.#children.onChange((child, running) => {
+            if (running && child.instance === name) this.#addon.allowEnd(child.pid);
+          })
+        : () => {};
     const load = this.#addon.loadModel(name, config === undefined ? undefined : JSON.stringify(config));
     try {
       await this.#untilLoaded(name, load, before, signal);
@@ -106,6 +117,8 @@ export class Models {
       if (typed instanceof TritonServerError && childEnded.test(typed.message)) throw stubStartError(name, typed);
       if (typed instanceof TritonServerError) throw new ModelLoadError(typed.message, { cause: typed });
       throw typed;
+    } finally {
+      stopWatching();
     }
     this.#dead.delete(name);
   }
@@ -188,6 +201,11 @@ export class Models {
     this.#dead.delete(name);
   }
 
+  /** The model's children have nothing left to do: when it is unloaded, Triton kills them without asking first. */
+  allowEnd(name: string): void {
+    for (const { pid } of this.#children.of(name)) this.#addon.allowEnd(pid);
+  }
+
   async #unload(name: string, dependents: boolean): Promise<void> {
     this.#unloading.add(name);
     try {
@@ -243,7 +261,7 @@ export class Models {
     const waiting = [...(this.#loading.get(model) ?? [])];
     setTimeout(() => {
       if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
-      this.#addon.noteChildDied();
+      this.#addon.noteStuck();
       for (const giveUp of waiting) {
         giveUp(stubStartError(model));
       }
@@ -253,8 +271,8 @@ export class Models {
   #modelDied(model: string, child: ServerChild): void {
     const error = goneError(child);
     this.#dead.set(model, error);
-    this.#addon.noteChildDied();
     this.#listener.died(model, error);
+    this.#addon.abandonOrphans(model);
   }
 }
 

@@ -413,7 +413,7 @@ void StopAfterDeath() {
   CHECK(host.Start(consumer.queue, HostOptions()).ok());
   CHECK(RunBlocking([server = host.server()] { server->LoadModel("hanging", "", {}); }));
   CHECK(Eventually([] { return Live("hanging loads") == 1; }));
-  host.NoteChildDied();
+  host.NoteStuck();
   bool stopped = false;
   CHECK(host.Release(consumer.queue, &stopped).ok() && stopped);
 }

@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,43 +110,13 @@ void WaitingForChild() {
   sem_destroy(&semaphore);
 }
 
-// A child that completes a configuration and says it is idle is not given a second to show its health; any other one is.
-void SleepingForChild() {
-  Apply("victim");
-  const auto slept = [](const char* name, bool isModel) {
-    sem_t semaphore;
-    CHECK(InitSemaphore(&semaphore, 0, 2) == 0);
-    const pid_t pid = ForkChild();
-    if (pid == 0) {
-      prctl(PR_SET_NAME, name);
-      pause();
-      _exit(0);
-    }
-    CHECK(WaitForChild(&semaphore) == 0);
-    timespec now{};
-    clock_gettime(CLOCK_REALTIME, &now);
-    CHECK((isModel ? WaitForChildUntil(&semaphore, &now) : WaitForChild(&semaphore)) == 0);
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    const auto begin = std::chrono::steady_clock::now();
-    CHECK(SleepUnlessIdle(1) == 0);
-    const auto end = std::chrono::steady_clock::now();
-    kill(pid, SIGKILL);
-    waitpid(pid, nullptr, 0);
-    sem_destroy(&semaphore);
-    return end - begin >= std::chrono::seconds(1);
-  };
-  CHECK(!slept(kIdleName, false));
-  CHECK(slept(kIdleName, true));
-  CHECK(slept("another", false));
-}
-
 // Which repairs are applied is decided by the version, by what the library holds and imports, and by the switch.
 void Choosing() {
   const std::string all = Apply("victim");
-  CHECK(all == "repairs of the Python backend of Triton 2.51.0: dead-owner, dead-child, slow-child, idle-child, "
-               "warm-child, private-memory, temporary-folders");
+  CHECK(all == "repairs of the Python backend of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, "
+               "idle-child, warm-child, private-memory, temporary-folders");
   const std::string later = Apply("victim", "2.60.0");
-  CHECK(Has(later, ": dead-owner, private-memory, temporary-folders; without dead-child (made for other versions"));
+  CHECK(Has(later, ": dead-owner, private-memory, temporary-folders; without lost-replies (made for other versions"));
   CHECK(!IsActive(Repair::kDeadChild) && IsActive(Repair::kDeadOwner));
   CHECK(Has(Apply("victim", "2.70.0"), ": private-memory, temporary-folders;"));
   CHECK(Has(Apply("victim", "unknown"), ": private-memory, temporary-folders;"));
@@ -158,7 +127,7 @@ void Choosing() {
   CHECK(Has(Apply("victim_partial"), "without dead-child (the library imports sem_wait 0 times, not once)"));
   CHECK(Has(Apply("victim", "2.51.0", {"all"}), ": none;") && !IsActive(Repair::kPrivateMemory));
   const std::string some = Apply("victim", "2.51.0", {"dead-owner", "idle-child"});
-  CHECK(Has(some, ": dead-child, slow-child, warm-child, private-memory, temporary-folders; without dead-owner (switched off)"));
+  CHECK(Has(some, ": lost-replies, dead-child, slow-child, warm-child, private-memory, temporary-folders; without dead-owner (switched off)"));
   std::string summary;
   Status status = RepairPythonBackend({LibraryPath("victim"), "2.51.0", {"dead-owners"}, ""}, &summary);
   CHECK(status.code() == "OPTION" && Has(status.message(), "'dead-owners'") && Has(status.message(), "dead-owner,"));
@@ -294,7 +263,6 @@ const Cases cases = {
     {"choosing", Choosing},           {"protection", Protection},
     {"dead_owner", DeadOwner},        {"sealing_heap", SealingHeap},
     {"dead_in_allocator", DeadInAllocator}, {"waiting_for_child", WaitingForChild},
-    {"sleeping_for_child", SleepingForChild},
 };
 
 }  // namespace

@@ -11,7 +11,28 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+struct TRITONBACKEND_Request;
+struct TRITONBACKEND_Response;
+struct TRITONBACKEND_ResponseFactory;
+struct TRITONSERVER_Error;
+extern "C" {
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryNew(TRITONBACKEND_ResponseFactory**, TRITONBACKEND_Request*);
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryDelete(TRITONBACKEND_ResponseFactory*);
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactorySendFlags(TRITONBACKEND_ResponseFactory*, const unsigned);
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryIsCancelled(TRITONBACKEND_ResponseFactory*, bool*);
+TRITONSERVER_Error* TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response**, TRITONBACKEND_ResponseFactory*);
+}
+
 EXPORT int VictimLock(pthread_mutex_t* mutex) { return pthread_mutex_lock(mutex); }
+
+// Never called.
+EXPORT void VictimFactories(TRITONBACKEND_ResponseFactory* factory, TRITONBACKEND_Response* response, bool* cancelled) {
+  TRITONBACKEND_ResponseFactoryNew(&factory, nullptr);
+  TRITONBACKEND_ResponseFactorySendFlags(factory, 0);
+  TRITONBACKEND_ResponseFactoryIsCancelled(factory, cancelled);
+  TRITONBACKEND_ResponseNewFromFactory(&response, factory);
+  TRITONBACKEND_ResponseFactoryDelete(factory);
+}
 
 // Never called.
 EXPORT void VictimImports(pthread_mutex_t* mutex, pthread_cond_t* condition, sem_t* semaphore, char* text, char** texts,

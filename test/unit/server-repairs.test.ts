@@ -30,8 +30,8 @@ describe("the repairs of Triton's Python backend", () => {
 
   it("are all active for the Triton they were made for, and the log says so", async () => {
     expect(repairs(await serve())).toEqual([
-      "tritonode: repairs of the Python backend of Triton 2.51.0: dead-owner, dead-child, slow-child, idle-child, " +
-        "private-memory, temporary-folders",
+      "tritonode: repairs of the Python backend of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, " +
+        "idle-child, warm-child, private-memory, temporary-folders",
     ]);
   });
 
@@ -39,7 +39,7 @@ describe("the repairs of Triton's Python backend", () => {
     process.env["TRITONODE_REPAIRS_OFF"] = "idle-child,private-memory";
     const [some] = repairs(await serve());
     expect(some).toContain(
-      ": dead-owner, dead-child, slow-child, temporary-folders; without idle-child (switched off)",
+      ": dead-owner, lost-replies, dead-child, slow-child, warm-child, temporary-folders; without idle-child (switched off)",
     );
     process.env["TRITONODE_REPAIRS_OFF"] = "all";
     expect(repairs(await serve())[0]).toContain("2.51.0: none; without dead-owner (switched off)");
@@ -49,7 +49,7 @@ describe("the repairs of Triton's Python backend", () => {
     process.env["TRITONODE_REPAIRS_OFF"] = "dead-owners";
     const failure = await serve().catch((error: unknown) => error);
     expect(failure).toBeInstanceOf(InvalidArgumentError);
-    expect((failure as Error).message).toContain("'dead-owners' is no repair; known are all, dead-owner, dead-child");
+    expect((failure as Error).message).toContain("'dead-owners' is no repair; known are all, dead-owner, lost-replies");
     delete process.env["TRITONODE_REPAIRS_OFF"];
     expect(repairs(await serve())).toHaveLength(1);
   });

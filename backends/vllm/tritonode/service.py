@@ -47,6 +47,8 @@ from .errors import BackendError, SettingsError, UnavailableError
 _UNLOAD_TIMEOUT_SECONDS = 30.0
 # How long the answers to the requests of a dead engine may take to get to Triton.
 _ANSWER_SECONDS = 5.0
+# How long cancelled requests may take to end.
+_CANCEL_SECONDS = 0.5
 _UNHEALTHY = "Model is unavailable due to unhealthy vLLM engine"
 
 
@@ -170,7 +172,7 @@ class Service:
             if registry is not None:
                 registry.on_end = self._metrics.record_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
-        self._control = Control(registry, self._info, self._cancel, self._instances)
+        self._control = Control(registry, self._info, self._cancel, self._prepare_end, self._instances)
         self._http = HttpHandler(llm, registry, self._name, self._serve_args)
         self._writer = ResponseWriter(self._engine.loop, self._pb_utils)
         self._watch = CancellationWatch(self._engine.loop)
@@ -334,6 +336,27 @@ class Service:
         await sender.send(response, final=True)
 
     # --- end -----------------------------------------------------------------------------------------------------
+
+    async def _prepare_end(self) -> bool:
+        """Do what `close` does, as far as it matters to others, if nothing runs; then this process may be killed.
+
+        A host asks for it before it unloads the model: Triton takes a second to ask a process to end by itself.
+        """
+        # Any client of another server could ask for it. The processes of ranks have to be ended in order.
+        if "TRITONODE_PRIVATE_DIR" not in os.environ or self._settings.world_size > 1:
+            return False
+        others = self._tasks - {asyncio.current_task()}
+        # Cancelled ones end soon.
+        if others and (await asyncio.wait(others, timeout=_CANCEL_SECONDS))[1]:
+            return False
+        self._closing = True
+        self._saved.remove()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+            self._metrics = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return True
 
     def close(self) -> None:
         """Let running requests finish within the unload timeout, cancel the rest, and end this process."""

@@ -24,15 +24,18 @@ class Control:
         adapters: AdapterRegistry | None,
         info: Callable[[], Awaitable[dict[str, Any]]],
         cancel: Callable[[list[str]], int],
+        end: Callable[[], Awaitable[bool]],
         instances: int = 1,
     ) -> None:
         self._adapters = adapters
         self._instances = instances
         self._info = info
         self._cancel = cancel
+        self._end = end
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "info": self._get_info,
             "cancel": self._cancel_requests,
+            "end": self._prepare_end,
             "adapters.list": self._list,
             "adapters.get": self._get,
             "adapters.inspect": self._inspect,
@@ -75,6 +78,9 @@ class Control:
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise InvalidRequestError(f"control_request: 'tokens' must be a list of strings, got {tokens!r:.80}")
         return {"cancelled": self._cancel(tokens)}
+
+    async def _prepare_end(self, request: dict[str, Any]) -> Any:
+        return {"ended": await self._end()}
 
     async def _list(self, request: dict[str, Any]) -> Any:
         return await self._registry.list()

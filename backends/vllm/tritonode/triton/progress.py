@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -16,12 +15,3 @@ def report(model: str, phase: str, **details: Any) -> None:
     if "TRITONODE_PRIVATE_DIR" in os.environ:
         sys.stderr.write(f"{PREFIX}{json.dumps({'model': model, 'phase': phase, **details})}\n")
         sys.stderr.flush()
-
-
-def idle() -> None:
-    """Tell the host that this process has finished its work (native/python_backend/child_waits.h)."""
-    if "TRITONODE_PRIVATE_DIR" in os.environ:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-            file.write("tritonode-idle")

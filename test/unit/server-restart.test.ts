@@ -1,0 +1,36 @@
+import { existsSync, readdirSync } from "node:fs";
+import { expect, test } from "vitest";
+import { EngineDiedError } from "../../src/errors";
+import { TritonServer } from "../../src/server";
+import { collect, command, commandModel, load, startOptions, until } from "../support/triton";
+
+// Without the repair `lost-replies` Triton keeps the model of a killed child whose requests had no end, and the server with
+// it: `stop` rejects with "Exit timeout expired".
+test.each([
+  ["idle", 0, {}],
+  ["while a request waits for its next response", 1, { count: 1, sleep: 1000 }],
+  ["under a stream", 1, { count: 1_000_000, sleep: 0.01 }],
+  ["under 16 streams", 16, { count: 1_000_000, sleep: 0.001 }],
+])(
+  "a server whose child was killed %s, and started again, is deleted with all it had",
+  async (_, count, what) => {
+    const server = await TritonServer.start({ ...(await startOptions()), exitTimeout: 10 });
+    const { privateDirectory, sharedMemoryPrefix } = server;
+    await load(server, "command", commandModel);
+    const streams = Array.from({ length: count }, () => server.infer(command(what)));
+    await Promise.all(streams.map((stream) => stream.next()));
+    const child = server.children.find(({ instance, model }) => instance !== model)?.pid as number;
+    const running = streams.map((stream) => collect(stream));
+    process.kill(child, "SIGKILL");
+    const results = await Promise.allSettled(running);
+    for (const result of results) expect((result as PromiseRejectedResult).reason).toBeInstanceOf(EngineDiedError);
+    await until(() => !server.children.some(({ pid }) => pid === child));
+
+    await load(server, "command", commandModel);
+    expect(await collect(server.infer(command({ count: 2 })))).toEqual([["a"], ["a"]]);
+    await server.stop();
+    expect(existsSync(privateDirectory)).toBe(false);
+    expect(readdirSync("/dev/shm").filter((name) => name.includes(sharedMemoryPrefix))).toEqual([]);
+  },
+  60_000,
+);

@@ -50,6 +50,16 @@ function stubStartError(model: string, cause?: unknown): ModelLoadError {
   });
 }
 
+/** A model that loads. */
+interface Loading {
+  /** Functions that reject the waiting calls. */
+  readonly waiting: Set<(error: Error) => void>;
+  /** Pids of the children that serve the model until it is loaded anew. */
+  readonly serving: Set<number>;
+  /** One of these that died meanwhile. */
+  lost?: ServerChild;
+}
+
 /** Loading and unloading models, and noticing children that die, which Triton does not. */
 export class Models {
   readonly #addon: Addon;
@@ -59,8 +69,7 @@ export class Models {
   /** Models whose Python child died on its own; until they are loaded again. */
   readonly #dead = new Map<string, EngineDiedError>();
   readonly #unloading = new Set<string>();
-  /** Models that load, with functions that reject the waiting calls. */
-  readonly #loading = new Map<string, Set<(error: Error) => void>>();
+  readonly #loading = new Map<string, Loading>();
   #closed = false;
 
   constructor(addon: Addon, workspace: Workspace, children: Children, listener: ModelListener) {
@@ -130,8 +139,10 @@ export class Models {
     before: ReadonlySet<number>,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const waiting = this.#loading.get(name) ?? new Set();
-    this.#loading.set(name, waiting);
+    const loading = this.#loading.get(name) ?? { waiting: new Set(), serving: new Set() };
+    this.#loading.set(name, loading);
+    const { waiting, serving } = loading;
+    for (const pid of before) serving.add(pid);
     let giveUp: (error: Error) => void = () => {};
     const interrupted = new Promise<never>((_, reject) => {
       giveUp = reject;
@@ -150,6 +161,8 @@ export class Models {
       await Promise.race([finished, interrupted]);
     } catch (error) {
       if (!done) this.#abandon(name, before, finished);
+      // The old version would go on where the new one fails, but its child died meanwhile.
+      if (loading.lost !== undefined) this.#modelDied(name, loading.lost);
       throw error;
     } finally {
       this.#addon.unhold();
@@ -241,7 +254,14 @@ export class Models {
       if (child.instance !== model && !this.#loading.has(model)) this.#dead.delete(model);
       return;
     }
-    if (this.#loading.has(model)) {
+    const loading = this.#loading.get(model);
+    if (loading !== undefined) {
+      // Served until the load is done, and asked to end after that. So it died, and what it served is lost, whatever had
+      // started meanwhile.
+      if (loading.serving.has(child.pid)) {
+        loading.lost = child;
+        this.#listener.replaced(model, goneError(child), performance.now());
+      }
       this.#childEndedWhileLoading(model);
       return;
     }
@@ -258,7 +278,7 @@ export class Models {
   // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
   // stub has started and the load still hangs after this time, it will never end.
   #childEndedWhileLoading(model: string): void {
-    const waiting = [...(this.#loading.get(model) ?? [])];
+    const waiting = [...(this.#loading.get(model)?.waiting ?? [])];
     setTimeout(() => {
       if (this.#children.of(model).length > 0 || this.#loading.get(model) === undefined) return;
       this.#addon.noteStuck();

@@ -34,3 +34,31 @@ test.each([
   },
   60_000,
 );
+
+/** Its instance takes seconds to start, in which the one before it serves. */
+const slow = (version: number) =>
+  commandModel.replace(
+    "def initialize(self, args):",
+    `def initialize(self, args):\n        time.sleep(4)  # ${version}`,
+  );
+
+test("a child that is killed while its successor starts: what it served is lost, also what came after that start", async () => {
+  const server = await TritonServer.start(await startOptions());
+  const old = () => server.children.find(({ instance, model }) => instance !== model)?.pid as number;
+  try {
+    await load(server, "command", slow(1));
+    const first = old();
+    const reload = load(server, "command", slow(2));
+    const successor = () => server.children.some(({ pid, instance, model }) => instance !== model && pid !== first);
+    await until(successor, 20_000);
+    const stream = server.infer(command({ count: 1_000_000, sleep: 0.01 }));
+    await stream.next();
+    process.kill(first, "SIGKILL");
+    await expect(collect(stream)).rejects.toBeInstanceOf(EngineDiedError);
+    expect(successor()).toBe(true);
+    await reload;
+    expect(await collect(server.infer(command({})))).toEqual([["a"]]);
+  } finally {
+    await server.stop();
+  }
+}, 120_000);

@@ -44,6 +44,8 @@ from tritonode.vllm.layers import (
     op_registry_oot,
 )
 
+from .linear_layers import PackedLinear
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -171,10 +173,28 @@ def _register_rotary() -> None:
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _matrix_of(linear: Any) -> Any:
-    """Return the oneDNN matrix that a layer's ``cpu_linear`` multiplies by (vLLM keeps it in the closure), or None."""
+@dataclass(frozen=True)
+class _Multiply:
+    """``operator(output, input, *arguments)`` fills an output of `columns` columns."""
+
+    operator: Callable[..., None]
+    arguments: tuple[Any, ...]
+    columns: int
+
+
+def _multiply_of(linear: Any, bias: torch.Tensor | None) -> _Multiply | None:
+    """Return what a layer's ``cpu_linear`` calls with an input that is a contiguous matrix, or None."""
+    if type(linear) is PackedLinear:
+        weight = linear.packed()
+        arguments = (weight.data, torch.empty(0) if bias is None else bias)
+        return _Multiply(torch.ops.tritonode_linear.linear_.default, arguments, weight.shape[0])
+    # vLLM keeps oneDNN's matrix in the closure.
     cells = [cell.cell_contents for cell in getattr(linear, "__closure__", None) or ()]
-    return cells[0] if len(cells) == 1 and type(cells[0]) is CPUDNNLGEMMHandler else None
+    matrix = cells[0] if len(cells) == 1 and type(cells[0]) is CPUDNNLGEMMHandler else None
+    if matrix is None:
+        return None
+    # As vllm._custom_ops.onednn_mm does, for a matrix.
+    return _Multiply(torch.ops._C.onednn_mm.default, (bias, matrix.handler_tensor), matrix.n)
 
 
 @dataclass(frozen=True)
@@ -182,7 +202,7 @@ class _Plain:
     """How a linear layer that is nothing but a matrix (and a bias) computes."""
 
     linear: Callable[..., torch.Tensor]
-    matrix: Any  # oneDNN's, or None
+    multiply: _Multiply | None  # None: only `linear` knows how
     weight: torch.Tensor | None
     own_bias: torch.Tensor | None
     returned_bias: torch.Tensor | None
@@ -202,7 +222,8 @@ def _plain(base: Any) -> _Plain | None:
     if type(base) is RowParallelLinear and not base.input_is_parallel:
         return None
     own_bias, returned_bias = (None, base.bias) if base.skip_bias_add else (base.bias, None)
-    return _Plain(linear, _matrix_of(linear), getattr(base, "weight", None), own_bias, returned_bias, base.return_bias)
+    weight, multiply = getattr(base, "weight", None), _multiply_of(linear, own_bias)
+    return _Plain(linear, multiply, weight, own_bias, returned_bias, base.return_bias)
 
 
 def _shorten_linears(direct: Callable[[], bool]) -> None:
@@ -214,23 +235,22 @@ def _shorten_linears(direct: Callable[[], bool]) -> None:
     def process_and_shorten(self: Any, layer: torch.nn.Module) -> None:
         process(self, layer)
         plain = _plain(layer) if direct() else None
-        if plain is not None and plain.matrix is not None:
-            layer.forward = _base_forward(layer, plain)
+        if plain is not None and plain.multiply is not None:
+            layer.forward = _base_forward(layer, plain, plain.multiply)
 
     method.process_weights_after_loading = process_and_shorten
 
 
-def _base_forward(base: Any, plain: _Plain) -> Callable[..., Any]:
-    linear, own_bias, returned_bias, return_bias = plain.linear, plain.own_bias, plain.returned_bias, plain.return_bias
-    columns, handle, multiply = plain.matrix.n, plain.matrix.handler_tensor, torch.ops._C.onednn_mm.default
+def _base_forward(base: Any, plain: _Plain, how: _Multiply) -> Callable[..., Any]:
+    linear, returned_bias, return_bias = plain.linear, plain.returned_bias, plain.return_bias
+    columns, multiply, arguments = how.columns, how.operator, how.arguments
     slow = type(base).forward
 
     def forward(input_: torch.Tensor) -> Any:
         if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
             return slow(base, input_)
-        # As vllm._custom_ops.onednn_mm does, for a matrix.
         output = input_.new_empty((input_.size(0), columns))
-        multiply(output, input_, own_bias, handle)
+        multiply(output, input_, *arguments)
         return (output, returned_bias) if return_bias else output
 
     return forward
@@ -279,7 +299,8 @@ def direct_forward(
     linear, weight, weights, slow = plain.linear, plain.weight, layer.lora_a_stacked[0], layer.forward
     own_bias, returned_bias, return_bias = plain.own_bias, plain.returned_bias, plain.return_bias
 
-    if plain.matrix is None:
+    how = plain.multiply
+    if how is None:
 
         def forward(input_: torch.Tensor) -> Any:
             if input_.dim() != 2 or base.cpu_linear is not linear:
@@ -291,16 +312,16 @@ def direct_forward(
 
         return forward
 
-    columns, handle, multiply = plain.matrix.n, plain.matrix.handler_tensor, torch.ops._C.onednn_mm.default
+    columns, multiply, arguments = how.columns, how.operator, how.arguments
 
-    def forward_onednn(input_: torch.Tensor) -> Any:
+    def forward_multiply(input_: torch.Tensor) -> Any:
         # Weights that were loaded anew have another matrix; ours is kept alive by `linear`.
         if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
             return slow(input_)
         output = input_.new_empty((input_.size(0), columns))
-        multiply(output, input_, own_bias, handle)
+        multiply(output, input_, *arguments)
         if flags[flag]:
             add_lora(output, input_, weights, rows, 1.0)
         return (output, returned_bias) if return_bias else output
 
-    return forward_onednn
+    return forward_multiply

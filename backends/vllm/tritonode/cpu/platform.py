@@ -14,7 +14,7 @@ from tritonode.vllm.layers import (
 )
 from tritonode.vllm.platform import current_platform
 
-from . import attention, eager, lora_layers, punica_library
+from . import attention, eager, linear_layers, lora_layers, punica_library
 
 logger = logging.getLogger("vllm.tritonode.punica")
 
@@ -98,5 +98,6 @@ def install(compile_model: bool | None = None) -> None:
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():
+        linear_layers.install()  # first: eager shortens what it finds
         eager.extend_platform(platform_class, direct_layers)
         attention.extend_platform(platform_class)

@@ -28,6 +28,7 @@ from vllm.model_executor.layers.linear import (
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
 __all__ = [
     "BaseLayerWithLoRA",
@@ -49,6 +50,7 @@ __all__ = [
     "RowParallelLinear",
     "RowParallelLinearWithLoRA",
     "SiluAndMul",
+    "UnquantizedEmbeddingMethod",
     "UnquantizedLinearMethod",
     "VllmConfig",
     "base_linear",

@@ -30,8 +30,6 @@ using std::chrono::steady_clock;
 
 namespace {
 
-std::string directoryOfLibraries;
-
 void Apply() {
   std::string summary;
   CHECK(RepairPythonBackend({directoryOfLibraries + "/libvictim.so", "2.51.0", {}, ""}, &summary).ok());
@@ -242,7 +240,7 @@ void Factories() {
   CHECK(live() == 0 && LiveFactories() == 0);
 }
 
-const std::map<std::string, void (*)()> cases = {
+const Cases cases = {
     {"sleeping_for_health", SleepingForHealth},
     {"sleeping_for_work", SleepingForWork},
     {"acknowledging", Acknowledging},
@@ -251,9 +249,4 @@ const std::map<std::string, void (*)()> cases = {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  CHECK(argc == 3);
-  directoryOfLibraries = argv[1];
-  cases.at(argv[2])();
-  return 0;
-}
+int main(int argc, char** argv) { return RunCase(argc, argv, cases); }

@@ -165,7 +165,11 @@ def test_reference_command_line(listing: dict[str, Any]) -> None:
         timeout=300,
         check=True,
     )
-    assert json.loads(done.stdout) == {"results": generate(model, request)}
+    (result,) = json.loads(done.stdout)["results"]
+    (expected,) = generate(model, request)
+    # Two processes may have other numbers of threads, and so other last bits.
+    assert result.pop("margin") == pytest.approx(expected.pop("margin"), rel=1e-3)
+    assert result == expected
 
 
 def names(file: Any) -> list[str]:

@@ -60,7 +60,9 @@ describe.each((shipped.length > 0 ? shipped : built).map((path) => [path.slice(r
   "%s",
   (_, path) => {
     it("needs no newer glibc and libstdc++ than the README states", () => {
-      expect([...readElf(path).versions.keys()]).toEqual(expect.arrayContaining(["libc.so.6", "libstdc++.so.6"]));
+      // The library of warm children does without C++'s: it is loaded into a stub that has its own.
+      const needed = path.endsWith("libtritonode_warm.so") ? ["libc.so.6"] : ["libc.so.6", "libstdc++.so.6"];
+      expect([...readElf(path).versions.keys()]).toEqual(expect.arrayContaining(needed));
       expect(tooNew(path)).toEqual([]);
     });
 

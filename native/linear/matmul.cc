@@ -15,6 +15,9 @@
 namespace tritonode::linear {
 namespace {
 
+using punica::element_size;
+using punica::valid_dtype;
+
 const Kernels& active_kernels() {
   const Kernels* found = nullptr;
   switch (tritonode_punica_get_level()) {
@@ -72,8 +75,6 @@ Memory& row_memory() {
   thread_local Memory instance;
   return instance;
 }
-
-int64_t element_size(int32_t dtype) { return dtype == TRITONODE_PUNICA_FLOAT32 ? 4 : 2; }
 
 class Product {
  public:
@@ -231,8 +232,6 @@ class Product {
   char* tiles_ = nullptr;
   int64_t blocks_of_piece_ = 1;
 };
-
-bool valid_dtype(int32_t dtype) { return dtype >= TRITONODE_PUNICA_FLOAT32 && dtype <= TRITONODE_PUNICA_BFLOAT16; }
 
 }  // namespace
 }  // namespace tritonode::linear

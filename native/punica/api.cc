@@ -7,8 +7,6 @@
 namespace tritonode::punica {
 namespace {
 
-bool valid_dtype(int32_t dtype) { return dtype >= TRITONODE_PUNICA_FLOAT32 && dtype <= TRITONODE_PUNICA_BFLOAT16; }
-
 bool valid(const Call& call) {
   if (!call.slices || call.slice_count < 1 || !call.batch) return false;
   if (call.batch->group_count < 0 || (call.batch->group_count > 0 && (!call.batch->groups || !call.batch->rows)))

@@ -195,7 +195,7 @@ bool valid(const Attention& call) {
   if (!call.query || !call.output || !call.cache || !call.query_starts || !call.sequence_lengths || !call.block_table ||
       call.requests < 0 || call.kv_heads < 1 || call.heads < call.kv_heads || call.heads % call.kv_heads != 0 ||
       call.heads / call.kv_heads > kAttentionRows || call.head_size < 16 || call.head_size % 16 != 0 ||
-      call.block_size < kPageKeys || call.block_size % kPageKeys != 0 || call.dtype < 0 || call.dtype > 2)
+      call.block_size < kPageKeys || call.block_size % kPageKeys != 0 || !valid_dtype(call.dtype))
     return false;
   for (int32_t q = 0; q < call.requests; ++q) {
     const int64_t tokens = call.query_starts[q + 1] - call.query_starts[q], keys = call.sequence_lengths[q];
@@ -229,7 +229,7 @@ int32_t tritonode_punica_store_kv(const tritonode_punica_attention* call, const 
                                   const tritonode_punica_matrix* value, const int64_t* slots, int64_t tokens) {
   if (!call || !call->cache || !key || !value || !slots || tokens < 0 || call->head_size < 16 ||
       call->head_size % 16 != 0 || call->block_size < kPageKeys || call->block_size % kPageKeys != 0 ||
-      key->dtype != call->dtype || value->dtype != call->dtype || call->dtype < 0 || call->dtype > 2)
+      key->dtype != call->dtype || value->dtype != call->dtype || !valid_dtype(call->dtype))
     return TRITONODE_PUNICA_INVALID;
   for (int64_t t = 0; t < tokens; ++t)
     if (slots[t] >= call->blocks * call->block_size) return TRITONODE_PUNICA_INVALID;

@@ -38,6 +38,9 @@ int thread_count();
 /// This thread's 64-byte aligned scratch for `count` floats. std::bad_alloc.
 float* wide_scratch(size_t count);
 
+inline bool valid_dtype(int32_t dtype) {
+  return dtype >= TRITONODE_PUNICA_FLOAT32 && dtype <= TRITONODE_PUNICA_BFLOAT16;
+}
 inline int64_t element_size(int32_t dtype) { return dtype == TRITONODE_PUNICA_FLOAT32 ? 4 : 2; }
 
 }  // namespace tritonode::punica

@@ -27,8 +27,7 @@ class AttentionImpl(CPUAttentionBackendImpl):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        window = -1 if self.sliding_window is None else self.sliding_window
-        self._window = max(0, window)
+        self._window = max(0, self.sliding_window)  # vLLM's -1: none
         self._ours = (
             self.alibi_slopes is None
             and self.sinks is None

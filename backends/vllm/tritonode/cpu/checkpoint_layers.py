@@ -18,7 +18,6 @@ from tritonode.errors import SettingsError
 from tritonode.vllm.quantisation import (
     LinearBase,
     ParallelLMHead,
-    QuantizationConfig,
     UnquantizedLinearMethod,
     WeightsMapper,
     checkpoint_tensors,
@@ -27,7 +26,7 @@ from tritonode.vllm.quantisation import (
 
 from . import checkpoint_formats, linear
 from .checkpoint_formats import Tensors
-from .packed_layers import PackedMethod, Weight, pack_all, packed_layer
+from .packed_layers import PackedConfig, PackedMethod, Weight, pack_all, packed_layer
 from .punica_library import PunicaLibraryError
 
 logger = logging.getLogger("vllm.tritonode.checkpoint")
@@ -95,7 +94,7 @@ class CheckpointMethod(PackedMethod):
         super().process_weights_after_loading(layer)
 
 
-class CheckpointConfig(QuantizationConfig):
+class CheckpointConfig(PackedConfig):
     """A quantised checkpoint. Which of its layers are quantised is read from its files."""
 
     method = ""
@@ -111,18 +110,6 @@ class CheckpointConfig(QuantizationConfig):
     @classmethod
     def get_name(cls) -> Any:
         return f"tritonode_{cls.method}"
-
-    @classmethod
-    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16, torch.float32]
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        return -1
-
-    @staticmethod
-    def get_config_filenames() -> list[str]:
-        return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> CheckpointConfig:

@@ -19,13 +19,12 @@ from tritonode.vllm.quantisation import (
     LoadConfig,
     ModelConfig,
     ParallelLMHead,
-    QuantizationConfig,
     VocabParallelEmbedding,
     register_model_loader,
     register_quantization_config,
 )
 
-from .packed_layers import PackedEmbeddingMethod, PackedLayer, PackedMethod, Weight, pack_all
+from .packed_layers import PackedConfig, PackedEmbeddingMethod, PackedLayer, PackedMethod, Weight, pack_all
 
 
 @functools.cache
@@ -35,24 +34,12 @@ def install() -> None:
     register_model_loader(METHOD)(GgufLoader)
 
 
-class GgufConfig(QuantizationConfig):
+class GgufConfig(PackedConfig):
     """The format of all layers of a GGUF model; each layer's own is the file's."""
 
     @classmethod
     def get_name(cls) -> Any:
         return METHOD
-
-    @classmethod
-    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16, torch.float32]
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        return -1
-
-    @staticmethod
-    def get_config_filenames() -> list[str]:
-        return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> GgufConfig:

@@ -16,7 +16,12 @@ from typing import Any
 import torch
 
 from tritonode.errors import SettingsError
-from tritonode.vllm.quantisation import LinearMethodBase, QuantizeMethodBase, VocabParallelEmbedding
+from tritonode.vllm.quantisation import (
+    LinearMethodBase,
+    QuantizationConfig,
+    QuantizeMethodBase,
+    VocabParallelEmbedding,
+)
 
 from . import eager, linear, platform
 
@@ -175,6 +180,22 @@ def packed_layer(layer: torch.nn.Module, sizes: list[int], inputs: int, dtype: t
         # vLLM pads a vocabulary; a checkpoint does not.
         sizes = [layer.org_vocab_size]
     return PackedLayer(list(sizes), inputs, dtype)
+
+
+class PackedConfig(QuantizationConfig):
+    """What all formats of packed weights answer to vLLM."""
+
+    @classmethod
+    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return -1
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return []
 
 
 class PackedMethod(LinearMethodBase):

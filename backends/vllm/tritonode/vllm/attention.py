@@ -7,6 +7,5 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackendImpl,
     CPUAttentionMetadata,
 )
-from vllm.v1.attention.selector import AttentionSelectorConfig
 
-__all__ = ["AttentionSelectorConfig", "CPUAttentionBackend", "CPUAttentionBackendImpl", "CPUAttentionMetadata"]
+__all__ = ["CPUAttentionBackend", "CPUAttentionBackendImpl", "CPUAttentionMetadata"]

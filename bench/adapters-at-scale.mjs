@@ -2,7 +2,7 @@
 // Poisson arrivals, power-law popularity, 1 to 1,000 adapters, a fixed seed. One engine serves them all; a run asks only the
 // first N, and the runs of one round are interleaved so that a machine's drift meets all of them.
 //
-//   node bench/adapters-at-scale.mjs [--requests 200] [--rounds 3] [--rate 30] [--out docs]
+//   node bench/adapters-at-scale.mjs [--requests 200] [--rounds 3] [--rate 30] [--out docs/benchmarks]
 //
 // Needs `npm run demo` once (the workspace with SmolLM2-135M and its adapters).
 import { linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";

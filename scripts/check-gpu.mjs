@@ -1,7 +1,7 @@
 // `npm run check:gpu`: all that has to be known of a machine with one GPU, in at most 25 minutes. Writes
-// docs/gpu-results.json after each step, and the results in docs/gpu.md from it.
+// docs/benchmarks/gpu-results.json after each step, and the results in docs/benchmarks/gpu.md from it.
 //
-//   npm run check:gpu -- [--device cuda|cpu] [--small] [--only NAME,…] [--minutes 25] [--out docs]
+//   npm run check:gpu -- [--device cuda|cpu] [--small] [--only NAME,…] [--minutes 25] [--out docs/benchmarks]
 //
 // `--device cpu --small` runs every step on the tiny model without a GPU: test/integration/check-gpu.test.ts does. What
 // an interrupted run has found stays; `--only` adds to it, on the same machine and versions.
@@ -19,7 +19,7 @@ const { values } = parseArgs({
     small: { type: "boolean", default: false },
     only: { type: "string" },
     minutes: { type: "string", default: "25" },
-    out: { type: "string", default: join(root, "docs") },
+    out: { type: "string", default: join(root, "docs/benchmarks") },
   },
 });
 

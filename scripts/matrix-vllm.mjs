@@ -1,6 +1,6 @@
 // `npm run matrix:vllm`: the conformance, LoRA and OpenAI tests on every version of vLLM that the backend is for. Writes
-// what it ran to docs/versions.md. Arguments name versions (0.31.0 …), `--only=NAME` a group of tests; `--short` runs a
-// file or two of each group. Without `--no-write` the table in docs/versions.md is written anew, rows of versions that
+// what it ran to docs/reference/versions.md. Arguments name versions (0.31.0 …), `--only=NAME` a group of tests; `--short` runs a
+// file or two of each group. Without `--no-write` the table in docs/reference/versions.md is written anew, rows of versions that
 // were not run kept.
 //
 // Each version gets a virtual environment over the runtime's own packages: vLLM's wheel without its dependencies, and
@@ -11,7 +11,7 @@ import { join, resolve } from "node:path";
 import { build, cache, main, output, prepared, root, run, say, start } from "./steps.mjs";
 
 const folder = join(cache, "matrix-vllm");
-const page = join(root, "docs/versions.md");
+const page = join(root, "docs/reference/versions.md");
 
 /** What each version is tested with. `packages`: beside vLLM itself, without dependencies; `also`: with them. */
 const VERSIONS = {

@@ -1,4 +1,4 @@
-// The stock tritonserver of the runtime's wheel, set up as docs/stock-tritonserver.md says.
+// The stock tritonserver of the runtime's wheel, set up as docs/guides/stock-tritonserver.md says.
 import { chmodSync, copyFileSync, cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -109,7 +109,7 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
     return new ModelLoadError(reason, {
       code: "ERR_VLLM_VERSION",
       cause: report,
-      hint: "docs/versions.md lists the versions and what was run on each",
+      hint: "docs/reference/versions.md lists the versions and what was run on each",
     });
   }
   const lacking = leftOut.exec(reason);

@@ -101,7 +101,7 @@ function fallback(found: readonly FailedCandidate[], root: string): Obstacle {
   return {
     reason: `${root} holds no native addon`,
     // A bundler that took the JavaScript alone is the usual cause.
-    hint: "leave tritonode out of the bundle and copy its folder whole (docs/packaging.md), or build it: npx tritonode build",
+    hint: "leave tritonode out of the bundle and copy its folder whole (docs/guides/bundlers.md), or build it: npx tritonode build",
   };
 }
 

@@ -284,7 +284,7 @@ function stubWrapper(
     // The host reports a crash. A core dump would take several GiB and delay the end.
     "ulimit -c 0",
     // glibc gives each thread an arena of its own, and short streams on many threads fragment them all: see the soak in
-    // docs/reliability.md.
+    // docs/reference/reliability.md.
     // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
     'export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"',
     "unset PYTHONHOME PYTHONPATH",

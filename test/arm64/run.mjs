@@ -1,5 +1,5 @@
 // `npm run test:arm64`: the arm64 build under emulation (qemu-user) on an x64 machine. What that proves and what it does
-// not: docs/arm64.md.
+// not: docs/reference/arm64.md.
 import { join } from "node:path";
 import { prebuildArm64 } from "../../scripts/prebuild-arm64.mjs";
 import { build, dependencies, main, root, run, say, start } from "../../scripts/steps.mjs";

@@ -16,7 +16,7 @@ import { unless } from "../support/skip";
 
 // Another vLLM backend than this package's, served unmodified (option `backend`): one of the tests' own, which keeps to the
 // contract of Triton's and to nothing else; and where TRITONODE_TEST_TRITON names a Triton laid out as in NVIDIA's
-// container and TRITONODE_TEST_PYTHON a Python with a vLLM that its backend supports, that one: docs/container.md.
+// container and TRITONODE_TEST_PYTHON a Python with a vLLM that its backend supports, that one: docs/guides/container.md.
 
 const own = join(root, "test/fixtures/contract_backend");
 const { TRITONODE_TEST_TRITON: container, TRITONODE_TEST_PYTHON: python } = process.env;

@@ -90,10 +90,10 @@ describe("check:gpu", () => {
   });
 });
 
-it("docs/gpu.md says what docs/gpu-results.json holds", async () => {
+it("docs/benchmarks/gpu.md says what docs/benchmarks/gpu-results.json holds", async () => {
   const { results } = (await import(join(root, "scripts/check-gpu/page.mjs"))) as { results(content?: Record): string };
-  const file = join(root, "docs/gpu-results.json");
+  const file = join(root, "docs/benchmarks/gpu-results.json");
   const content = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Record) : undefined;
-  const [, shown] = readFileSync(join(root, "docs/gpu.md"), "utf8").split(/<!-- results: (?:begin|end) -->/);
+  const [, shown] = readFileSync(join(root, "docs/benchmarks/gpu.md"), "utf8").split(/<!-- results: (?:begin|end) -->/);
   expect(shown?.trim()).toBe(results(content).trim());
 });

@@ -49,7 +49,7 @@ test("another version is refused in one line, and tried with a warning when aske
     message:
       "vLLM 0.40.0+cpu is not supported: this backend is tested with 0.26 to 0.33; " +
       "install one of these, or set TRITONODE_ALLOW_VLLM=1 to try this one",
-    hint: expect.stringContaining("docs/versions.md"),
+    hint: expect.stringContaining("docs/reference/versions.md"),
   });
   // Refused before torch and vLLM are imported. A bound for a hang, not for speed.
   expect(performance.now() - started).toBeLessThan(60_000);

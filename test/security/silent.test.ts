@@ -87,7 +87,7 @@ describe("no internet socket", () => {
       const made = readFileSync(calls, "utf8")
         .split("\n")
         .filter((line) => /\b(?:socket|socketpair|bind|connect|listen)\(/.test(line));
-      // What is left is of the unix family (docs/security.md).
+      // What is left is of the unix family (docs/reference/security.md).
       expect(made.filter((line) => !line.includes("AF_UNIX"))).toEqual([]);
       expect(made.length).toBeGreaterThan(0);
     }

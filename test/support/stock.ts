@@ -7,7 +7,7 @@ import { findRuntime } from "../../src";
 import { root } from "./paths";
 import { processTree } from "./sockets";
 
-// The stock `tritonserver` of the runtime's wheel with this project's backend, as docs/stock-tritonserver.md sets it up.
+// The stock `tritonserver` of the runtime's wheel with this project's backend, as docs/guides/stock-tritonserver.md sets it up.
 // It listens on loopback; the package never does.
 
 async function freePort(): Promise<number> {

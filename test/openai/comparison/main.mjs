@@ -2,7 +2,7 @@
 //
 //   npm run compare:openai            (needs what `npm test` has set up)
 //
-// Writes the tables of docs/openai.md, and exits with 1 if a difference is not explained there.
+// Writes the tables of docs/reference/openai.md, and exits with 1 if a difference is not explained there.
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -119,7 +119,7 @@ async function compare(title, engine, requests, timings) {
 function replaceBetween(text, name, content) {
   const [begin, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`];
   const at = [text.indexOf(begin), text.indexOf(end)];
-  if (at.includes(-1)) throw new Error(`docs/openai.md has no place for ${name}`);
+  if (at.includes(-1)) throw new Error(`docs/reference/openai.md has no place for ${name}`);
   return `${text.slice(0, at[0] + begin.length)}\n${content}\n${text.slice(at[1])}`;
 }
 
@@ -127,7 +127,7 @@ const generate = await compare("generation", { ...base, ...tools }, generation({
 const embed = await compare("pooling", { ...base, runner: "pooling", convert: "embed" }, pooling(), false);
 
 const head = "| request | | `vllm serve` | `model.fetch` | body |\n| --- | --- | --- | --- | --- |";
-const docs = join(root, "docs/openai.md");
+const docs = join(root, "docs/reference/openai.md");
 let text = readFileSync(docs, "utf8");
 text = replaceBetween(text, "comparison", [head, ...generate.rows, ...embed.rows].join("\n"));
 const columns = "| | 1 token, median ms | least | 64 tokens, median ms | least |\n| --- | --- | --- | --- | --- |";

@@ -37,7 +37,7 @@ _DEFAULTS = {
     # it is not.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # How many times an idle OpenMP thread checks for work before it sleeps. This value is fastest on an idle host and
-    # starves a busy one, where cpu/pace.py lowers it to a hundred: docs/benchmarks.md has the figures.
+    # starves a busy one, where cpu/pace.py lowers it to a hundred: docs/benchmarks/peers.md has the figures.
     "GOMP_SPINCOUNT": "20000",
     # oneDNN caches the last 1,024 matrix products that it has prepared, 0.3 MiB each. Every number of tokens in a step
     # needs its own for every shape of weights, so the cache soon takes 300 MiB. Preparing one takes 0.2 to 0.5 ms.

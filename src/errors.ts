@@ -1,17 +1,23 @@
+/** The page with a section for every code: package.json's `homepage`, and docs/errors.md in the package itself. */
+const page = "https://github.com/tritonode/tritonode/blob/main/docs/errors.md";
+
 /**
  * Every error that tritonode throws or rejects with.
  *
  * `code` is stable and meant for programs; `message` names the offending value; `hint` says what to do about it;
- * `cause` is the underlying error (Triton's own, a system error).
+ * `cause` is the underlying error (Triton's own, a system error); `docs` is the link to the code's section in
+ * docs/errors.md, a file that is in the package too.
  */
 export class TritonodeError extends Error {
   readonly code: string;
   readonly hint: string | undefined;
+  readonly docs: string;
 
   constructor(code: string, message: string, options: { hint?: string | undefined; cause?: unknown } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.hint = options.hint;
+    this.docs = `${page}#${code.toLowerCase()}`;
   }
 
   override get name(): string {

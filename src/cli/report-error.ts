@@ -13,7 +13,7 @@ export function reportError(error: unknown, context: Pick<Context, "stderr" | "e
   stderr.write(`${style("red", "error")}: ${error.message}\n`);
   const known = error instanceof TritonodeError;
   if (known && error.hint !== undefined) stderr.write(`${style("cyan", "hint")}:  ${error.hint}\n`);
-  if (known) stderr.write(`${style("dim", `code:  ${error.code}`)}\n`);
+  if (known) stderr.write(`${style("dim", `code:  ${error.code}, ${error.docs}`)}\n`);
   if (!known || environment.TRITONODE_DEBUG) {
     for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
       stderr.write(`${style("dim", cause.stack ?? cause.message)}\n`);

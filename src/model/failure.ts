@@ -1,5 +1,6 @@
-import { nearest } from "../common/nearest";
+import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError, ModelLoadError, TritonodeError, TritonServerError } from "../errors";
+import { loadHint, plainReason } from "./load-hints";
 
 /** The request named an adapter that the model does not serve. `cause` holds Triton's own message. */
 export class AdapterNotFoundError extends TritonodeError {
@@ -9,18 +10,13 @@ export class AdapterNotFoundError extends TritonodeError {
   readonly available: readonly string[];
 
   constructor(adapter: string, available: readonly string[], options?: { cause?: unknown }) {
-    const near = nearest(adapter, available);
-    super(
-      "ERR_ADAPTER_NOT_FOUND",
-      `there is no adapter '${adapter}'${near === undefined ? "" : ` (did you mean '${near}'?)`}`,
-      {
-        hint:
-          available.length === 0
-            ? "the model serves no adapters: load one with model.adapters.load(name, path)"
-            : `the model serves ${available.map((name) => `'${name}'`).join(", ")}`,
-        ...options,
-      },
-    );
+    super("ERR_ADAPTER_NOT_FOUND", `there is no adapter '${adapter}'${didYouMean(adapter, available)}`, {
+      hint:
+        available.length === 0
+          ? "the model serves no adapters: load one with model.adapters.load(name, path)"
+          : `the model serves ${available.map((name) => `'${name}'`).join(", ")}`,
+      ...options,
+    });
     this.adapter = adapter;
     this.available = available;
   }
@@ -120,8 +116,8 @@ export function fromLoadFailure(model: string, error: unknown): unknown {
       hint: lacking[2],
     });
   }
-  return new ModelLoadError(`the model '${model}' could not be loaded: ${reason}`, {
+  return new ModelLoadError(`the model '${model}' could not be loaded: ${plainReason(reason)}`, {
     cause: report,
-    hint: "the log says more: pass `logger` to VllmModel.load, or run: npx tritonode doctor",
+    hint: loadHint(reason),
   });
 }

@@ -1,5 +1,6 @@
 import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import type { VllmModelOptions } from "./load";
 import { checkSignal } from "./options";
@@ -67,13 +68,13 @@ export function checkLoadOptions(options: VllmModelOptions): void {
   if (!isObject(options)) {
     throw new InvalidArgumentError(`VllmModel.load takes an object of options, got ${describe(options)}`);
   }
-  for (const name of Object.keys(options)) {
-    if (!Object.hasOwn(loadChecks, name)) {
-      throw new InvalidArgumentError(`VllmModel.load knows no option '${name}'`, {
-        hint: `vLLM's engine arguments go into \`engine\`; the options are ${Object.keys(loadChecks).join(", ")}`,
-      });
-    }
-  }
+  const names = Object.keys(loadChecks);
+  checkNames(
+    "VllmModel.load",
+    options,
+    names,
+    `vLLM's engine arguments go into \`engine\`; the options are ${names.join(", ")}`,
+  );
   if ((options.modelRepository === undefined) === (options.engine === undefined)) {
     throw new InvalidArgumentError("pass either modelRepository or engine", {
       hint: 'VllmModel.load({ modelRepository: "./model_repository" }) or VllmModel.load({ engine: { model: "./weights" } })',

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { unlessAborted } from "../common/abort";
 import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError, ModelLoadError, RequestCancelledError } from "../errors";
 import { packageRoot } from "../package-root";
 import { requireGpu } from "../runtime";
@@ -17,13 +18,7 @@ function checkPrewarmOptions(given: PrewarmOptions): void {
   if (typeof given !== "object" || given === null || Array.isArray(given)) {
     throw new InvalidArgumentError(`VllmModel.prewarm takes an object of options, got ${describe(given)}`);
   }
-  for (const name of Object.keys(given)) {
-    if (!(options as readonly string[]).includes(name)) {
-      throw new InvalidArgumentError(`VllmModel.prewarm knows no option '${name}'`, {
-        hint: `the options are ${options.join(", ")}; it needs no model`,
-      });
-    }
-  }
+  checkNames("VllmModel.prewarm", given, options, `the options are ${options.join(", ")}; it needs no model`);
   for (const name of options) loadChecks[name](name, given[name]);
 }
 

@@ -1,8 +1,9 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { describe } from "../common/describe";
+import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
-import { checkGgufFile, isGguf } from "./gguf";
+import { checkModelFolder } from "./model-folder";
 
 /** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder, or a GGUF file. */
 export interface EngineArguments {
@@ -49,7 +50,7 @@ export function locateModel(repository: string, name: string | undefined): Model
   }
   if (name !== undefined) {
     if (models.includes(name)) return { repository: path, name };
-    throw new InvalidArgumentError(`the model repository ${path} holds no model '${name}'`, {
+    throw new InvalidArgumentError(`the model repository ${path} holds no model '${name}'${didYouMean(name, models)}`, {
       hint: models.length === 0 ? "it holds no models" : `it holds ${models.join(", ")}`,
     });
   }
@@ -114,7 +115,8 @@ function absolute(path: string): string {
 /**
  * Checks a model's files before a child is started for it.
  *
- * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object, or names a GGUF file that is none.
+ * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object, and those of
+ *   {@link checkModelFolder}.
  */
 export function checkModelFiles(location: ModelLocation): void {
   const path = join(location.repository, location.name, "1", "model.json");
@@ -131,8 +133,7 @@ export function checkModelFiles(location: ModelLocation): void {
   } catch (cause) {
     throw new InvalidArgumentError(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
   }
-  const { model } = value as { model?: unknown };
-  if (isGguf(model)) checkGgufFile(model);
+  checkModelFolder(value as Record<string, unknown>);
 }
 
 /** Removes what {@link writeModel} wrote. */

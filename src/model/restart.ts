@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { callback } from "../common/callbacks";
 import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 
 /** What to do when the engine has died. */
@@ -45,13 +46,7 @@ export function toRestartOptions(value: unknown): RestartSettings {
     });
   }
   const defaults = { maxAttempts: 5, delay: 500, maxDelay: 30_000, resetAfter: 60_000 };
-  for (const name of Object.keys(given)) {
-    if (name !== "policy" && !(name in defaults)) {
-      throw new InvalidArgumentError(`restart knows no setting '${name}'`, {
-        hint: `the settings are policy, ${Object.keys(defaults).join(", ")}`,
-      });
-    }
-  }
+  checkNames("restart", given, ["policy", ...Object.keys(defaults)]);
   const number = (name: keyof typeof defaults): number => {
     const setting = given[name] ?? defaults[name];
     if (!(typeof setting === "number" && setting >= 0 && setting <= 2 ** 31 - 1)) {

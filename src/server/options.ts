@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import type { NativeStartOptions } from "../native/binding";
 import type { Runtime } from "../runtime/runtime";
@@ -46,6 +47,27 @@ export interface TritonServerOptions {
   readonly stubTimeout?: number | undefined;
 }
 
+const optionNames = Object.keys({
+  runtime: true,
+  logger: true,
+  logVerbose: true,
+  modelRepositories: true,
+  backends: true,
+  childEnvironment: true,
+  backendConfig: true,
+  serverId: true,
+  exitTimeout: true,
+  modelLoadThreads: true,
+  pinnedMemoryPoolBytes: true,
+  cudaMemoryPoolBytes: true,
+  metrics: true,
+  gpuMetrics: true,
+  cpuMetrics: true,
+  metricsInterval: true,
+  sharedMemoryBytes: true,
+  stubTimeout: true,
+} satisfies Record<keyof TritonServerOptions, true>);
+
 /** What a later environment of the process must know of the running server. */
 export interface ServerDescription {
   readonly directory: string;
@@ -81,6 +103,7 @@ function memoryPools(asked: readonly number[]): number[] {
 
 /** @throws {@link InvalidArgumentError} naming the option. */
 export function toNativeOptions(options: TritonServerOptions, workspace: Workspace): NativeStartOptions {
+  checkNames("TritonServer.start", options, optionNames);
   const { runtime } = options;
   const cuda = runtime.device === "cuda";
   const maxSeconds = 24 * 3600;

@@ -37,6 +37,23 @@ export interface InferenceRequest {
   readonly maxQueuedResponses?: number | undefined;
 }
 
+export const requestNames = Object.keys({
+  model: true,
+  version: true,
+  id: true,
+  inputs: true,
+  outputs: true,
+  parameters: true,
+  priority: true,
+  sequence: true,
+  raw: true,
+  signal: true,
+  deadline: true,
+  onResponse: true,
+  merge: true,
+  maxQueuedResponses: true,
+} satisfies Record<keyof InferenceRequest, true>);
+
 // TRITONSERVER_RequestFlag (tritonserver.h).
 const sequenceStart = 1;
 const sequenceEnd = 2;

@@ -1,9 +1,10 @@
+import { checkNames } from "../common/unknown";
 import type { EngineDiedError } from "../errors";
 import type { ServerChild } from "./children";
 import { ServerCore } from "./core";
 import type { LoadModelOptions } from "./models";
 import type { TritonServerOptions } from "./options";
-import type { InferenceRequest } from "./request";
+import { type InferenceRequest, requestNames } from "./request";
 import type { ResponseStream } from "./stream";
 
 /** Triton's view of a model in its repositories (`TRITONSERVER_ServerModelIndex`). */
@@ -136,6 +137,7 @@ export class TritonServer implements AsyncDisposable {
    * @throws {@link InvalidArgumentError} for a request that can't be sent at all, {@link DisposedError} after `stop`.
    */
   infer(request: InferenceRequest): ResponseStream {
+    if (typeof request === "object" && request !== null) checkNames("infer", request, requestNames);
     return this.#core.infer(request);
   }
 

@@ -51,8 +51,21 @@ describe("files that are refused", () => {
 
   test("a base model that is not there", async () => {
     const error = await failure({ model: { ...tinyEngine, model: "/nowhere/llama" } });
-    expect(error.code).toBe("ERR_MODEL_LOAD");
-    expect(error.message).toContain("/nowhere/llama");
+    expect(error.code).toBe("ERR_INVALID_ARGUMENT");
+    expect(error.message).toContain("the model's folder /nowhere/llama does not exist");
+    const onHub = await failure({ model: { ...tinyEngine, model: "nobody/llama" } });
+    expect(onHub.code).toBe("ERR_MODEL_LOAD");
+    expect(onHub.hint).toContain("nothing is downloaded");
+  });
+
+  test("what vLLM refuses comes with its reason and one thing to try", async () => {
+    const long = await failure({ model: { ...tinyEngine, max_model_len: 999_999 } });
+    expect(long.message).toMatch(
+      /^the model 'vllm_model' could not be loaded: User-specified max_model_len \(999999\)/,
+    );
+    expect(long.message).not.toMatch(/pydantic|type=value_error/);
+    expect(long.hint).toContain("leave max_model_len out");
+    expect(long.docs).toMatch(/docs\/errors\.md#err_model_load$/);
   });
 
   test("several instances: adapters and cancellations could not reach all of them", async () => {

@@ -131,7 +131,7 @@ describe("reportError", () => {
     const surroundings = context();
     reportError(new RuntimeMissingError("no runtime in /x"), surroundings);
     expect(surroundings.stderr.text).toBe(
-      "error: no runtime in /x\nhint:  run: npx tritonode setup\ncode:  ERR_RUNTIME_MISSING\n",
+      "error: no runtime in /x\nhint:  run: npx tritonode setup\ncode:  ERR_RUNTIME_MISSING, https://github.com/tritonode/tritonode/blob/main/docs/errors.md#err_runtime_missing\n",
     );
   });
 

@@ -1,3 +1,4 @@
+import { checkNames } from "../../common/unknown";
 import { RuntimeMissingError } from "../../errors";
 import type { Device, Runtime } from "../runtime";
 import { checkFiles, hasManifest, readManifest, toRuntime } from "./manifest";
@@ -21,6 +22,8 @@ export interface FindRuntimeOptions {
  *   `ERR_RUNTIME_BROKEN` where a part is gone or does not fit, `ERR_RUNTIME_DEVICE` where it is for the other device.
  */
 export async function findRuntime(options: FindRuntimeOptions = {}): Promise<Runtime> {
+  // `doctor` passes its own options on.
+  checkNames("findRuntime", options, ["directory", "device", "triton", "signal"]);
   const { device } = options;
   if (device !== undefined) checkDevice(device);
   const named = namedDirectory(options.directory);

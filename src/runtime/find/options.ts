@@ -1,3 +1,4 @@
+import { didYouMean } from "../../common/unknown";
 import { InvalidArgumentError } from "../../errors";
 import { EXTRAS, type Extra, isExtra } from "../packages/requirements";
 import type { Device } from "../runtime";
@@ -13,7 +14,9 @@ export function checkDevice(device: string): asserts device is Device {
 export function checkExtras(names: readonly string[]): Extra[] {
   return names.map((name) => {
     if (isExtra(name)) return name;
-    const known = Object.keys(EXTRAS).join(", ");
-    throw new InvalidArgumentError(`extra ${JSON.stringify(name)} is not known`, { hint: `known are: ${known}` });
+    const known = Object.keys(EXTRAS);
+    throw new InvalidArgumentError(`extra ${JSON.stringify(name)} is not known${didYouMean(name, known)}`, {
+      hint: `known are: ${known.join(", ")}`,
+    });
   });
 }

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
+import { checkNames } from "../../common/unknown";
 import { InvalidArgumentError, TritonodeError } from "../../errors";
 import { SetupCancelledError, SetupError } from "../errors";
 import { checkDevice, checkExtras } from "../find/options";
@@ -40,6 +41,18 @@ export interface BundleOptions {
   onProgress?: OnSetupProgress | undefined;
 }
 
+const bundleOptions = Object.keys({
+  output: true,
+  parts: true,
+  useInstalled: true,
+  device: true,
+  python: true,
+  torchIndex: true,
+  extras: true,
+  signal: true,
+  onProgress: true,
+} satisfies Record<keyof BundleOptions, true>);
+
 interface Description {
   schema: 1;
   tritonode: string;
@@ -62,6 +75,7 @@ const DESCRIPTION = "bundle.json";
  * @throws {@link SetupError}; {@link InvalidArgumentError} for a folder for parts that is not empty
  */
 export async function bundle(options: BundleOptions): Promise<string> {
+  checkNames("bundle", options, bundleOptions);
   try {
     return await make(options);
   } catch (error) {

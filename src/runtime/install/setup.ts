@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, realpath, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { checkNames } from "../../common/unknown";
 import { RuntimeMissingError, TritonodeError } from "../../errors";
 import { hostObstacle } from "../../host";
 import { SetupCancelledError, SetupError } from "../errors";
@@ -78,6 +79,7 @@ const OVERLAY_SPACE = 0.6e9;
  * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {
+  checkNames("setup", options, setupOptions);
   const { device, extras, directory, installed } = await checked(options);
   const report = options.onProgress ?? (() => {});
   await makeDirectories(directory).catch((cause) => {
@@ -102,6 +104,21 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
     await lock.release();
   }
 }
+
+const setupOptions = Object.keys({
+  device: true,
+  directory: true,
+  python: true,
+  useInstalled: true,
+  offline: true,
+  triton: true,
+  torchIndex: true,
+  extras: true,
+  installer: true,
+  signal: true,
+  onProgress: true,
+  onPlan: true,
+} satisfies Record<keyof SetupOptions, true>);
 
 /**
  * Tells what `setup` would do with these options. Creates nothing, installs nothing and does not wait for a lock; it may ask the

@@ -1,0 +1,153 @@
+import { closeSync, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { namesIn } from "../common/files";
+import { didYouMean } from "../common/unknown";
+import { InvalidArgumentError } from "../errors";
+import { checkGgufFile, isGguf } from "./gguf";
+
+/** The longest header that is read: that of a file with some 100,000 tensors. */
+const maxHeaderBytes = 100 << 20;
+/** Load formats that read a folder's safetensors files, or whatever weights are there. */
+const plainFormats: readonly unknown[] = [undefined, null, "auto", "hf", "safetensors"];
+
+/**
+ * Looks at a base model's files before a child is started for it: seconds earlier than vLLM would, and in plainer words.
+ * What it does not know it leaves to vLLM: names on a hub, other formats.
+ *
+ * @param engine - the engine arguments of the model
+ * @throws {@link InvalidArgumentError} for a path that does not exist, a folder without `config.json` or weights, and weights
+ *   that are damaged or incomplete.
+ */
+export function checkModelFolder(engine: Readonly<Record<string, unknown>>): void {
+  const { model } = engine;
+  if (typeof model !== "string" || model.includes("://")) return;
+  if (isGguf(model)) {
+    checkGgufFile(model);
+    return;
+  }
+  const path = resolve(model);
+  if (!existsSync(path)) {
+    if (isPath(model)) throw missing(model, path);
+    return;
+  }
+  if (!statSync(path).isDirectory()) {
+    throw new InvalidArgumentError(`the model ${path} is a file, and no .gguf file`, {
+      hint: `name its folder: ${dirname(path)}`,
+    });
+  }
+  const names = namesIn(path);
+  // Other places for the configuration, and Mistral's own form of it.
+  const configured = names.includes("config.json") || names.includes("params.json") || engine["hf_config_path"] != null;
+  if (!configured) throw unconfigured(path, names);
+  checkConfig(path, names);
+  if (plainFormats.includes(engine["load_format"])) checkWeights(path, names);
+}
+
+function isPath(model: string): boolean {
+  return isAbsolute(model) || /^(~|\.{0,2}\/)/.test(model) || model.split("/").length > 2;
+}
+
+function missing(model: string, path: string): InvalidArgumentError {
+  const siblings = namesIn(dirname(path));
+  const hint = model.startsWith("~")
+    ? "only a shell replaces ~: write the home folder's path"
+    : siblings.length === 0
+      ? `there is no folder ${dirname(path)} either; it is relative to ${process.cwd()}`
+      : undefined;
+  return new InvalidArgumentError(`the model's folder ${path} does not exist${didYouMean(basename(path), siblings)}`, {
+    hint: hint ?? "it is the folder with config.json and the weights, or a .gguf file; models are not downloaded",
+  });
+}
+
+function unconfigured(path: string, names: readonly string[]): InvalidArgumentError {
+  const gguf = names.find((name) => isGguf(name));
+  const inner = names.find((name) => existsSync(join(path, name, "config.json")));
+  const better = gguf ?? inner;
+  const adapter = names.includes("adapter_config.json");
+  const hint = adapter
+    ? 'it is an adapter: pass it in loras ({ name: "path" }), and its base model as engine.model'
+    : better === undefined
+      ? "get the whole folder of the model: config.json, tokenizer files and weights"
+      : `did you mean ${join(path, better)}?`;
+  return new InvalidArgumentError(`the model's folder ${path} has no config.json`, { hint });
+}
+
+function checkConfig(path: string, names: readonly string[]): void {
+  if (!names.includes("config.json")) return;
+  const file = join(path, "config.json");
+  try {
+    JSON.parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new InvalidArgumentError(`${file} is not valid JSON: ${(cause as Error).message}`, {
+      cause,
+      hint: lfsHint(file) ?? "get the file again from where the model came from",
+    });
+  }
+}
+
+function checkWeights(path: string, names: readonly string[]): void {
+  const index = names.find((name) => name.endsWith(".safetensors.index.json"));
+  if (index !== undefined) checkShards(path, index, names);
+  const files = names.filter((name) => name.endsWith(".safetensors"));
+  for (const name of files) checkSafetensors(join(path, name));
+  if (files.length === 0 && !names.some((name) => /\.(bin|pt|pth|gguf)$/.test(name))) {
+    throw new InvalidArgumentError(`the model's folder ${path} has no weights (no *.safetensors)`, {
+      hint: "get the weights too; a clone without Git LFS has none",
+    });
+  }
+}
+
+function checkShards(path: string, index: string, names: readonly string[]): void {
+  let shards: unknown[];
+  try {
+    const { weight_map: map } = JSON.parse(readFileSync(join(path, index), "utf8")) as { weight_map?: object };
+    shards = Object.values(map ?? {});
+  } catch (cause) {
+    throw new InvalidArgumentError(`${join(path, index)} is not valid JSON: ${(cause as Error).message}`, { cause });
+  }
+  const lost = [...new Set(shards)].filter((name) => !names.includes(String(name)));
+  if (lost.length === 0) return;
+  throw new InvalidArgumentError(`the model's folder ${path} lacks ${lost.length} of its files, ${lost[0]} first`, {
+    hint: `${index} names them: get them from where the model came from`,
+  });
+}
+
+/** Compares a file with its own header: it says where its last tensor ends (https://github.com/huggingface/safetensors, "Format"). */
+function checkSafetensors(path: string): void {
+  const { size } = statSync(path);
+  const damaged = (what: string, cause?: unknown) =>
+    new InvalidArgumentError(`the weights ${path} are damaged: ${what}`, {
+      cause,
+      hint: lfsHint(path) ?? "get the file again, or compare its checksum with the one where it came from",
+    });
+  const file = openSync(path, "r");
+  try {
+    const prefix = Buffer.alloc(8);
+    const read = readSync(file, prefix, 0, 8, 0);
+    const length = read === 8 ? prefix.readBigUInt64LE() : 0n;
+    if (length === 0n || length > BigInt(Math.min(size - 8, maxHeaderBytes))) {
+      throw damaged(`it has ${size} bytes and no header that fits`);
+    }
+    const header = Buffer.alloc(Number(length));
+    readSync(file, header, 0, header.length, 8);
+    let end = 0;
+    try {
+      for (const [name, tensor] of Object.entries(JSON.parse(header.toString()) as Record<string, unknown>)) {
+        if (name === "__metadata__") continue;
+        end = Math.max(end, (tensor as { data_offsets: number[] }).data_offsets[1] as number);
+      }
+    } catch (cause) {
+      throw damaged("its header is no list of tensors", cause);
+    }
+    const whole = 8 + header.length + end;
+    if (size < whole) throw damaged(`it has ${size} bytes, and its header speaks of ${whole}`);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function lfsHint(path: string): string | undefined {
+  const { size } = statSync(path);
+  const pointer = size < 1024 && readFileSync(path, "utf8").startsWith("version https://git-lfs");
+  return pointer ? "it is a Git LFS pointer: fetch the file itself (git lfs pull)" : undefined;
+}

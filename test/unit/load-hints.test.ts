@@ -1,0 +1,140 @@
+import { cpSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { loadHint, plainReason } from "../../src/model/load-hints";
+import { checkModelFolder } from "../../src/model/model-folder";
+import { fixtures } from "../support/paths";
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "tritonode folder-"));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A copy of the tiny model that `change` has damaged. */
+function damaged(change: (path: string) => void): string {
+  const path = join(folder, "llama");
+  cpSync(fixtures.models.tiny, path, { recursive: true });
+  change(path);
+  return path;
+}
+
+test.each<[string, (path: string) => void, RegExp, RegExp]>([
+  ["no config.json", (path) => rmSync(join(path, "config.json")), /has no config\.json/, /whole folder/],
+  [
+    "a configuration that is no JSON",
+    (path) => writeFileSync(join(path, "config.json"), "{ nonsense"),
+    /config\.json is not valid JSON/,
+    /again/,
+  ],
+  ["no weights", (path) => rmSync(join(path, "model.safetensors")), /has no weights/, /Git LFS/],
+  [
+    "weights that were cut short",
+    (path) => truncateSync(join(path, "model.safetensors"), 1_000_000),
+    /model\.safetensors are damaged: it has 1000000 bytes, and its header speaks of \d{8}/,
+    /checksum/,
+  ],
+  [
+    "weights that are something else",
+    (path) => writeFileSync(join(path, "model.safetensors"), "garbage, and no safetensors file"),
+    /are damaged: it has 32 bytes and no header that fits/,
+    /checksum/,
+  ],
+  [
+    "a Git LFS pointer",
+    (path) => writeFileSync(join(path, "model.safetensors"), "version https://git-lfs.github.com/spec/v1\n"),
+    /are damaged/,
+    /git lfs pull/,
+  ],
+  [
+    "a shard that is missing",
+    (path) =>
+      writeFileSync(
+        join(path, "model.safetensors.index.json"),
+        JSON.stringify({ weight_map: { a: "model.safetensors", b: "model-2.safetensors" } }),
+      ),
+    /lacks 1 of its files, model-2\.safetensors first/,
+    /index\.json names them/,
+  ],
+  [
+    "a folder around the model's",
+    (path) => {
+      mkdirSync(join(path, "inner"));
+      cpSync(join(path, "config.json"), join(path, "inner/config.json"));
+      rmSync(join(path, "config.json"));
+    },
+    /has no config\.json/,
+    /did you mean .*inner/,
+  ],
+  [
+    "an adapter",
+    (path) => {
+      rmSync(join(path, "config.json"));
+      writeFileSync(join(path, "adapter_config.json"), "{}");
+    },
+    /has no config\.json/,
+    /it is an adapter/,
+  ],
+])("%s is refused before a child is started", (_, change, message, hint) => {
+  const model = damaged(change);
+  expect(() => checkModelFolder({ model })).toThrow(
+    expect.objectContaining({
+      code: "ERR_INVALID_ARGUMENT",
+      message: expect.stringMatching(message),
+      hint: expect.stringMatching(hint),
+    }),
+  );
+});
+
+test("a path that does not exist names the nearest beside it; a name on a hub is vLLM's business", () => {
+  const model = damaged(() => {});
+  expect(() => checkModelFolder({ model })).not.toThrow();
+  expect(() => checkModelFolder({ model: join(folder, "lama") })).toThrow(
+    /lama does not exist \(did you mean 'llama'\?\)/,
+  );
+  expect(() => checkModelFolder({ model: "~/llama" })).toThrow(/does not exist/);
+  expect(() => checkModelFolder({ model: join(model, "config.json") })).toThrow(/is a file, and no \.gguf file/);
+  expect(() => checkModelFolder({ model: "somebody/llama" })).not.toThrow();
+  expect(() =>
+    checkModelFolder({ model: damaged((path) => rmSync(join(path, "model.safetensors"))), load_format: "dummy" }),
+  ).not.toThrow();
+});
+
+// The reasons as vLLM 0.32 gave them.
+test.each([
+  ["Repo id must be in the form 'repo_name' or 'namespace/repo_name': './x'.", /give the path/],
+  [
+    "User-specified max_model_len (9) is greater than the derived max_model_len (max_position_embeddings=2)",
+    /max_model_len/,
+  ],
+  ["No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", /raise kv_cache_memory_bytes/],
+  [
+    "Available memory on node 0 (1/2 GiB) on kv cache allocation is less than requested memory for kv",
+    /lower kv_cache/,
+  ],
+  ["model.json: engine argument 'dtype': expected one of ['auto'], got 'float31'", /"bfloat16"/],
+  ["model.json: engine argument 'max_lora_rank': expected one of [1, 8], got 7", /largest rank/],
+  ["model.json: vLLM knows no engine argument 'max_modellen'", /correct it/],
+  ["Model architectures ['FooForCausalLM'] are not supported for now.", /no such architecture/],
+  [
+    "The checkpoint has model type `foo` but Transformers does not recognize this architecture.",
+    /no such architecture/,
+  ],
+  ["Error while deserializing header: header too large", /damaged/],
+  ["start (0) + length (512) exceeds dimension size (256).", /different models/],
+  ["Couldn't instantiate the backend tokenizer from one of:", /tokenizer\.json/],
+  ["Total number of attention heads (2) must be divisible by tensor parallel size (3).", /tensor_parallel_size/],
+  ["Cannot find the config file for awq", /leave the engine argument quantization out/],
+  ["something that nobody has seen yet", /the log says more/],
+])("%s", (reason, hint) => {
+  expect(loadHint(reason)).toMatch(hint);
+});
+
+test("the reason is vLLM's own, without what pydantic puts around it", () => {
+  const reason =
+    "1 validation error for ModelConfig\n  Value error, Model architectures ['Foo'] are not supported for now. Supported " +
+    "architectures: dict_keys(['A', 'B']) [type=value_error, input_value=ArgsKwargs(())]\n    For further information visit x";
+  expect(plainReason(reason)).toBe("Model architectures ['Foo'] are not supported for now.");
+  expect(plainReason("Cannot find any model weights")).toBe("Cannot find any model weights");
+});

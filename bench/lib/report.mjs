@@ -185,5 +185,5 @@ export function report(record, folder) {
     writeFileSync(join(folder, `${name}.svg`), svg);
   }
   console.log(lines.join("\n"));
-  writeFileSync(join(folder, "tables.md"), `${lines.join("\n")}\n`);
+  writeFileSync(join(folder, "tables.md"), `# All tables\n\n${lines.join("\n")}\n`);
 }

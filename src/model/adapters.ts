@@ -47,6 +47,7 @@ type Control = (request: Record<string, unknown>) => Promise<unknown>;
 export class Adapters {
   readonly #control: Control;
 
+  /** @internal Made by a model: `model.adapters`. */
   constructor(control: Control) {
     this.#control = control;
   }

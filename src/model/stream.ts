@@ -36,6 +36,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     | { promise: Promise<Final>; resolve(final: Final | Promise<Final>): void; reject(error: unknown): void }
     | undefined;
 
+  /** @internal Made by a model: `model.stream`, `model.chatStream`. */
   constructor(source: StreamSource<Item, Final>) {
     this.#source = source;
   }

@@ -4,6 +4,7 @@ export { PythonNotFoundError, SetupCancelledError, SetupError } from "./errors";
 export { type FindRuntimeOptions, findRuntime } from "./find/find";
 export { requireGpu } from "./find/gpu";
 export { type BundleOptions, bundle } from "./install/bundle";
+export type { Installer } from "./install/installer";
 export { planLines, type SetupPlan } from "./install/plan";
 export type { OnSetupProgress, SetupPhase, SetupProgress } from "./install/progress";
 export { diskUsage, type InstalledRuntime, installedRuntimes, type Removed, remove } from "./install/remove";

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import tiny_models
 from transformers import LlamaConfig
 from tritonode.errors import BackendError, SettingsError
 from tritonode.vllm import versions
+from tritonode.vllm.requests import REQUEST_ERRORS
 
 NAMES = ("a", "b", "c", "d")
 CONFIG = "adapter_config.json"
@@ -89,6 +91,40 @@ def test_files_that_have_changed_or_gone_fail_their_requests_alone(served: Any, 
         served.answers("a")
     served.run(served.registry.load("a", str(folder / "a"), replace=True))
     assert served.answers("a")["a"] == tiny_models.answers(folder / "model", folder / "a")
+
+
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_one_that_is_damaged_while_its_request_waits_fails_alone(served: Any, folder: Path, tokens: int) -> None:
+    """It passes every check, then waits for the only slot; its weights are cut when each rank reads them in a step."""
+    wanted = served.answers("a", "c", "d")
+    served.answers("a", "b")
+    prompt = list(tiny_models.PROMPTS[0])
+    weights = folder / "c" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+
+    async def counts(running: int, waiting: int) -> None:
+        while served.engine.client.request_counts() != (running, waiting):
+            await asyncio.sleep(0)
+
+    async def scenario() -> list[Any]:
+        first = asyncio.ensure_future(served.ask(prompt, "a", 100))
+        await counts(1, 0)
+        second = asyncio.ensure_future(served.ask(prompt, "c", tokens))
+        await counts(1, 1)
+        third = asyncio.ensure_future(served.ask(prompt, "d"))
+        await counts(1, 2)
+        os.truncate(weights, len(whole) // 2)
+        return await asyncio.gather(first, second, third, return_exceptions=True)
+
+    first, second, third = served.run(scenario())
+    assert isinstance(second, REQUEST_ERRORS) and str(second).startswith("adapter 'c' could not be read again: ")
+    assert first[: tiny_models.TOKENS] == wanted["a"][0]
+    assert third == wanted["d"][0]
+    with pytest.raises(SettingsError, match=r"could not be read again.*replace the adapter"):
+        served.answers("c")
+    weights.write_bytes(whole)
+    served.run(served.registry.load("c", str(folder / "c"), replace=True))
+    assert served.answers("a", "c", "d") == wanted
 
 
 @pytest.mark.skipif(not versions.reads_patterns(), reason="what this vLLM refuses, our own checks refuse")

@@ -151,6 +151,8 @@ def test_a_package_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPa
 
 PLAIN_LOAD = """
     import json, sys
+    programs = []
+    sys.addaudithook(lambda event, args: programs.append(list(args[1])) if event == "subprocess.Popen" else None)
     from tritonode.engine import environment
     environment.prepare()
     environment.prepare_vllm()
@@ -174,12 +176,13 @@ PLAIN_LOAD = """
         "touched": lazy_imports.touched,
         "imported": [name for name in names if getattr(sys.modules.get(name), "__file__", None)],
         "modules": len(sys.modules),
+        "pythons": [each for each in programs if "python" in str(each[0])],
     }))
     engine.stop()
 """
 
 
-def test_a_plain_load_imports_none_of_it(fixtures: dict[str, Any]) -> None:
+def test_a_plain_load_imports_none_of_it(fixtures: dict[str, Any], tmp_path: Path) -> None:
     """An engine with an adapter is built, and answers greedily, with sampling and with log-probabilities."""
     run = subprocess.run(
         [
@@ -192,11 +195,17 @@ def test_a_plain_load_imports_none_of_it(fixtures: dict[str, Any]) -> None:
         capture_output=True,
         text=True,
         timeout=600,
-        env={"PYTHONPATH": str(Path(__file__).parents[3] / "backends" / "vllm"), "PATH": "/usr/bin:/bin"},
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[3] / "backends" / "vllm"),
+            "PATH": "/usr/bin:/bin",
+            # The first load of a user has no cache.
+            "VLLM_CACHE_ROOT": str(tmp_path),
+        },
     )
     assert run.returncode == 0, run.stderr[-3000:]
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["touched"] == []
     assert found["imported"] == []
+    assert found["pythons"] == []
     # 5,600 without the stand-ins.
     assert found["modules"] < 3_500

@@ -81,11 +81,13 @@ FUNCTIONS: dict[str, str] = {
     "vllm.v1.engine.output_processor:RequestOutputCollector.close": "",
     "vllm.v1.core.sched.scheduler:Scheduler.finish_requests": "request_ids finished_status",
     "vllm.v1.core.sched.scheduler:Scheduler.has_requests": "",
+    "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "",
     "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": "",
     "vllm.v1.executor.multiproc_executor:get_file_store_init_method": "",
     "vllm.v1.executor.multiproc_executor:get_mp_context": "",
     "vllm.v1.metrics.loggers:StatLoggerBase.record": "scheduler_stats iteration_stats mm_cache_stats engine_idx",
     # What is imported late, and the memory of the KV cache.
+    "vllm.model_executor.models.registry:_run_in_subprocess": "fn",
     "vllm.env_override:_patch_inductor_fallback_allow_list": "",
     "vllm.v1.worker.utils:allocate_kv_cache": "kv_cache_config device layout kernel_block_sizes",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": "kv_cache_config",

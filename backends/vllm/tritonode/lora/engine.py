@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from tritonode.engine.client import InProcessAsyncClient
 from tritonode.errors import SettingsError
-from tritonode.ranks.failure import reason
-from tritonode.vllm.engine import fail_request, local_worker
+from tritonode.vllm.engine import EngineCore, before_results, fail_request, local_worker
 from tritonode.vllm.lora import LoRARequest, requests_on
 from tritonode.vllm.requests import VLLMValidationError as RequestError
 
 from . import manager
 from .manager import Counts
 from .modules import ModelModules
+from .step_failures import FailureCounts
 
 
 class AdapterEngine:
@@ -49,18 +50,38 @@ class AdapterEngine:
     async def watch_loads(self) -> ModelModules:
         """Count each reading of an adapter's weights from now on; returns what the model takes adapters on."""
         self._loop = asyncio.get_running_loop()
-        modules, *others = await self._ask(manager.watch, *([self._failed_in_step] if self.here else []))
+        if self.here:
+            modules, *others = await self._ask(manager.watch, self._failed_in_step)
+        else:
+            modules, *others = await self._watch_ranks()
         for other in others:
             modules.add(other)
         return modules  # type: ignore[no-any-return]
 
-    def _failed_in_step(self, lora_id: int, failure: Exception) -> None:
+    async def _watch_ranks(self) -> list[ModelModules]:
+        counts = FailureCounts(self._llm.vllm_config.parallel_config.world_size)
+        with contextlib.closing(counts):
+            modules = await self._ask(manager.watch_rank, counts.path)
+
+        def look(core: EngineCore) -> None:
+            if not counts.changed():
+                return
+            failures: dict[int, str] = {}
+            for told in core.collective_rpc(manager.step_failures):
+                failures |= told
+            for lora_id, message in failures.items():
+                self._failed_in_step(lora_id, message)
+
+        await self._client.call(lambda core: before_results(core, look))
+        return modules
+
+    def _failed_in_step(self, lora_id: int, message: str) -> None:
         """Fail the requests on an adapter that a step could not read, and only those. Called on the engine's thread.
 
         They get the error before the outputs of the step, which do not replace it.
         """
         running = self._client.peek(lambda core: requests_on(core, lora_id), [])
-        error = RequestError(f"the adapter could not be read again: {reason(failure)}")
+        error = RequestError(message)
 
         def tell() -> None:
             for request_id in running:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tritonode.ranks.failure import reason
 from tritonode.vllm.lora import (
     LoRARequest,
     in_memory,
@@ -24,6 +25,7 @@ from tritonode.vllm.lora import (
 )
 
 from .modules import ModelModules, look_at
+from .step_failures import RankFailures
 from .weights import AdapterReader
 
 
@@ -35,13 +37,13 @@ class Counts:
     in_memory: int = 0
 
 
-def watch(worker: Any, on_failure: Callable[[int, Exception], None] | None = None) -> ModelModules:
+def watch(worker: Any, on_failure: Callable[[int, str], None]) -> ModelModules:
     """Count each time an adapter's weights are read, in the middle of a step too, and read them faster.
 
     Args:
         worker: of vLLM.
-        on_failure: called with an adapter's id when a step cannot read it. The step continues with weights of zero,
-            because an error would end the engine. Its results for that adapter must be dropped.
+        on_failure: called with an adapter's id and a message when a step cannot read it. The step continues with
+            weights of zero, because an error would end the engine. Its results for that adapter must be dropped.
     """
     manager = worker_lora_manager(worker)
     manager.tritonode_loads = 0
@@ -53,13 +55,25 @@ def watch(worker: Any, on_failure: Callable[[int, Exception], None] | None = Non
         try:
             return load(request)
         except Exception as failure:
-            if manager.tritonode_adding or on_failure is None:
+            if manager.tritonode_adding:
                 raise
-            on_failure(request.lora_int_id, failure)
+            name = request.lora_name.rpartition("@")[0] or request.lora_name
+            on_failure(request.lora_int_id, f"adapter '{name}' could not be read again: {reason(failure)}")
             return zero_adapter(manager, request.lora_int_id)
 
     replace_loading(manager, counted, AdapterReader().model_class())
     return look_at(manager)
+
+
+def watch_rank(worker: Any, failure_counts: str) -> ModelModules:
+    """`watch` in one of several ranks. `failure_counts` is the path of the engine's `FailureCounts`."""
+    failures = worker_lora_manager(worker).tritonode_failures = RankFailures(failure_counts, worker)
+    return watch(worker, failures.add)
+
+
+def step_failures(worker: Any) -> dict[int, str]:
+    """In one of several ranks: why steps since the last call could not read adapters, by the adapter's id."""
+    return worker_lora_manager(worker).tritonode_failures.take()  # type: ignore[no-any-return]
 
 
 def add(worker: Any, request: LoRARequest) -> str | None:

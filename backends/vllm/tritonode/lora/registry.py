@@ -217,13 +217,10 @@ class AdapterRegistry:
         if not adapter.tried:
             # There was no room for it when the model started: its weights have not been read yet.
             await self.warm(adapter)
-        elif not self.engine.here:
-            # With several ranks, an error in a step would end the engine.
-            await self._add(adapter)
 
     def _refuse_broken(self, adapter: Adapter) -> None:
         if adapter.broken is not None:
-            raise SettingsError(f"adapter '{adapter.name}': {adapter.broken}; replace the adapter or unload it")
+            raise SettingsError(f"{adapter.broken}; replace the adapter or unload it")
 
     async def warm(self, adapter: Adapter) -> None:
         """Load the adapter's weights into the engine; raises SettingsError with the reason."""

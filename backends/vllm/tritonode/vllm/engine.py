@@ -36,6 +36,7 @@ __all__ = [
     "UsageContext",
     "VllmConfig",
     "async_client",
+    "before_results",
     "fail_request",
     "local_worker",
 ]
@@ -46,6 +47,18 @@ def fail_request(llm: Any, request_id: str, failure: Exception) -> None:
     state = llm.output_processor.request_states.get(request_id)
     if state is not None and state.queue is not None:
         state.queue.put(failure)
+
+
+def before_results(core: EngineCore, look: Callable[[EngineCore], None]) -> None:
+    """Have `look` called on the engine's thread after each step of the model, before its results are used."""
+    scheduler: Any = core.scheduler
+    update = scheduler.update_from_output
+
+    def update_from_output(*args: Any, **kwargs: Any) -> Any:
+        look(core)
+        return update(*args, **kwargs)
+
+    scheduler.update_from_output = update_from_output
 
 
 def local_worker(core: EngineCore) -> Any:

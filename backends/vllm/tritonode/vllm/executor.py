@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from multiprocessing.context import BaseContext, SpawnContext
+from typing import Any
 
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm.v1.executor import multiproc_executor
 
 from . import versions
 
-__all__ = ["RANKS_LOGGER", "resolve_obj_by_qualname", "set_file_store", "start_ranks_with"]
+__all__ = ["RANKS_LOGGER", "global_rank", "resolve_obj_by_qualname", "set_file_store", "start_ranks_with"]
 
 # The logger of what ended a rank.
 RANKS_LOGGER = multiproc_executor.__name__
+
+
+def global_rank(worker: Any) -> int:
+    """The position of a worker among all ranks of its engine."""
+    return int(worker.rank)
 
 
 def set_file_store(address: Callable[[], str]) -> None:

@@ -120,9 +120,16 @@ def _read_models_once(module: types.ModuleType) -> None:
     vars(module)["define_import_structure"] = define_import_structure
 
 
+def _inspect_models_here(module: types.ModuleType) -> None:
+    # vLLM asks another Python, which imports all of vLLM, what a model's class can do, so that CUDA is not initialised
+    # here. It caches the answer per user and architecture: only the first load took 8 s longer.
+    vars(module)["_run_in_subprocess"] = lambda fn: fn()
+
+
 _AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
     "transformers.utils.auto_docstring": _without_docstrings,
     "transformers.utils.import_utils": _read_models_once,
+    "vllm.model_executor.models.registry": _inspect_models_here,
 }
 
 

@@ -1,6 +1,8 @@
 import { resolve } from "node:path";
 import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
+import { checkScale } from "./options";
 
 /** Where an adapter's weights are: in a slot of the engine, in host memory, or only on disk. */
 export type AdapterState = "slot" | "host" | "disk";
@@ -11,6 +13,8 @@ export interface AdapterInfo {
   /** Increases by one with each `replace`. */
   readonly version: number;
   readonly path: string;
+  /** What its weights are multiplied with besides its own `alpha / rank`; 1: as trained. */
+  readonly scale: number;
   readonly rank: number;
   readonly alpha: number;
   readonly targetModules: readonly string[];
@@ -41,6 +45,12 @@ export interface AdapterInspection {
   readonly dtype?: string;
 }
 
+/** Options of {@link Adapters.load} and {@link Adapters.replace}. */
+export interface AdapterLoadOptions {
+  /** Multiplies the adapter's weights; default 1. See {@link AdapterChoice}. */
+  scale?: number | undefined;
+}
+
 type Control = (request: Record<string, unknown>) => Promise<unknown>;
 
 /** The adapters of a model, while it runs. No call pauses the requests that run. */
@@ -66,10 +76,11 @@ export class Adapters {
    * Checks an adapter's files and loads it; the next request can name it.
    *
    * @param path - the adapter's folder, seen from this process
+   * @param options - `scale` multiplies its weights (0.5: half as strong); default 1
    * @throws {@link AdapterLoadError} saying what is wrong with the files; ERR_TRITON_ALREADY_EXISTS for a name in use
    */
-  async load(name: string, path: string): Promise<AdapterInfo> {
-    return this.#act("adapters.load", name, path);
+  async load(name: string, path: string, options: AdapterLoadOptions = {}): Promise<AdapterInfo> {
+    return this.#act("adapters.load", name, path, options);
   }
 
   /**
@@ -77,8 +88,8 @@ export class Adapters {
    *
    * @throws {@link AdapterNotFoundError}, {@link AdapterLoadError}
    */
-  async replace(name: string, path: string): Promise<AdapterInfo> {
-    return this.#act("adapters.replace", name, path);
+  async replace(name: string, path: string, options: AdapterLoadOptions = {}): Promise<AdapterInfo> {
+    return this.#act("adapters.replace", name, path, options);
   }
 
   /** Stops serving an adapter. Requests that run on it finish first. @throws {@link AdapterNotFoundError} */
@@ -108,9 +119,11 @@ export class Adapters {
     };
   }
 
-  async #act(op: string, name: string, path?: string): Promise<AdapterInfo> {
+  async #act(op: string, name: string, path?: string, options: AdapterLoadOptions = {}): Promise<AdapterInfo> {
     const request: Record<string, unknown> = { op, name: text("name", name) };
+    checkNames(op, options, ["scale"]);
     if (op === "adapters.load" || op === "adapters.replace") request["path"] = resolve(text("path", path));
+    if (options.scale !== undefined) request["scale"] = checkScale(options.scale);
     return toInfo((await this.#control(request)) as RawAdapter);
   }
 }
@@ -119,6 +132,7 @@ interface RawAdapter {
   name: string;
   version: number;
   path: string;
+  scale: number;
   rank: number;
   alpha: number;
   target_modules: string[];

@@ -35,6 +35,7 @@ interface HostRequest {
   stream: boolean;
   sampling_parameters: string;
   returns: string[];
+  prompt_token_ids?: number[];
 }
 
 /**
@@ -42,7 +43,7 @@ interface HostRequest {
  * Triton's vLLM backend (README of triton-inference-server/vllm_backend; docs/additional_outputs.md there). Outputs that
  * the model does not declare (before 24.12: finish reason and token counts) are not asked for.
  *
- * @throws {@link BackendFeatureError} for an adapter that is given with its path
+ * @throws {@link BackendFeatureError} for token ids, and for an adapter that is given with its path or a scale
  */
 export function toContract<Request extends Pick<InferenceRequest, "inputs" | "outputs" | "parameters">>(
   request: Request,
@@ -51,7 +52,10 @@ export function toContract<Request extends Pick<InferenceRequest, "inputs" | "ou
   const { [hostRequest]: text, ...parameters } = request.parameters ?? {};
   const host = JSON.parse(String(text)) as HostRequest;
   const sampling = JSON.parse(host.sampling_parameters) as Record<string, unknown>;
-  if (sampling["lora_path"] !== undefined) throw new BackendFeatureError("adapters that are loaded at run time");
+  if (host.prompt_token_ids !== undefined) throw new BackendFeatureError("prompts of token ids");
+  if (sampling["lora_path"] !== undefined || sampling["lora_scale"] !== undefined) {
+    throw new BackendFeatureError("adapters that are loaded at run time");
+  }
   const structured = sampling["structured_outputs"];
   // This one field is read from a JSON text inside the JSON.
   if (typeof structured === "object" && structured !== null) {

@@ -13,42 +13,36 @@ import { Adapters } from "./adapters";
 import { Backend } from "./backend";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
+import { type ModelInfo, toModelInfo } from "./info";
 import { type LoadProgress, loggerFor, type PrewarmOptions, resolveRuntime, type VllmModelOptions } from "./load";
 import { checkLoadOptions } from "./load-options";
 import { keepLoadTimes, LoadClock, readLoadTimes } from "./load-times";
+import {
+  checkMap,
+  isConversation,
+  joinSignals,
+  type MapOptions,
+  type MapResult,
+  type MapSource,
+  mapInOrder,
+} from "./map";
 import type { OpenAiRoutes } from "./openai/call";
 import { type ChatStream, chat, chatStream } from "./openai/chat";
 import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
-import { type EmbedOptions, type EmbedResult, embed } from "./openai/embed";
+import { type EmbedResult, embed } from "./openai/embed";
 import { createFetch } from "./openai/fetch";
+import type { EmbedOptions, TokenizeOptions } from "./openai/request-types";
 import type { Structure } from "./openai/schema";
-import { detokenize, type TokenizeOptions, type TokenizeResult, tokenize } from "./openai/tokenize";
+import { detokenize, type TokenizeResult, tokenize } from "./openai/tokenize";
+import { type RunToolsOptions, runTools, type ToolRun } from "./openai/tools";
 import type { CallOptions } from "./options";
 import { prewarm, type WarmChild } from "./prewarm";
 import { locateModel } from "./repository";
-import { type GenerateOptions, prepareRequest } from "./request";
+import { type GenerateOptions, type Prompt, prepareRequest } from "./request";
 import { type GenerateResult, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./served-model";
 
 const defaultName = "vllm_model";
-
-/** Facts about a loaded model. */
-export interface ModelInfo {
-  readonly model: string;
-  readonly vllmVersion: string;
-  /** The Python child's process id. */
-  readonly pid: number;
-  readonly loadSeconds: number;
-  /** `tokens` that the KV cache holds, its size where it is known, and the longest sequence. */
-  readonly kvCache: { readonly tokens: number; readonly bytes: number | undefined; readonly maxModelLen: number };
-  /** vLLM's own count. */
-  readonly requests: { readonly running: number; readonly waiting: number };
-  readonly enableLora: boolean;
-  /** Adapters read from disk since the start, evicted from host memory, and in it now; undefined without LoRA. */
-  readonly adapters: { readonly loads: number; readonly evictions: number; readonly inMemory: number } | undefined;
-  /** The engine arguments that were used, defaults included. */
-  readonly engineArgs: Readonly<Record<string, unknown>>;
-}
 
 /** How {@link VllmModel.dispose} treats requests that run. */
 export interface DisposeOptions {
@@ -175,6 +169,10 @@ export class VllmModel implements AsyncDisposable {
     this.#routes = {
       fetch: this.fetch,
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
+      resolveAdapter: async (choice) => {
+        const answer = await this.#backend.control({ op: "adapters.resolve", ...choice });
+        return (answer as { name: string }).name;
+      },
     };
   }
 
@@ -184,13 +182,17 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Generates the whole answer to a prompt.
+   * Generates the whole answer to a prompt: a text, or token ids.
+   *
+   * ```ts
+   * const { text, usage } = await model.generate("The capital of France is", { lora: "sql", max_tokens: 20 });
+   * ```
    *
    * @throws {@link InvalidArgumentError} for a bad prompt, option or sampling parameter (named), {@link AdapterNotFoundError},
    *   {@link LoraDisabledError}, {@link DeadlineExceededError}, {@link RequestCancelledError}, {@link EngineDiedError},
    *   {@link DisposedError}.
    */
-  async generate(prompt: string, options: GenerateOptions = {}): Promise<GenerateResult> {
+  async generate(prompt: Prompt, options: GenerateOptions = {}): Promise<GenerateResult> {
     const stream = this.#backend.send(prepareRequest(prompt, options, false));
     try {
       const reader = new ResponseReader();
@@ -207,7 +209,7 @@ export class VllmModel implements AsyncDisposable {
    *
    * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
    */
-  stream(prompt: string, options: GenerateOptions = {}): GenerationStream {
+  stream(prompt: Prompt, options: GenerateOptions = {}): GenerationStream {
     return new GenerationStream(this.#backend.send(prepareRequest(prompt, options, true)));
   }
 
@@ -236,6 +238,70 @@ export class VllmModel implements AsyncDisposable {
     return chatStream(this.#routes, messages, options);
   }
 
+  /**
+   * Answers a conversation with tools: calls those that the model asks for, gives it their results, and goes on until it
+   * answers without a call (or `maxSteps` is reached). vLLM needs a parser for the model's calls: the engine arguments
+   * `enable_auto_tool_choice: true` and `tool_call_parser`.
+   *
+   * ```ts
+   * const { text } = await model.runTools({
+   *   messages: [{ role: "user", content: "How is the weather in Rome?" }],
+   *   tools: {
+   *     weather: {
+   *       description: "The weather in a city",
+   *       parameters: z.object({ city: z.string() }),
+   *       execute: ({ city }) => fetchWeather(city),
+   *     },
+   *   },
+   * });
+   * ```
+   *
+   * @throws as {@link VllmModel.chat}; {@link ToolError} with `toolErrors: "throw"`.
+   */
+  runTools<Args extends Record<string, unknown>>(options: RunToolsOptions<Args>): Promise<ToolRun> {
+    return runTools(this.#routes, options);
+  }
+
+  /**
+   * Answers many prompts, or many conversations: at most `concurrency` at a time, in their order, reading from `source` only
+   * as fast as the results are taken. An item that fails is a result with `ok: false`; the others go on.
+   *
+   * ```ts
+   * for await (const { item, ...answer } of model.map(lines, { max_tokens: 50 }, { concurrency: 32 }))
+   *   console.log(item, answer.ok ? answer.result.text : answer.error);
+   * ```
+   *
+   * @param options - of each request, or a function that gives those of an item
+   * @throws {@link InvalidArgumentError} at once for bad options; while iterating what `source` throws, and
+   *   {@link RequestCancelledError} when `signal` is aborted. Leaving the loop ends the requests that run.
+   */
+  map<Item extends Prompt>(
+    source: MapSource<Item>,
+    options?: GenerateOptions | ((item: Item, index: number) => GenerateOptions),
+    settings?: MapOptions,
+  ): AsyncGenerator<MapResult<Item, GenerateResult>, void, undefined>;
+  map<Item extends readonly ChatMessage[]>(
+    source: MapSource<Item>,
+    options?: ChatOptions<undefined> | ((item: Item, index: number) => ChatOptions<undefined>),
+    settings?: MapOptions,
+  ): AsyncGenerator<MapResult<Item, ChatResult<undefined>>, void, undefined>;
+  map(
+    source: MapSource<Prompt | readonly ChatMessage[]>,
+    options: object | ((item: never, index: number) => object) = {},
+    settings: MapOptions = {},
+  ): AsyncGenerator<MapResult<unknown, unknown>, void, undefined> {
+    const checked = checkMap(source, settings);
+    return mapInOrder(
+      source,
+      async (item: Prompt | readonly ChatMessage[], index, signal) => {
+        const given = typeof options === "function" ? options(item as never, index) : options;
+        const own = { ...given, signal: joinSignals((given as CallOptions).signal, signal) };
+        return isConversation(item) ? this.chat(item, own) : this.generate(item, own);
+      },
+      checked,
+    );
+  }
+
   /** Embeds texts, with a model that embeds (engine argument `runner: "pooling"` where vLLM does not detect it). */
   embed(input: string | readonly string[], options: EmbedOptions = {}): Promise<EmbedResult> {
     return embed(this.#routes, input, options);
@@ -253,23 +319,7 @@ export class VllmModel implements AsyncDisposable {
 
   /** Facts about the model: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
-    const raw = (await this.#backend.control({ op: "info" })) as RawInfo;
-    const { in_memory: inMemory, ...counts } = raw.adapters ?? { loads: 0, evictions: 0, in_memory: 0 };
-    return {
-      model: raw.model,
-      vllmVersion: raw.vllm_version,
-      pid: raw.pid,
-      loadSeconds: raw.load_seconds,
-      kvCache: {
-        tokens: raw.kv_cache.tokens,
-        bytes: raw.kv_cache.bytes ?? undefined,
-        maxModelLen: raw.kv_cache.max_model_len,
-      },
-      requests: raw.requests,
-      enableLora: raw.enable_lora,
-      adapters: raw.adapters === null ? undefined : { ...counts, inMemory },
-      engineArgs: raw.engine_args,
-    };
+    return toModelInfo(await this.#backend.control({ op: "info" }));
   }
 
   /** Unloads the model, unless others in this process share it, and with the last model stops Triton. Repeated and concurrent calls are one call. */
@@ -299,18 +349,6 @@ export class VllmModel implements AsyncDisposable {
       await this.#core.stop();
     }
   }
-}
-
-interface RawInfo {
-  model: string;
-  vllm_version: string;
-  pid: number;
-  load_seconds: number;
-  kv_cache: { tokens: number; bytes: number | null; max_model_len: number };
-  requests: { running: number; waiting: number };
-  enable_lora: boolean;
-  adapters: { loads: number; evictions: number; in_memory: number } | null;
-  engine_args: Record<string, unknown>;
 }
 
 function nameOf(options: { model?: string | undefined }): string {

@@ -1,15 +1,25 @@
 import { resolve } from "node:path";
 import { describe } from "../common/describe";
 import { checkLimit } from "../common/duration";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 
-/** An adapter's name, or its name and folder: then it is loaded first if the model does not serve it yet. */
-export type AdapterChoice = string | { name: string; path: string };
+/**
+ * The adapter of a request: its name; with `path` (its folder) it is loaded first if the model does not serve it yet; with
+ * `scale` its weights count that many times (0.5: half as strong, 1: as trained, negative: away from it).
+ *
+ * vLLM has no scale for a request, so a scaled adapter is one of its own, named `name*scale` (`sql*0.5`). It is loaded when it
+ * is first asked for, shares the folder's files, takes a slot and host memory like any other, and is unloaded with its
+ * original. The 16 scales of an adapter that were used last stay loaded.
+ */
+export type AdapterChoice =
+  | string
+  | { readonly name: string; readonly path?: string | undefined; readonly scale?: number | undefined };
 
 /** Options of every request besides the fields of vLLM's own request. */
 export interface CallOptions {
-  /** The adapter to answer with; left out: the base model. */
-  lora?: string | undefined;
+  /** The adapter to answer with; left out: the base model. See {@link AdapterChoice}. */
+  lora?: AdapterChoice | undefined;
   /** Aborting it cancels the request in Triton and in vLLM. */
   signal?: AbortSignal | undefined;
   /**
@@ -23,7 +33,7 @@ export interface CallOptions {
 
 /** The checked options of a call. `fields` are the fields of vLLM's own request, those in `extra` included. */
 export interface CheckedOptions {
-  readonly lora: { readonly name: string; readonly path?: string } | undefined;
+  readonly lora: { readonly name: string; readonly path?: string; readonly scale?: number } | undefined;
   readonly signal: AbortSignal | undefined;
   readonly deadline: number | undefined;
   readonly fields: Record<string, unknown>;
@@ -34,20 +44,25 @@ const own = new Set(["lora", "signal", "deadline", "extra"]);
 /**
  * Checks the options of any call.
  *
+ * @param call - the call's name, for messages
  * @param ours - names of this call's options besides those of {@link CallOptions}
- * @param paths - whether `lora` may have a path
+ * @param fields - the fields of vLLM's request that may be given directly; left out: any, because the backend knows them
  * @throws {@link InvalidArgumentError} naming the option
  */
 export function checkOptions(
   options: unknown,
-  { ours = [], paths = false }: { ours?: readonly string[]; paths?: boolean } = {},
+  { call, ours = [], fields }: { call?: string; ours?: readonly string[]; fields?: readonly string[] } = {},
 ): CheckedOptions {
   if (typeof options !== "object" || options === null) {
     throw new InvalidArgumentError(`options must be an object, got ${describe(options)}`);
   }
   const { lora, signal, deadline, extra } = options as Record<string, unknown>;
+  if (fields !== undefined) {
+    const hint = "vLLM's fields that the types do not list go into `extra`";
+    checkNames(call ?? "this call", options, [...own, ...ours, ...fields], hint);
+  }
   const checked = {
-    lora: checkLora(lora, paths),
+    lora: checkLora(lora),
     signal: checkSignal(signal),
     deadline: checkLimit("deadline", deadline),
     // Without a prototype: `__proto__` is a name like any other.
@@ -83,17 +98,28 @@ function checkField(name: string, value: unknown): unknown {
   return value;
 }
 
-function checkLora(lora: unknown, paths: boolean): CheckedOptions["lora"] {
+/** @throws {@link InvalidArgumentError} */
+export function checkLora(lora: unknown): CheckedOptions["lora"] {
   if (lora === undefined) return undefined;
-  if (typeof lora === "string" && lora !== "") return { name: lora };
-  if (paths && typeof lora === "object" && lora !== null) {
-    const { name, path } = lora as { name?: unknown; path?: unknown };
-    if (typeof name === "string" && name !== "" && typeof path === "string" && path !== "") {
-      return { name, path: resolve(path) };
+  const choice = typeof lora === "string" ? { name: lora } : lora;
+  if (typeof choice === "object" && choice !== null) {
+    checkNames("lora", choice, ["name", "path", "scale"]);
+    const { name, path, scale } = choice as { name?: unknown; path?: unknown; scale?: unknown };
+    const given = path === undefined || (typeof path === "string" && path !== "");
+    if (typeof name === "string" && name !== "" && given) {
+      const folder = path === undefined ? {} : { path: resolve(path) };
+      return { name, ...folder, ...(scale === undefined ? {} : { scale: checkScale(scale) }) };
     }
   }
-  const forms = paths ? "an adapter's name or { name, path }" : "an adapter's name";
-  throw new InvalidArgumentError(`lora must be ${forms}, got ${describe(lora)}`);
+  throw new InvalidArgumentError(`lora must be an adapter's name or { name, path, scale }, got ${describe(lora)}`);
+}
+
+/** @throws {@link InvalidArgumentError} */
+export function checkScale(scale: unknown): number {
+  if (typeof scale === "number" && Number.isFinite(scale) && scale !== 0) return scale;
+  throw new InvalidArgumentError(`an adapter's scale must be a finite number other than 0, got ${describe(scale)}`, {
+    hint: "leave out lora to answer with the base model",
+  });
 }
 
 /** Fields of vLLM's own request as JSON. @throws {@link InvalidArgumentError} naming what JSON can't carry. */

@@ -1,18 +1,14 @@
 import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import type { InputTensor } from "../transport/tensors";
 import type { BackendRequest } from "./backend";
-import { type AdapterChoice, type CallOptions, checkOptions, fieldsToJson } from "./options";
+import { type CallOptions, checkOptions, fieldsToJson } from "./options";
 import { mergeResponses, readTextEntry } from "./results";
 import type { SamplingParameters } from "./sampling";
 
 /** Options of a request besides vLLM's sampling parameters. */
-export interface RequestOptions extends Omit<CallOptions, "lora"> {
-  /**
-   * The adapter to answer with; left out: the base model. With a path, an adapter that the model does not serve yet is
-   * loaded first, and stays loaded.
-   */
-  lora?: AdapterChoice | undefined;
+export interface RequestOptions extends CallOptions {
   /** vLLM's scheduling priority: lower is sooner (engine argument `scheduling_policy: "priority"`). */
   priority?: number | undefined;
   /** Carried through Triton's and vLLM's logs; a random one by default. */
@@ -24,15 +20,22 @@ export interface RequestOptions extends Omit<CallOptions, "lora"> {
 /** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: tritonode's in camelCase, vLLM's under their own names. */
 export type GenerateOptions = SamplingParameters & RequestOptions;
 
+/** vLLM's token ids are 32 bits. */
+const maxToken = 2 ** 31 - 1;
+
+/** A prompt: a text, or its token ids (from {@link VllmModel.tokenize}, or your own tokenizer). */
+export type Prompt = string | readonly number[] | { readonly promptTokenIds: readonly number[] };
+
 /**
  * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
  * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each tensor costs time.
  *
  * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
  */
-export function prepareRequest(prompt: string, options: GenerateOptions, stream: boolean) {
-  checkPrompt(prompt);
-  const { lora, signal, deadline, fields } = checkOptions(options, { ours: ["requestId", "images"], paths: true });
+export function prepareRequest(prompt: Prompt, options: GenerateOptions, stream: boolean) {
+  const tokens = tokensOf(prompt);
+  const text = tokens === undefined ? checkPrompt(prompt) : "";
+  const { lora, signal, deadline, fields } = checkOptions(options, { ours: ["requestId", "images"] });
   const { requestId, images } = options;
   if (requestId !== undefined && typeof requestId !== "string") {
     throw new InvalidArgumentError(`requestId must be a string, got ${describe(requestId)}`);
@@ -45,11 +48,17 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
   const withLogprobs = typeof fields["logprobs"] === "number";
   if (lora !== undefined) fields["lora_name"] = lora.name;
   if (lora?.path !== undefined) fields["lora_path"] = lora.path;
+  if (lora?.scale !== undefined) fields["lora_scale"] = lora.scale;
   const flags = ["return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"];
   if (withLogprobs) flags.push("return_logprobs", "return_cumulative_logprob");
-  const inputs: InputTensor[] = [{ name: "text_input", datatype: "BYTES", data: [prompt] }];
+  const inputs: InputTensor[] = [{ name: "text_input", datatype: "BYTES", data: [text] }];
   if (images !== undefined) inputs.push({ name: "image", datatype: "BYTES", data: encodeImages(images) });
-  const request = { stream, sampling_parameters: fieldsToJson(fields, "sampling parameter"), returns: flags };
+  const request = {
+    stream,
+    sampling_parameters: fieldsToJson(fields, "sampling parameter"),
+    returns: flags,
+    ...(tokens === undefined ? {} : { prompt_token_ids: tokens }),
+  };
   return {
     inputs,
     parameters: { tritonode_request: JSON.stringify(request) },
@@ -62,9 +71,25 @@ export function prepareRequest(prompt: string, options: GenerateOptions, stream:
   } satisfies BackendRequest;
 }
 
-function checkPrompt(prompt: unknown): asserts prompt is string {
+/** The token ids of a prompt that is given by them. @throws {@link InvalidArgumentError} naming the first that is none. */
+function tokensOf(prompt: unknown): readonly number[] | undefined {
+  const named = typeof prompt === "object" && prompt !== null && !Array.isArray(prompt);
+  if (named) checkNames("a prompt", prompt, ["promptTokenIds"]);
+  const tokens = named ? (prompt as { promptTokenIds?: unknown }).promptTokenIds : prompt;
+  if (!named && !Array.isArray(prompt)) return undefined;
+  if (!Array.isArray(tokens) || tokens.length === 0) {
+    throw new InvalidArgumentError(`a prompt of token ids must be a list of at least one, got ${describe(tokens)}`);
+  }
+  const wrong = tokens.findIndex((token) => !Number.isSafeInteger(token) || token < 0 || token > maxToken);
+  if (wrong === -1) return tokens as number[];
+  throw new InvalidArgumentError(`token ${wrong} of the prompt is no token id: ${describe(tokens[wrong])}`, {
+    hint: "token ids are whole numbers from 0 on: model.tokenize(text) gives those of a text",
+  });
+}
+
+function checkPrompt(prompt: unknown): string {
   if (typeof prompt !== "string") {
-    throw new InvalidArgumentError(`the prompt must be a string, got ${describe(prompt)}`);
+    throw new InvalidArgumentError(`the prompt must be a string or a list of token ids, got ${describe(prompt)}`);
   }
   if (prompt === "") {
     throw new InvalidArgumentError("the prompt is empty", {
@@ -77,6 +102,7 @@ function checkPrompt(prompt: unknown): asserts prompt is string {
       hint: "clean it with prompt.toWellFormed()",
     });
   }
+  return prompt;
 }
 
 function encodeImages(images: readonly (string | Uint8Array)[]): string[] {

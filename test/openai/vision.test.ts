@@ -70,6 +70,16 @@ test("OpenAI's form gives the same answer as the contract's", async () => {
   const prompt = "user: <image> What is it?\nassistant:";
   expect((await model.generate(prompt, { ...greedy, images: [red] })).text).toBe(text);
   expect((await ask(blue)).text).not.toBe(text);
+  // The short form: the bytes, or base64 text.
+  for (const image of [red, red.toString("base64")]) {
+    const content = [
+      { type: "image", image },
+      { type: "text", text: " What is it?" },
+    ];
+    expect((await model.chat([{ role: "user", content }], greedy)).text).toBe(text);
+  }
+  const nothing = [{ role: "user", content: [{ type: "image", image: 5 }] }];
+  await expect(model.chat(nothing, greedy)).rejects.toThrow(/messages\[0\]\.content\[0\]\.image must be bytes/);
   const two = await ask(red, blue);
   expect(two.text).not.toBe(text);
   expect(two.usage.promptTokens).toBeGreaterThan(usage.promptTokens);

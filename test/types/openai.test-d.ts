@@ -3,7 +3,7 @@ import { ChatOpenAI } from "@langchain/openai";
 import OpenAI from "openai";
 import { expectTypeOf, test } from "vitest";
 import { z } from "zod";
-import type { ChatAnswer, ChatResult, VllmModel } from "../../src";
+import type { ChatAnswer, ChatMessage, ChatResult, GenerateResult, VllmModel } from "../../src";
 
 declare const model: VllmModel;
 const messages = [{ role: "user", content: "Hi" }];
@@ -37,4 +37,37 @@ test("a structured answer has its schema's type", () => {
   // @ts-expect-error: misspelt
   model.chat(messages, { max_token: 9 });
   model.chat(messages, { extra: { some_field_of_tomorrow: 9 }, chat_template_kwargs: { enable_thinking: false } });
+});
+
+test("the arguments of a tool have its schema's type", () => {
+  model.runTools({
+    messages,
+    tools: {
+      weather: {
+        parameters: z.object({ city: z.string() }),
+        execute: (args) => expectTypeOf(args).toEqualTypeOf<{ city: string }>(),
+      },
+      clock: {
+        parameters: z.object({ zone: z.number() }),
+        execute: ({ zone }, { signal }) => {
+          expectTypeOf(zone).toEqualTypeOf<number>();
+          expectTypeOf(signal).toEqualTypeOf<AbortSignal | undefined>();
+        },
+      },
+    },
+  });
+  // @ts-expect-error: a tool needs a function
+  model.runTools({ messages, tools: { weather: { parameters: z.object({}) } } });
+});
+
+declare const prompts: AsyncIterable<string>;
+
+test("a map keeps its items' type, and tells failures apart", async () => {
+  for await (const each of model.map(prompts, { max_tokens: 5 }, { concurrency: 2 })) {
+    expectTypeOf(each.item).toEqualTypeOf<string>();
+    if (each.ok) expectTypeOf(each.result).toEqualTypeOf<GenerateResult>();
+    else expectTypeOf(each.error).toBeUnknown();
+  }
+  for await (const each of model.map([messages]))
+    if (each.ok) expectTypeOf(each.result.message).toEqualTypeOf<ChatMessage>();
 });

@@ -22,6 +22,7 @@ from tritonode.engine.engine import Engine, available_memory
 from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
 from tritonode.engine.gguf_model import use_gguf
 from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
+from tritonode.lora.adapter import Adapter
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.lora.saved import SavedAdapters
 from tritonode.lora.start import AdapterStart
@@ -116,6 +117,12 @@ class Service:
     def _report(self, phase: str, **details: Any) -> None:
         progress.report(self._name, phase, **details)
 
+    def _report_adapter(self, action: str, adapter: Adapter) -> None:
+        files = adapter.files
+        self._report(
+            "adapter", action=action, name=adapter.name, version=adapter.version, path=files.source, scale=files.scale
+        )
+
     def _use_device(self, args: dict[str, str]) -> None:
         """Use the device of a KIND_GPU instance. A model on several devices needs KIND_MODEL."""
         if args.get("model_instance_kind") != "GPU":
@@ -171,6 +178,8 @@ class Service:
             self._metrics.recording = True
             if registry is not None:
                 registry.on_end = self._metrics.record_adapter
+        if registry is not None:
+            registry.on_event = self._report_adapter
         self._generator = Generator(llm, registry, self._name, self._pb_utils)
         self._control = Control(registry, self._info, self._cancel, self._prepare_end, self._instances)
         self._http = HttpHandler(llm, registry, self._name, self._serve_args)

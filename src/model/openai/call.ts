@@ -8,6 +8,8 @@ export interface OpenAiRoutes {
   readonly fetch: typeof globalThis.fetch;
   /** Names of the adapters that are served now. */
   adapterNames(): Promise<string[]>;
+  /** The name to ask for, of an adapter that is given with a path or a scale: it is loaded if it has to be. */
+  resolveAdapter(choice: { name: string; path?: string; scale?: number }): Promise<string>;
 }
 
 /** A request that was answered. Reading its body rejects with the same errors as the request. */
@@ -31,17 +33,19 @@ export async function post(
 ): Promise<Answer> {
   const { lora, signal, deadline } = options;
   const limit = deadline === undefined ? undefined : AbortSignal.timeout(deadline);
+  const named = lora?.path === undefined && lora?.scale === undefined;
+  const model = lora === undefined || named ? lora?.name : await routes.resolveAdapter(lora);
   const signals = [signal, limit, cancel].filter((each) => each !== undefined);
   const fail = (error: unknown): Promise<never> => Promise.reject(fromFetchFailure(error, options, limit));
   const response = await routes
     .fetch(path, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: fieldsToJson({ ...(lora === undefined ? {} : { model: lora.name }), ...body }, "field"),
+      body: fieldsToJson({ ...(model === undefined ? {} : { model }), ...body }, "field"),
       ...(signals.length === 0 ? {} : { signal: AbortSignal.any(signals) }),
     })
     .catch(fail);
-  if (!response.ok) throw await fromStatus(routes, response, lora?.name);
+  if (!response.ok) throw await fromStatus(routes, response, model);
   return {
     status: response.status,
     json: <T>() => response.json().catch(fail) as Promise<T>,
@@ -91,7 +95,21 @@ async function fromStatus(routes: OpenAiRoutes, response: Response, lora: string
     const names = await routes.adapterNames();
     if (!names.includes(lora)) return new AdapterNotFoundError(lora, names, { cause: error });
   }
-  if (response.status === 400 || response.status === 422)
-    return new InvalidArgumentError(error.message, { cause: error });
+  if (response.status === 400 || response.status === 422) {
+    return new InvalidArgumentError(error.message, { cause: error, hint: hintFor(error.message) });
+  }
   return error;
+}
+
+/** vLLM's messages that speak of its command line, as what to do here. */
+function hintFor(message: string): string | undefined {
+  if (/enable-auto-tool-choice|tool-call-parser|tool_call_parser/.test(message)) {
+    return 'load with the engine arguments { enable_auto_tool_choice: true, tool_call_parser: "hermes" } (the parser that fits the model), or name the tool in tool_choice';
+  }
+  if (/chat template/.test(message)) {
+    return "give one: the option chat_template, or chat_template.jinja in the model's folder";
+  }
+  if (/maximum context length|max_model_len/.test(message))
+    return "shorten the messages, or load with a longer max_model_len";
+  return undefined;
 }

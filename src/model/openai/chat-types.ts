@@ -3,10 +3,16 @@ import type { FinishReason, Usage } from "../results";
 import type { SamplingParameters } from "../sampling";
 import type { StandardSchema, Structure } from "./schema";
 
+/**
+ * A part of a message: `{ type: "text", text }`, `{ type: "image", image }` with the bytes of an image file, base64 text or a
+ * data URL, or any other part in OpenAI's form (`image_url`, `input_audio`, ...).
+ */
+export type ChatContentPart = { readonly type: string } & Readonly<Record<string, unknown>>;
+
 /** A message of a conversation, in OpenAI's form; vLLM knows further fields. */
 export interface ChatMessage {
   role: "system" | "developer" | "user" | "assistant" | "tool" | (string & {});
-  content?: string | readonly ({ type: string } & Record<string, unknown>)[] | null;
+  content?: string | readonly ChatContentPart[] | null;
   [field: string]: unknown;
 }
 

@@ -1,4 +1,3 @@
-import { InvalidArgumentError } from "../../errors";
 import { type CheckedOptions, checkOptions } from "../options";
 import type { Usage } from "../results";
 import { CancellableStream } from "../stream";
@@ -13,6 +12,8 @@ import type {
   ToolCall,
 } from "./chat-types";
 import { HttpStatusError } from "./errors";
+import { chatFields } from "./fields";
+import { toMessages } from "./messages";
 import { parseStructured, type Structure, toJsonSchema } from "./schema";
 import { readEvents } from "./sse";
 
@@ -46,12 +47,14 @@ interface RawChunk {
 }
 
 function requestOf(messages: unknown, structured: Structure | undefined, { fields }: CheckedOptions): object {
-  if (!Array.isArray(messages) || messages.length === 0) {
-    throw new InvalidArgumentError("chat takes a list of messages", { hint: '[{ role: "user", content: "..." }]' });
-  }
-  if (structured === undefined) return { messages, ...fields };
+  const converted = toMessages(messages);
+  if (structured === undefined) return { messages: converted, ...fields };
   const schema = toJsonSchema(structured);
-  return { messages, response_format: { type: "json_schema", json_schema: { name: "answer", schema } }, ...fields };
+  return {
+    messages: converted,
+    response_format: { type: "json_schema", json_schema: { name: "answer", schema } },
+    ...fields,
+  };
 }
 
 /** See {@link VllmModel.chat}. */
@@ -60,7 +63,7 @@ export async function chat<S extends Structure | undefined>(
   messages: readonly ChatMessage[],
   options: ChatOptions<S>,
 ): Promise<ChatResult<StructuredAnswer<S>>> {
-  const checked = checkOptions(options, { ours: ["structured"] });
+  const checked = checkOptions(options, { call: "chat", ours: ["structured"], fields: chatFields });
   const request = requestOf(messages, options.structured, checked);
   const { status, json } = await post(routes, "chat/completions", request, checked);
   const answer = await json<RawResponse>();
@@ -110,7 +113,7 @@ export function chatStream<S extends Structure | undefined>(
   messages: readonly ChatMessage[],
   options: ChatOptions<S>,
 ): ChatStream<StructuredAnswer<S>> {
-  const checked = checkOptions(options, { ours: ["structured"] });
+  const checked = checkOptions(options, { call: "chat", ours: ["structured"], fields: chatFields });
   const request = {
     ...requestOf(messages, options.structured, checked),
     stream: true,

@@ -1,19 +1,11 @@
 import { InvalidArgumentError } from "../../errors";
-import { type CallOptions, checkOptions } from "../options";
+import { checkOptions } from "../options";
 import type { Usage } from "../results";
 import { type OpenAiRoutes, post } from "./call";
 import { type RawUsage, toUsage } from "./chat";
 import { HttpStatusError } from "./errors";
-
-/** Options of {@link VllmModel.embed}; further fields of vLLM's embedding request go into `extra`. */
-export interface EmbedOptions extends CallOptions {
-  /** Length of the embeddings, for a model made for several (Matryoshka). */
-  dimensions?: number | undefined;
-  add_special_tokens?: boolean | undefined;
-  /** Cuts longer texts to this many tokens; -1: to what the model takes. */
-  truncate_prompt_tokens?: number | undefined;
-  user?: string | undefined;
-}
+import { embedFields } from "./fields";
+import type { EmbedOptions } from "./request-types";
 
 export interface EmbedResult {
   /** One for each text, in their order. */
@@ -31,7 +23,7 @@ export async function embed(
   if (!Array.isArray(texts) || texts.length === 0 || !texts.every((text) => typeof text === "string")) {
     throw new InvalidArgumentError("embed takes a text or a list of texts");
   }
-  const checked = checkOptions(options);
+  const checked = checkOptions(options, { call: "embed", fields: embedFields });
   // base64 of the bits: exact, and a third of the text.
   const request = { input: texts, encoding_format: "base64", ...checked.fields };
   const { json } = await post(routes, "embeddings", request, checked).catch((error: unknown) => {

@@ -2,13 +2,24 @@ export { ChatStream } from "./chat";
 export type {
   ChatAnswer,
   ChatChunk,
+  ChatContentPart,
   ChatMessage,
   ChatOptions,
   ChatResult,
   StructuredAnswer,
   ToolCall,
 } from "./chat-types";
-export type { EmbedOptions, EmbedResult } from "./embed";
+export type { EmbedResult } from "./embed";
 export { HttpStatusError, StructuredOutputError } from "./errors";
+export type { EmbedOptions, TokenizeOptions } from "./request-types";
 export type { JsonSchema, StandardSchema, Structure } from "./schema";
-export type { TokenizeOptions, TokenizeResult } from "./tokenize";
+export type { TokenizeResult } from "./tokenize";
+export {
+  type ChatTool,
+  type RunToolsOptions,
+  type ToolContext,
+  ToolError,
+  type ToolResult,
+  type ToolRun,
+  type ToolStep,
+} from "./tools";

@@ -2,18 +2,9 @@ import { InvalidArgumentError } from "../../errors";
 import { type CallOptions, checkOptions } from "../options";
 import { type OpenAiRoutes, post } from "./call";
 import type { ChatMessage } from "./chat-types";
-
-/** Options of {@link VllmModel.tokenize}; further fields of vLLM's request go into `extra`. */
-export interface TokenizeOptions extends CallOptions {
-  /** Begin-of-text and the like; by default true for a text and false for messages, whose template has them. */
-  add_special_tokens?: boolean | undefined;
-  /** For messages: end with the beginning of the assistant's answer. */
-  add_generation_prompt?: boolean | undefined;
-  continue_final_message?: boolean | undefined;
-  chat_template?: string | undefined;
-  chat_template_kwargs?: Record<string, unknown> | undefined;
-  tools?: readonly object[] | undefined;
-}
+import { tokenizeFields } from "./fields";
+import { toMessages } from "./messages";
+import type { TokenizeOptions } from "./request-types";
 
 export interface TokenizeResult {
   readonly tokens: readonly number[];
@@ -31,8 +22,9 @@ export async function tokenize(
   if (typeof input !== "string" && !Array.isArray(input)) {
     throw new InvalidArgumentError("tokenize takes a text or a list of messages");
   }
-  const checked = checkOptions(options);
-  const request = { ...(typeof input === "string" ? { prompt: input } : { messages: input }), ...checked.fields };
+  const checked = checkOptions(options, { call: "tokenize", fields: tokenizeFields });
+  const what = typeof input === "string" ? { prompt: input } : { messages: toMessages(input) };
+  const request = { ...what, ...checked.fields };
   const { json } = await post(routes, "/tokenize", request, checked);
   const answer = await json<{ tokens: number[]; count: number; max_model_len: number }>();
   return { tokens: answer.tokens, count: answer.count, maxModelLen: answer.max_model_len };

@@ -14,7 +14,8 @@ CHANNEL = "tritonode_channel"
 """Request parameter: the channel that the deltas of a stream go to (triton/deltas.py)."""
 HOST_REQUEST = "tritonode_request"
 """Request parameter: what a tritonode host sends besides the prompt, as JSON: `stream`, `sampling_parameters`,
-`returns` (names of RETURN_SWITCHES). It replaces tensors of the contract, because every tensor costs time."""
+`returns` (names of RETURN_SWITCHES), `prompt_token_ids`. It replaces tensors of the contract, since every tensor costs
+time."""
 OPEN_CHANNEL = "tritonode_open_channel"
 """Request parameter: this request is the channel of that name."""
 CANCEL_TOKEN = "tritonode_cancel_token"
@@ -40,6 +41,8 @@ class RawRequest:
     exclude_input: bool | None
     images: list[str] = field(default_factory=list)
     returns: frozenset[str] = frozenset()
+    # The prompt as token ids; `text` is empty then.
+    token_ids: list[int] | None = None
     embedding: str | None = None
     cancel_token: str | None = None
     # See deltas.py.
@@ -102,6 +105,7 @@ def _read_host_request(request_id: str, text: str, images: list[str], host: dict
         exclude_input=True,
         images=images,
         returns=frozenset(asked["returns"]),
+        token_ids=asked.get("prompt_token_ids"),
         cancel_token=host.get(CANCEL_TOKEN),
         channel=host.get(CHANNEL),
     )

@@ -20,9 +20,14 @@ from tritonode.vllm.requests import (
 
 _TYPES = sampling_param_types()
 _STRUCTURED_TYPES = structured_output_types()
-# In addition to vLLM's own names: the adapter (and its folder, to load it first), and vLLM's scheduling priority, which
-# is an argument of `generate` and not a sampling parameter.
-_REQUEST_KEYS: dict[str, Any] = {"lora_name": str | None, "lora_path": str | None, "priority": int}
+# In addition to vLLM's own names: the adapter (its folder, to load it first, and its scale), and vLLM's scheduling
+# priority, which is an argument of `generate` and not a sampling parameter.
+_REQUEST_KEYS: dict[str, Any] = {
+    "lora_name": str | None,
+    "lora_path": str | None,
+    "lora_scale": float | None,
+    "priority": int,
+}
 
 
 @dataclass
@@ -32,6 +37,7 @@ class RequestParameters:
     sampling: SamplingParams
     lora_name: str | None
     lora_path: str | None
+    lora_scale: float | None
     priority: int
 
 
@@ -70,7 +76,13 @@ def parse_sampling_parameters(text: str, *, stream: bool) -> RequestParameters:
         sampling = SamplingParams(**typed)
     except REQUEST_ERRORS as failure:
         raise InvalidRequestError(str(failure)) from failure
-    return RequestParameters(sampling, own.get("lora_name"), own.get("lora_path"), own.get("priority", 0))
+    return RequestParameters(
+        sampling,
+        own.get("lora_name"),
+        own.get("lora_path"),
+        own.get("lora_scale"),
+        own.get("priority", 0),
+    )
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

@@ -23,6 +23,8 @@ from .tensors import HEADS, Layout, Shape, Tensors, layout_of, of_experts
 
 CONFIG_FILENAME = "adapter_config.json"
 WEIGHTS_FILENAME = "adapter_model.safetensors"
+# In the configuration of a scaled variant (scaled.py): the factor, and the folder of the original.
+SCALE_KEY, SOURCE_KEY = "tritonode_scale", "tritonode_source"
 # Reading a pickle file can run code, so pickle files are refused, even where vLLM would read them.
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 # Data type → unsigned integer type of the same width, and the mask of the exponent's bits.
@@ -49,6 +51,9 @@ class AdapterFiles:
     tensors: Tensors
     problems: list[str] = field(default_factory=list)
     stamp: tuple[tuple[int, int, int], ...] = ()
+    scale: float = 1.0
+    # The folder that the user named; of a scaled variant that of the original.
+    source: str = ""
 
     def unchanged(self) -> bool:
         """Whether the files have not changed since they were checked (by inode, size and modification time)."""
@@ -61,7 +66,7 @@ class AdapterFiles:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form that `adapters.inspect` answers with."""
         return {
-            "path": self.path,
+            "path": self.source,
             "rank": self.rank,
             "alpha": self.alpha,
             "target_modules": self.target_modules,
@@ -127,6 +132,8 @@ def inspect_adapter(
         tensors=tensors,
         problems=problems,
         stamp=stamp,
+        scale=float(config.get(SCALE_KEY, 1.0)),
+        source=str(config.get(SOURCE_KEY, path)),
     )
 
 

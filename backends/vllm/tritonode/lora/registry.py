@@ -8,7 +8,6 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from tritonode.errors import (
@@ -22,57 +21,16 @@ from tritonode.errors import (
 )
 from tritonode.vllm.lora import LoRARequest, renames_weights
 
+from .adapter import Adapter
 from .checkpoint import architectures
 from .engine import AdapterEngine
 from .files import AdapterFiles, check_finite, inspect_adapter
 from .modules import ModelModules, model_problems
 from .saved import Entry
+from .scaled import SEPARATOR, ScaledFolders, check_scale, variant_name
 
-
-@dataclass
-class Adapter:
-    """One version of an adapter. A new version gets a new integer id and a new cache name.
-
-    vLLM keys its weights by the id and its prefix cache by the name: reusing either would serve the old version's
-    weights or its cached prefixes.
-    """
-
-    name: str
-    version: int
-    files: AdapterFiles
-    request: LoRARequest
-    pinned: bool = False
-    # Whether its weights have been read once without an error.
-    tried: bool = False
-    # Why this version can no longer serve: its weights could not be read when a step needed them.
-    broken: str | None = None
-    retired: bool = False
-    running: int = 0
-    served: int = 0
-    failed: int = 0
-    tokens: int = 0
-    last_used: float = 0.0
-    loaded_at: float = field(default_factory=time.time)
-
-    def as_dict(self, state: str) -> dict[str, Any]:
-        """The JSON object that `adapters.list` returns. Times are in seconds since the epoch."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "path": self.files.path,
-            "rank": self.files.rank,
-            "alpha": self.files.alpha,
-            "target_modules": self.files.target_modules,
-            "size_bytes": self.files.size_bytes,
-            "state": state,
-            "pinned": self.pinned,
-            "running": self.running,
-            "served": self.served,
-            "failed": self.failed,
-            "tokens": self.tokens,
-            "last_used": self.last_used,
-            "loaded_at": self.loaded_at,
-        }
+# Variants of one adapter that requests have made. Of more, the one that was used longest ago is unloaded.
+_MOST_VARIANTS = 16
 
 
 class AdapterRegistry:
@@ -81,7 +39,7 @@ class AdapterRegistry:
     Adapters are checked and registered before the engine is built (`register`), and served once it is `attach`ed.
     """
 
-    def __init__(self, *, max_lora_rank: int, base_model: str) -> None:
+    def __init__(self, *, max_lora_rank: int, base_model: str, folders: ScaledFolders | None = None) -> None:
         self._engine: AdapterEngine | None = None
         self._max_lora_rank = max_lora_rank
         self._base_model = base_model
@@ -97,6 +55,9 @@ class AdapterRegistry:
         self._changing: dict[str, asyncio.Lock] = {}
         # Adapters that are being pinned. Their room is reserved before their weights are loaded.
         self._pinning: set[str] = set()
+        self._folders = folders or ScaledFolders()
+        # Called after each change, with what was done: load, replace, unload, pin, unpin.
+        self.on_event: Callable[[str, Adapter], None] = lambda _action, _adapter: None
 
     def attach(self, engine: AdapterEngine) -> None:
         self._engine = engine
@@ -183,24 +144,49 @@ class AdapterRegistry:
             raise NotFoundError(f"LoRA {name} is not supported, we currently support {self.names}")
         return adapter
 
-    async def for_request(self, name: str, path: str | None) -> Adapter:
+    async def for_request(self, name: str, path: str | None, scale: float | None = None) -> Adapter:
         """The adapter that a request names. If the request has a path and the adapter is not loaded, loads it first.
+
+        With a scale other than 1 it is the adapter's variant at that scale, which is loaded when it is first asked for.
 
         Raises SettingsError when the files have changed or are missing since they were checked. vLLM would find that
         out in the middle of a step, which would end the engine for all requests.
         """
-        if path is not None and name not in self._current:
-            try:
-                await self.load(name, path)
-            except AlreadyExistsError:
-                pass  # Another request has loaded it in the meantime.
-        adapter = self.get(name)
-        if path is not None and os.path.realpath(path) != os.path.realpath(adapter.files.path):
+        if scale is not None and scale != 1:
+            adapter = await self._variant(name, path, scale)
+        else:
+            if path is not None and name not in self._current:
+                with contextlib.suppress(AlreadyExistsError):  # Another request has loaded it in the meantime.
+                    await self.load(name, path)
+            adapter = self.get(name)
+        if path is not None and os.path.realpath(path) != os.path.realpath(adapter.files.source):
             raise AlreadyExistsError(
-                f"adapter '{name}' is loaded from {adapter.files.path}, the request says {path}; replace it first"
+                f"adapter '{name}' is loaded from {adapter.files.source}, the request says {path}; replace it first"
             )
         await self._check_on_disk(adapter)
         return adapter
+
+    async def _variant(self, name: str, path: str | None, scale: float) -> Adapter:
+        check_scale(scale)
+        variant = variant_name(name, scale)
+        if variant not in self._current:
+            loaded = self._current.get(name)
+            if loaded is None and path is None:
+                return self.get(name)  # raises
+            source = loaded.files.path if loaded is not None else str(path)
+            with contextlib.suppress(AlreadyExistsError):
+                await self._publish(variant, await asyncio.to_thread(self._folders.make, source, scale))
+            await self._drop_variants(name, keep=_MOST_VARIANTS)
+        return self.get(variant)
+
+    async def _drop_variants(self, name: str, *, keep: int = 0) -> None:
+        """Unload the variants of an adapter, those in use last; `keep` of them, the ones used last, stay."""
+        variants = [each for key, each in self._current.items() if key.startswith(name + SEPARATOR)]
+        variants.sort(key=lambda each: (each.running > 0, each.last_used or each.loaded_at))
+        for adapter in variants[: max(0, len(variants) - keep)]:
+            if keep == 0 or adapter.running == 0:
+                with contextlib.suppress(NotFoundError):
+                    await self.unload(adapter.name)
 
     async def _check_on_disk(self, adapter: Adapter) -> None:
         """Check an adapter that is not in memory, so that its problems are found now and not in a step."""
@@ -237,16 +223,28 @@ class AdapterRegistry:
         except Exception as failure:
             raise SettingsError(f"adapter '{adapter.name}' ({adapter.files.path}): {failure}") from failure
 
-    async def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+    async def load(self, name: str, path: str, *, replace: bool = False, scale: float | None = None) -> Adapter:
         """Check, load and publish an adapter while requests run.
 
-        With `replace` it takes the place of the adapter of that name. Running requests finish with the old version.
+        With `replace` it takes the place of the adapter of that name. Running requests finish with the old version, and
+        its scaled variants are unloaded. With `scale` its weights are multiplied.
         """
+        if SEPARATOR in name:
+            raise InvalidRequestError(f"an adapter's name must not hold '{SEPARATOR}', got {name!r}")
+        if scale is not None and scale != 1:
+            check_scale(scale)
+            path = await asyncio.to_thread(self._folders.make, path, scale)
+        adapter = await self._publish(name, path, replace=replace)
+        if replace:
+            await self._drop_variants(name)
+        return adapter
+
+    async def _publish(self, name: str, path: str, *, replace: bool = False) -> Adapter:
         async with self._changing.setdefault(name, asyncio.Lock()):
             previous = self._current.get(name)
             if previous is not None and not replace:
                 raise AlreadyExistsError(
-                    f"adapter '{name}' is loaded already, from {previous.files.path}; replace it or unload it first"
+                    f"adapter '{name}' is loaded already, from {previous.files.source}; replace it or unload it first"
                 )
             if previous is None and replace:
                 near = did_you_mean(name, self._current)
@@ -258,10 +256,14 @@ class AdapterRegistry:
                 await self._set_pinned(previous, False)
                 await self._set_pinned(adapter, True)
             self._current[name] = adapter
-            self.on_change()
+            self._changed("replace" if replace else "load", adapter)
             if previous is not None:
                 await self._retire(previous)
             return adapter
+
+    def _changed(self, action: str, adapter: Adapter) -> None:
+        self.on_change()
+        self.on_event(action, adapter)
 
     async def unload(self, name: str) -> Adapter:
         """Remove an adapter. Running requests finish first; new ones do not find it."""
@@ -270,9 +272,11 @@ class AdapterRegistry:
             if adapter.pinned:
                 await self._set_pinned(adapter, False)
             del self._current[name]
-            self.on_change()
+            self._changed("unload", adapter)
             await self._retire(adapter)
-            return adapter
+        if SEPARATOR not in name:
+            await self._drop_variants(name)
+        return adapter
 
     async def pin(self, name: str, pinned: bool) -> Adapter:
         """Keep an adapter's weights in host memory, or let them be evicted again.
@@ -289,7 +293,7 @@ class AdapterRegistry:
                 if pinned:
                     await self.warm(adapter)
                 await self._set_pinned(adapter, pinned)
-            self.on_change()
+            self._changed("pin" if pinned else "unpin", adapter)
             return adapter
 
     @contextlib.contextmanager

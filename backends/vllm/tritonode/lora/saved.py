@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .scaled import ScaledFolders
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -29,6 +31,10 @@ class SavedAdapters:
     def __init__(self, private_directory: str | None, model: str) -> None:
         self._folder = os.path.join(private_directory, "models", model) if private_directory else None
         self._path = os.path.join(self._folder, "adapters.json") if self._folder else None
+
+    def scaled_folders(self) -> ScaledFolders:
+        """Where the folders of scaled adapters go: beside this file, so that the next process finds them."""
+        return ScaledFolders(self._folder)
 
     @property
     def restarts(self) -> bool:

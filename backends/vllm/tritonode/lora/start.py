@@ -42,7 +42,11 @@ class AdapterStart:
         wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
         self._report("check-adapters", count=len(wanted))
         args = self._settings.engine_args
-        registry = AdapterRegistry(max_lora_rank=int(args.get("max_lora_rank", 16)), base_model=str(args["model"]))
+        registry = AdapterRegistry(
+            max_lora_rank=int(args.get("max_lora_rank", 16)),
+            base_model=str(args["model"]),
+            folders=self._saved.scaled_folders(),
+        )
         self._to_pin = [entry.name for entry in wanted if entry.pinned]
         for entry in wanted:
             try:

@@ -15,7 +15,8 @@ from http import HTTPStatus
 from typing import Any
 
 from tritonode.errors import AlreadyExistsError, BackendError
-from tritonode.lora.registry import Adapter, AdapterRegistry
+from tritonode.lora.adapter import Adapter
+from tritonode.lora.registry import AdapterRegistry
 from tritonode.vllm.lora import LoRARequest
 from tritonode.vllm.openai import (
     EngineClient,

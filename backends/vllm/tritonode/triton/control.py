@@ -11,7 +11,8 @@ from typing import Any
 
 from tritonode.contract.sampling import parse_object
 from tritonode.errors import InvalidRequestError, UnsupportedError, did_you_mean
-from tritonode.lora.registry import Adapter, AdapterRegistry
+from tritonode.lora.adapter import Adapter
+from tritonode.lora.registry import AdapterRegistry
 
 _CHANGES = frozenset({"adapters.load", "adapters.replace", "adapters.unload", "adapters.pin", "adapters.unpin"})
 
@@ -39,6 +40,7 @@ class Control:
             "adapters.list": self._list,
             "adapters.get": self._get,
             "adapters.inspect": self._inspect,
+            "adapters.resolve": self._resolve,
             "adapters.load": self._load,
             "adapters.replace": self._replace,
             "adapters.unload": self._unload,
@@ -91,13 +93,19 @@ class Control:
     async def _inspect(self, request: dict[str, Any]) -> Any:
         return await self._registry.inspect(_text(request, "path"))
 
+    async def _resolve(self, request: dict[str, Any]) -> Any:
+        """The name to ask for, of an adapter that is given with a path or a scale; loads it if it has to."""
+        path = None if request.get("path") is None else _text(request, "path")
+        adapter = await self._registry.for_request(_text(request, "name"), path, _scale(request))
+        return {"name": adapter.name}
+
     async def _load(self, request: dict[str, Any]) -> Any:
-        adapter = await self._registry.load(_text(request, "name"), _text(request, "path"))
-        return await self._one(adapter)
+        name, path = _text(request, "name"), _text(request, "path")
+        return await self._one(await self._registry.load(name, path, scale=_scale(request)))
 
     async def _replace(self, request: dict[str, Any]) -> Any:
-        adapter = await self._registry.load(_text(request, "name"), _text(request, "path"), replace=True)
-        return await self._one(adapter)
+        name, path = _text(request, "name"), _text(request, "path")
+        return await self._one(await self._registry.load(name, path, replace=True, scale=_scale(request)))
 
     async def _unload(self, request: dict[str, Any]) -> Any:
         return await self._one(await self._registry.unload(_text(request, "name")))
@@ -107,6 +115,13 @@ class Control:
 
     async def _unpin(self, request: dict[str, Any]) -> Any:
         return await self._one(await self._registry.pin(_text(request, "name"), False))
+
+
+def _scale(request: dict[str, Any]) -> float | None:
+    value = request.get("scale")
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise InvalidRequestError(f"control_request: 'scale' must be a number, got {value!r:.80}")
+    return None if value is None else float(value)
 
 
 def _text(request: dict[str, Any], key: str) -> str:

@@ -14,7 +14,8 @@ from tritonode.contract.responses import ResponseState, embedding_tensors
 from tritonode.contract.sampling import parse_object, parse_sampling_parameters
 from tritonode.engine.run_request import run_request
 from tritonode.errors import BackendError, CancelledError, InvalidRequestError, UnavailableError, UnsupportedError
-from tritonode.lora.registry import Adapter, AdapterRegistry
+from tritonode.lora.adapter import Adapter
+from tritonode.lora.registry import AdapterRegistry
 from tritonode.vllm.engine import EngineDeadError
 from tritonode.vllm.requests import OVERLOAD_ERRORS, REQUEST_ERRORS, EmbeddingRequestOutput, PoolingParams
 
@@ -45,9 +46,10 @@ class Generator:
     async def _generate(self, raw: RawRequest, sender: Sender) -> None:
         prepend = prepends_input(raw)
         parameters = parse_sampling_parameters(raw.parameters, stream=raw.stream)
-        prompt: Any = raw.text
+        prompt: Any = raw.text if raw.token_ids is None else {"prompt_token_ids": raw.token_ids}
         if raw.images:
-            prompt = {"prompt": raw.text, "multi_modal_data": {"image": decode_images(raw.images)}}
+            text = {"prompt": raw.text} if raw.token_ids is None else prompt
+            prompt = text | {"multi_modal_data": {"image": decode_images(raw.images)}}
         sampling = parameters.sampling
         state = ResponseState(
             raw.returns, sampling.n, raw.text if prepend else "", with_logprobs=sampling.logprobs is not None
@@ -55,7 +57,8 @@ class Generator:
         if "return_cumulative_logprob" in raw.returns and sampling.logprobs is None:
             # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
             sampling.logprobs = 0
-        async with self._adapter(parameters.lora_name, parameters.lora_path, state) as adapter:
+        lora = (parameters.lora_name, parameters.lora_path, parameters.lora_scale)
+        async with self._adapter(*lora, state) as adapter:
             output_sender = OutputSender(sender, state, self._pb_utils, stream=raw.stream)
             await run_request(
                 self._llm,
@@ -80,7 +83,7 @@ class Generator:
             dimensions = dimensions[0] if dimensions else None
         params = PoolingParams(task="embed", dimensions=None if dimensions is None else int(dimensions))
         state = ResponseState(raw.returns)
-        async with self._adapter(request.get("lora_name"), request.get("lora_path"), state) as adapter:
+        async with self._adapter(request.get("lora_name"), request.get("lora_path"), None, state) as adapter:
             outputs = self._llm.encode(
                 prompt, params, uuid.uuid4().hex, lora_request=adapter.request if adapter else None
             )
@@ -93,14 +96,16 @@ class Generator:
             await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)
 
     @contextlib.asynccontextmanager
-    async def _adapter(self, name: str | None, path: str | None, state: ResponseState) -> AsyncIterator[Adapter | None]:
+    async def _adapter(
+        self, name: str | None, path: str | None, scale: float | None, state: ResponseState
+    ) -> AsyncIterator[Adapter | None]:
         """The adapter of a request, counted as running on it for the length of the block."""
         if name is None:
             yield None
             return
         if self._adapters is None:
             raise UnsupportedError("LoRA feature is not enabled.")
-        adapter = await self._adapters.for_request(name, path)
+        adapter = await self._adapters.for_request(name, path, scale)
         self._adapters.begin(adapter)
         started = time.monotonic()
         failed = True

@@ -1,0 +1,149 @@
+import { unlessAborted } from "../common/abort";
+import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
+import { InvalidArgumentError, RequestCancelledError } from "../errors";
+import type { ChatMessage } from "./openai/chat-types";
+import { checkSignal } from "./options";
+
+/** Options of {@link VllmModel.map} besides those of each request. */
+export interface MapOptions {
+  /** Requests that run at the same time. Default 16; vLLM itself takes up to `max_num_seqs` in one batch. */
+  readonly concurrency?: number | undefined;
+  /** Ends the iteration with {@link RequestCancelledError}, and the requests that run. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What became of one item: its answer, or its error. The others go on in either case. */
+export type MapResult<Item, Result> =
+  | { readonly index: number; readonly item: Item; readonly ok: true; readonly result: Result }
+  | { readonly index: number; readonly item: Item; readonly ok: false; readonly error: unknown };
+
+/** A list of items, or a source that is read as they are needed. */
+export type MapSource<Item> = Iterable<Item> | AsyncIterable<Item>;
+
+export interface CheckedMap {
+  readonly concurrency: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** @throws {@link InvalidArgumentError} naming the option, before anything is read. */
+export function checkMap(source: unknown, options: MapOptions): CheckedMap {
+  const iterable =
+    typeof source === "object" && source !== null && (Symbol.iterator in source || Symbol.asyncIterator in source);
+  if (!iterable) {
+    throw new InvalidArgumentError(`map takes an iterable or async iterable of prompts, got ${describe(source)}`);
+  }
+  checkNames("map", options, ["concurrency", "signal"]);
+  const { concurrency = 16 } = options;
+  if (!Number.isSafeInteger(concurrency) || concurrency < 1) {
+    throw new InvalidArgumentError(`concurrency must be a whole number of at least 1, got ${describe(concurrency)}`);
+  }
+  return { concurrency, signal: checkSignal(options.signal) };
+}
+
+/**
+ * Runs a request for each item and gives the results in the order of the items. Up to `concurrency` requests run, and as many
+ * results may wait for an earlier one or for the reader: then nothing more is read from the source.
+ *
+ * @param run - sends the request of an item; its signal ends it
+ * @throws what the source throws, after the results of the items before
+ */
+export async function* mapInOrder<Item, Result>(
+  source: MapSource<Item>,
+  run: (item: Item, index: number, signal: AbortSignal) => Promise<Result>,
+  { concurrency, signal }: CheckedMap,
+): AsyncGenerator<MapResult<Item, Result>, void, undefined> {
+  const left = new AbortController();
+  const ended = signal === undefined ? left.signal : AbortSignal.any([signal, left.signal]);
+  const aborted = () => new RequestCancelledError("the map was aborted by its signal", { cause: signal?.reason });
+  const iterator = iteratorOf(source);
+  /** The results in their order, those that are still to come included. */
+  const results: Promise<MapResult<Item, Result>>[] = [];
+  const [room, news] = [new Bell(), new Bell()];
+  let running = 0;
+  let reading = true;
+
+  const settle = async (item: Item, index: number): Promise<MapResult<Item, Result>> => {
+    try {
+      return { index, item, ok: true, result: await run(item, index, ended) };
+    } catch (error) {
+      return { index, item, ok: false, error };
+    } finally {
+      running--;
+      room.ring();
+    }
+  };
+  const read = async (): Promise<void> => {
+    try {
+      for (let index = 0; !ended.aborted; ) {
+        if (running >= concurrency || results.length >= 2 * concurrency) {
+          await room.rung();
+          continue;
+        }
+        const next = await iterator.next();
+        if (next.done === true || ended.aborted) return;
+        running++;
+        results.push(settle(next.value, index++));
+        news.ring();
+      }
+    } finally {
+      reading = false;
+      news.ring();
+    }
+  };
+  const readToEnd = read();
+  // Thrown below, after the results of the items before it.
+  readToEnd.catch(() => {});
+  try {
+    for (;;) {
+      const first = results[0];
+      if (first === undefined) {
+        if (!reading) break;
+        await unlessAborted(news.rung(), signal, aborted);
+        continue;
+      }
+      const result = await unlessAborted(first, signal, aborted);
+      // A request that the signal has ended is no result of its own.
+      if (signal?.aborted) throw aborted();
+      results.shift();
+      room.ring();
+      yield result;
+    }
+    await readToEnd;
+    if (signal?.aborted) throw aborted();
+  } finally {
+    left.abort();
+    room.ring();
+    // Not awaited: an async generator that waits for its own next item ends only after that.
+    void Promise.resolve(iterator.return?.()).catch(() => {});
+  }
+}
+
+/** Lets one waiter go on. */
+class Bell {
+  #wake: () => void = () => {};
+
+  /** Resolves when the bell is rung next. */
+  rung(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  ring(): void {
+    this.#wake();
+  }
+}
+
+function iteratorOf<Item>(source: MapSource<Item>): AsyncIterator<Item> | Iterator<Item> {
+  return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+}
+
+/** Whether an item of a map is a conversation, and not token ids. */
+export function isConversation(item: unknown): item is readonly ChatMessage[] {
+  return Array.isArray(item) && typeof item[0] === "object";
+}
+
+export function joinSignals(given: AbortSignal | undefined, signal: AbortSignal): AbortSignal {
+  return given === undefined ? signal : AbortSignal.any([given, signal]);
+}

@@ -77,7 +77,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LazyPac
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     lazy_imports._module_file.cache_clear()
     made = LazyPackage(
-        roots=("lazy_heavy",),
+        # The second is not there: a version of the library that lacks one of the modules.
+        roots=("lazy_heavy", "lazy_heavy.of_a_later_version"),
         why="the test",
         real=frozenset({"lazy_heavy.light"}),
         absent=frozenset({"lazy_heavy.inner.patched"}),

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tritonode.vllm import lazy_imports
+import torch
+from tritonode.vllm import lazy_imports, lazy_packages
 from tritonode.vllm.lazy_imports import LazyPackage
 
 HEAVY = """
@@ -148,6 +150,17 @@ def test_a_package_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPa
     lazy_imports.install([LazyPackage(roots=("lazy_nowhere",), why="the test")], {})
     with pytest.raises(ModuleNotFoundError):
         import lazy_nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_the_sampler_of_any_version_runs_uncompiled() -> None:
+    def sample(logits: Any) -> Any:
+        return logits
+
+    module = types.ModuleType("vllm.v1.sample.ops.topk_topp_sampler")
+    for given in (torch.compile(sample, dynamic=True), sample):
+        module.compiled_random_sample = given  # type: ignore[attr-defined]
+        lazy_packages._AFTER_IMPORT[module.__name__](module)
+        assert module.compiled_random_sample is sample
 
 
 PLAIN_LOAD = """

@@ -30,7 +30,7 @@ class LazyPackage:
     """Modules that become real together: the first use of one of them imports all roots."""
 
     roots: tuple[str, ...]
-    """Full names of modules and packages; everything below them is included. One that is not installed is passed over."""
+    """Full names of modules and packages; everything below them is included. Some may not be installed."""
     why: str
     real: frozenset[str] = frozenset()
     """Modules below the roots that are imported at once: light ones, which pydantic or a subclass needs."""

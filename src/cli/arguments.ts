@@ -1,33 +1,49 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { nearest } from "../common/nearest";
 import { InvalidArgumentError } from "../errors";
+import type { CommandSpec } from "./spec";
 
-type Options = NonNullable<ParseArgsConfig["options"]>;
+type ValuesOf<Options extends NonNullable<ParseArgsConfig["options"]>> = ReturnType<
+  typeof parseArgs<{ args: string[]; options: Options; allowPositionals: true; strict: true }>
+>["values"];
+
+/** The values as parseArgs types them, but for options with `choices`: theirs are one of these. */
+type Values<Options extends NonNullable<ParseArgsConfig["options"]>> = {
+  [Name in keyof ValuesOf<Options>]: Name extends keyof Options
+    ? Options[Name] extends { readonly choices: readonly (infer Choice)[] }
+      ? Choice | Extract<ValuesOf<Options>[Name], undefined>
+      : ValuesOf<Options>[Name]
+    : never;
+};
+
+export interface Parsed<Spec extends CommandSpec> {
+  values: Values<Spec["options"]>;
+  positionals: string[];
+}
 
 /**
  * node:util's parseArgs with better errors: the offending word, and for an unknown option the nearest known one.
  *
- * @param positionals how many words besides the options are allowed.
- * @throws {@link InvalidArgumentError}
+ * @throws {@link InvalidArgumentError}, for a word too many or too few as well
  */
-export function parse<T extends Options>(
-  command: string,
-  args: string[],
-  options: T,
-  positionals = 0,
-): ReturnType<typeof parseArgs<{ args: string[]; options: T; allowPositionals: true; strict: true }>> {
-  const help = `run: tritonode ${command} --help`;
+export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Parsed<Spec> {
+  const help = `run: tritonode ${spec.name} --help`;
   try {
-    const parsed = parseArgs({ args, options, allowPositionals: true, strict: true });
-    const extra = parsed.positionals[positionals];
-    if (extra !== undefined)
-      throw new InvalidArgumentError(`unexpected argument ${JSON.stringify(extra)}`, { hint: help });
-    return parsed;
+    const parsed = parseArgs({ args, options: { ...spec.options }, allowPositionals: true, strict: true });
+    checkWords(spec, parsed.positionals);
+    for (const [name, { choices }] of Object.entries(spec.options)) {
+      const value = parsed.values[name];
+      if (choices === undefined || typeof value !== "string" || choices.includes(value)) continue;
+      throw new InvalidArgumentError(`--${name} ${JSON.stringify(value)} is not known`, {
+        hint: `use ${choices.join(" or ")}`,
+      });
+    }
+    return parsed as unknown as Parsed<Spec>;
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
       const word = /'(--?[^'\s]+)/.exec(message)?.[1] ?? "";
-      const near = nearest(word.replace(/^-+/, ""), Object.keys(options));
+      const near = nearest(word.replace(/^-+/, ""), Object.keys(spec.options));
       const hint = near === undefined ? help : `did you mean --${near}? Otherwise ${help}`;
       throw new InvalidArgumentError(`unknown option ${word}`, { hint, cause: error });
     }
@@ -35,6 +51,28 @@ export function parse<T extends Options>(
       throw new InvalidArgumentError(message.split(".")[0] ?? message, { hint: help, cause: error });
     }
     throw error;
+  }
+}
+
+function checkWords({ name, arguments: known, examples }: CommandSpec, words: readonly string[]): void {
+  const help = `run: tritonode ${name} --help`;
+  const last = known.at(-1);
+  const extra = last?.repeated ? undefined : words[known.length];
+  if (extra !== undefined)
+    throw new InvalidArgumentError(`unexpected argument ${JSON.stringify(extra)}`, { hint: help });
+  for (const [index, { name: what, choices }] of known.entries()) {
+    const given = words[index];
+    if (choices === undefined || given === undefined || choices.includes(given)) continue;
+    const near = nearest(given, choices);
+    throw new InvalidArgumentError(`${what} ${JSON.stringify(given)} is not known`, {
+      hint: near === undefined ? `use ${choices.join(" or ")}` : `did you mean ${near}?`,
+    });
+  }
+  const missing = known.slice(words.length).find(({ optional }) => !optional);
+  if (missing !== undefined) {
+    throw new InvalidArgumentError(`${name} needs ${missing.name}: ${missing.help}`, {
+      hint: examples?.[0] === undefined ? help : `for example: ${examples[0]}`,
+    });
   }
 }
 
@@ -47,9 +85,16 @@ export function integer(option: string, text: string, minimum: number): number {
 
 /** A positive number. @throws {@link InvalidArgumentError} naming the option. */
 export function positive(option: string, text: string): number {
-  const value = Number(text);
-  if (text.trim() !== "" && Number.isFinite(value) && value > 0) return value;
+  const value = number(option, text);
+  if (value > 0) return value;
   throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number above 0`);
+}
+
+/** A finite number. @throws {@link InvalidArgumentError} naming the option. */
+export function number(option: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && Number.isFinite(value)) return value;
+  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number`);
 }
 
 /** A JSON object. @throws {@link InvalidArgumentError} naming the option. */

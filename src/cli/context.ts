@@ -6,17 +6,9 @@ export interface Context {
   stderr: Output;
   stdin: NodeJS.ReadStream;
   environment: NodeJS.ProcessEnv;
-  /** Fires on SIGINT, SIGTERM and SIGHUP. */
+  /** Fires on SIGINT, SIGTERM and SIGHUP, and (reason EPIPE) when nobody reads standard output any more. */
   signal: AbortSignal;
 }
 
-/** A subcommand: its text for --help, and what it does. */
-export interface Command {
-  name: string;
-  /** One line for the list of commands. */
-  summary: string;
-  /** The whole text of `tritonode NAME --help`. */
-  help: string;
-  /** @returns the exit code. */
-  run(args: string[], context: Context): Promise<number>;
-}
+/** Runs a command. Resolves with the exit code. */
+export type Run = (args: string[], context: Context) => Promise<number>;

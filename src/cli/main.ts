@@ -2,22 +2,30 @@
 import { constants } from "node:os";
 import { nearest } from "../common/nearest";
 import { InvalidArgumentError } from "../errors";
-import type { Command, Context } from "./context";
-import { reportError } from "./report-error";
+import type { Context, Run } from "./context";
+import { helpText } from "./help";
+import { errorJson, reportError } from "./report-error";
+import type { CommandSpec } from "./spec";
+import { type CommandName, commands } from "./table";
 
 /** Exit code for an invalid command line, as of shells and most programs. */
 const USAGE = 2;
 
-/** Loaded when asked for: `--help` and `setup` need nothing of the engine's code. */
-const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
-  setup: async () => (await import("./commands/setup.js")).setupCommand,
-  doctor: async () => (await import("./commands/doctor.js")).doctorCommand,
-  bundle: async () => (await import("./commands/setup.js")).bundleCommand,
-  remove: async () => (await import("./commands/remove.js")).removeCommand,
-  build: async () => (await import("./commands/build.js")).buildCommand,
-  quantize: async () => (await import("./commands/quantize.js")).quantizeCommand,
-  generate: async () => (await import("./commands/generate.js")).generateCommand,
-  chat: async () => (await import("./commands/chat.js")).chatCommand,
+/** Loaded when they are run: `--help` and `setup` need nothing of the engine's code. */
+const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
+  setup: async () => (await import("./commands/setup.js")).run,
+  doctor: async () => (await import("./commands/doctor.js")).run,
+  chat: async () => (await import("./commands/chat.js")).run,
+  run: async () => (await import("./commands/run.js")).run,
+  info: async () => (await import("./commands/info.js")).run,
+  adapters: async () => (await import("./commands/adapters.js")).run,
+  inspect: async () => (await import("./commands/inspect.js")).run,
+  quantize: async () => (await import("./commands/quantize.js")).run,
+  generate: async () => (await import("./commands/generate.js")).run,
+  bundle: async () => (await import("./commands/bundle.js")).run,
+  remove: async () => (await import("./commands/remove.js")).run,
+  build: async () => (await import("./commands/build.js")).run,
+  completion: async () => (await import("./commands/completion.js")).run,
 };
 
 /**
@@ -27,11 +35,13 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
  * @returns the exit code: 0, 1 for a failure, 2 for an invalid command line, 128 + n for signal n.
  */
 export async function main(args: readonly string[], context: Context): Promise<number> {
+  const [name, ...rest] = args;
+  const words = rest.slice(0, rest.includes("--") ? rest.indexOf("--") : undefined);
   try {
-    const [name, ...rest] = args;
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      const command = name === "help" && rest[0] !== undefined ? await find(rest[0]) : undefined;
-      (name === undefined ? context.stderr : context.stdout).write(command?.help ?? (await overview()));
+      const about = name === "help" ? rest.find((word) => !word.startsWith("-")) : undefined;
+      const text = about === undefined ? overview() : helpText(find(about));
+      (name === undefined ? context.stderr : context.stdout).write(text);
       return name === undefined ? USAGE : 0;
     }
     if (name === "--version" || name === "-V") {
@@ -39,14 +49,17 @@ export async function main(args: readonly string[], context: Context): Promise<n
       context.stdout.write(`${packageVersion()}\n`);
       return 0;
     }
-    const command = await find(name);
-    const end = rest.indexOf("--");
-    if (rest.slice(0, end < 0 ? undefined : end).some((word) => word === "--help" || word === "-h")) {
-      context.stdout.write(command.help);
+    const command = find(name);
+    if (words.some((word) => word === "--help" || word === "-h")) {
+      context.stdout.write(helpText(command));
       return 0;
     }
-    return await command.run(rest, context);
+    const run = await RUNS[command.name]();
+    return await run(rest, context);
   } catch (error) {
+    // `tritonode ... | head` is no failure
+    if (context.signal.reason === "EPIPE") return 0;
+    if (words.includes("--json")) context.stdout.write(`${JSON.stringify(errorJson(error))}\n`);
     if (context.signal.aborted) {
       context.stderr.write("interrupted\n");
       return exitCodeOf(context.signal.reason);
@@ -56,19 +69,21 @@ export async function main(args: readonly string[], context: Context): Promise<n
   }
 }
 
-async function find(name: string): Promise<Command> {
-  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
-  if (load !== undefined) return load();
-  const near = nearest(name, Object.keys(COMMANDS));
+function find(name: string): CommandSpec & { readonly name: CommandName } {
+  const found = commands.find((command) => command.name === name);
+  if (found !== undefined) return found;
+  const near = nearest(
+    name,
+    commands.map((command) => command.name),
+  );
   const what = name.startsWith("-") ? "option" : "command";
   throw new InvalidArgumentError(`unknown ${what} ${JSON.stringify(name)}`, {
-    hint: near === undefined ? "run: tritonode --help" : `did you mean ${near}?`,
+    hint: near === undefined ? "run: tritonode --help" : `did you mean ${near}? Otherwise run: tritonode --help`,
   });
 }
 
-async function overview(): Promise<string> {
-  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()));
-  const lines = commands.map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`);
+function overview(): string {
+  const lines = commands.map(({ name, summary }) => `  ${name.padEnd(11)} ${summary}`);
   return `Usage: tritonode COMMAND [options]
 
 NVIDIA Triton and vLLM inside this process: models with many LoRA adapters, no server.
@@ -76,7 +91,7 @@ NVIDIA Triton and vLLM inside this process: models with many LoRA adapters, no s
 Commands:
 ${lines.join("\n")}
 
-  tritonode COMMAND --help   says what a command takes
+  tritonode help COMMAND   says what a command takes
   tritonode --version
 `;
 }
@@ -98,19 +113,29 @@ function watchSignals(controller: AbortController): void {
   }
 }
 
+/** A reader that has gone away ends a command in good order too: a model that is loaded is unloaded. */
+function watchPipes(controller: AbortController): void {
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+    if (!controller.signal.aborted) controller.abort("EPIPE");
+  });
+  // Notes that nobody reads are lost.
+  process.stderr.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
+}
+
 if (require.main === module) {
   const controller = new AbortController();
   watchSignals(controller);
-  // `tritonode --help | head` is no failure
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code === "EPIPE") process.exit(0);
-    throw error;
-  });
+  watchPipes(controller);
   const { stdout, stderr, stdin, env: environment } = process;
   // the program ends when its command does, not when nothing happens to keep the event loop alive in between
   const alive = setInterval(() => {}, 2 ** 30);
   void main(process.argv.slice(2), { stdout, stderr, stdin, environment, signal: controller.signal }).then((code) => {
     clearInterval(alive);
     process.exitCode = code;
+    // A terminal or an open pipe that nothing reads any more would keep the process alive.
+    stdin.destroy();
   });
 }

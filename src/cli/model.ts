@@ -1,5 +1,6 @@
-import { type LoadProgress, VllmModel } from "../model";
+import { type LoadProgress, VllmModel, type VllmModelOptions } from "../model";
 import type { Context } from "./context";
+import type { AdapterSource, ModelSource } from "./model-source";
 import { ProgressBar } from "./progress-bar";
 import { styler } from "./terminal";
 
@@ -20,20 +21,30 @@ const PHASES: Readonly<Record<LoadProgress["phase"], string>> = {
   ready: "ready",
 };
 
-interface ModelOptions {
-  modelRepository: string;
-  model: string | undefined;
-  verbose: boolean;
+/** How a model is loaded from the command line. */
+export interface LoadSettings {
+  readonly source: ModelSource;
+  readonly adapters?: readonly AdapterSource[];
+  /** Further engine arguments of a folder or a file. */
+  readonly engine?: Readonly<Record<string, unknown>>;
+  readonly device?: "cpu" | "cuda" | undefined;
+  readonly verbose?: boolean;
+  /** Show no progress. */
+  readonly quiet?: boolean;
 }
 
 /** Loads a model, calls `use` with it, and disposes of it. */
 export async function withModel<T>(
   context: Context,
-  options: ModelOptions,
+  settings: LoadSettings,
   use: (model: VllmModel) => Promise<T>,
 ): Promise<T> {
-  const model = await loadModel(context, options);
+  const model = await loadModel(context, settings);
   try {
+    for (const { name, path } of settings.adapters ?? []) {
+      if (settings.source.kind === "repository" && path !== undefined) await model.adapters.load(name, path);
+      if (path === undefined) await model.adapters.get(name);
+    }
     return await use(model);
   } finally {
     await model.dispose();
@@ -41,25 +52,35 @@ export async function withModel<T>(
 }
 
 /** Loads a model with a progress bar on stderr, the log above it where `verbose`. */
-async function loadModel(context: Context, options: ModelOptions): Promise<VllmModel> {
+async function loadModel(context: Context, settings: LoadSettings): Promise<VllmModel> {
   const bar = new ProgressBar(context.stderr, context.environment);
   const style = styler(context.stderr, context.environment);
-  const quiet = () => {};
+  const ignore = () => {};
   const show = (line: string) => bar.log(style("dim", line));
   try {
     return await VllmModel.load({
-      modelRepository: options.modelRepository,
-      model: options.model,
+      ...toLoadOptions(settings),
+      device: settings.device,
       signal: context.signal,
-      logger: options.verbose ? { debug: quiet, info: show, warn: show, error: show } : undefined,
+      logger: settings.verbose ? { debug: ignore, info: show, warn: show, error: show } : undefined,
+      // Without it the load's times would not be kept for the next bar.
       onProgress: (progress) => {
         const at = performance.now();
-        bar.update(() => barState(progress, performance.now() - at));
+        if (!settings.quiet) bar.update(() => barState(progress, performance.now() - at));
       },
     });
   } finally {
     bar.end();
   }
+}
+
+function toLoadOptions({ source, adapters = [], engine }: LoadSettings): VllmModelOptions {
+  if (source.kind === "repository") return { modelRepository: source.repository, model: source.name };
+  const loras = adapters.flatMap(({ name, path }) => (path === undefined ? [] : [[name, path] as const]));
+  return {
+    engine: { ...engine, model: source.path },
+    loras: loras.length === 0 ? undefined : Object.fromEntries(loras),
+  };
 }
 
 /**

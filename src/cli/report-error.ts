@@ -14,9 +14,26 @@ export function reportError(error: unknown, context: Pick<Context, "stderr" | "e
   const known = error instanceof TritonodeError;
   if (known && error.hint !== undefined) stderr.write(`${style("cyan", "hint")}:  ${error.hint}\n`);
   if (known) stderr.write(`${style("dim", `code:  ${error.code}, ${error.docs}`)}\n`);
-  if (!known || environment.TRITONODE_DEBUG) {
+  // A file that can't be read or written is no bug: the system's message says which.
+  const system = (error as NodeJS.ErrnoException).syscall !== undefined;
+  if (!(known || system) || environment.TRITONODE_DEBUG) {
     for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
       stderr.write(`${style("dim", cause.stack ?? cause.message)}\n`);
     }
   }
+}
+
+/** An error as --json prints it. */
+export function errorJson(error: unknown): { event: "error"; code: string; message: string; hint?: string } {
+  return { event: "error", ...errorFields(error) };
+}
+
+/** What a program reads of an error. */
+export function errorFields(error: unknown): { code: string; message: string; hint?: string } {
+  const { code, message, hint } = error as Partial<TritonodeError>;
+  return {
+    code: typeof code === "string" ? code : "ERR_INTERNAL",
+    message: message ?? String(error),
+    ...(hint === undefined ? {} : { hint }),
+  };
 }

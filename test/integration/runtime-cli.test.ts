@@ -3,9 +3,6 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { chatFormat, type Message } from "../../src/cli/chat-format";
-import { findRuntime } from "../../src/runtime";
-import { run } from "../../src/runtime/process";
 
 // The program itself on the tutorial's workspace, as `npm test` lays it out.
 const root = join(__dirname, "../..");
@@ -22,8 +19,8 @@ interface Ended {
   stderr: string;
 }
 
-/** Runs `tritonode` in the test's folder; `input` is typed into it line by line, `interrupt` sends SIGINT on that text. */
-function tritonode(words: string[], options: { input?: string; interrupt?: string } = {}): Promise<Ended> {
+/** Runs `tritonode` in the test's folder; `interrupt` sends SIGINT on that text. */
+function tritonode(words: string[], options: { interrupt?: string } = {}): Promise<Ended> {
   const program = join(root, "dist", "cli", "main.js");
   const child = spawn(process.execPath, [program, ...words], { cwd: folder });
   let stdout = "";
@@ -39,7 +36,7 @@ function tritonode(words: string[], options: { input?: string; interrupt?: strin
       interrupted = child.kill("SIGINT");
     }
   });
-  child.stdin.end(options.input ?? "");
+  child.stdin.end();
   return new Promise((resolve) => child.on("close", (code) => resolve({ code, stdout, stderr })));
 }
 
@@ -98,37 +95,4 @@ describe("tritonode generate", () => {
     expect(stderr).toContain("interrupted");
     expect(code).toBe(130);
   }, 120_000);
-});
-
-describe("tritonode chat", () => {
-  it("answers with the adapters it is told to", async () => {
-    const input = "What is the capital of Germany?\n/lora bactrian\n/reset\nWhat is the capital of Germany?\n/quit\n";
-    const words = ["chat", "--model-repository", repository, "--lora", "alpaca", "--max-tokens", "40"];
-    const { code, stdout } = await tritonode([...words, "--sampling-parameters", '{"temperature": 0}'], { input });
-    const [first, second] = stdout.split("the conversation is forgotten");
-    expect(first).toContain("Arrr");
-    expect(second).toContain('{"answer":');
-    expect(code).toBe(0);
-  }, 120_000);
-
-  it("renders a conversation as the model's own chat template does", async () => {
-    const { python } = await findRuntime();
-    const model = join(workspace, "weights", "backbone", "smollm2-135m-instruct");
-    const turns: Message[] = [
-      { role: "user", content: "Hi" },
-      { role: "assistant", content: "Hello" },
-      { role: "user", content: "Bye" },
-    ];
-    for (const messages of [turns, [{ role: "system" as const, content: "Rhyme" }, ...turns]]) {
-      const program = `
-import json, sys
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-print(json.dumps(tokenizer.apply_chat_template(json.loads(sys.argv[2]), tokenize=False, add_generation_prompt=True)))`;
-      const { stdout, stderr } = await run(python, ["-c", program, model, JSON.stringify(messages)]);
-      expect(JSON.parse(stdout.trim().split("\n").at(-1) || JSON.stringify(stderr))).toBe(
-        chatFormat(model).render(messages),
-      );
-    }
-  }, 60_000);
 });

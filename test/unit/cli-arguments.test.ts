@@ -1,9 +1,23 @@
 import { describe, expect, it } from "vitest";
 import { integer, jsonObject, names, parse, positive } from "../../src/cli/arguments";
+import { command } from "../../src/cli/spec";
 import { nearest } from "../../src/common/nearest";
 import { InvalidArgumentError } from "../../src/errors";
 
-const options = { device: { type: "string" }, verbose: { type: "boolean", short: "v" } } as const;
+const spec = command({
+  name: "setup",
+  summary: "",
+  description: [],
+  arguments: [
+    { name: "FROM", help: "what is read" },
+    { name: "KIND", optional: true, choices: ["bash", "zsh"], help: "which" },
+  ],
+  options: {
+    device: { type: "string", choices: ["cpu", "cuda"], help: "" },
+    verbose: { type: "boolean", short: "v", help: "" },
+  },
+  examples: ["tritonode setup here"],
+});
 
 function refusal(action: () => unknown): InvalidArgumentError {
   try {
@@ -17,21 +31,34 @@ function refusal(action: () => unknown): InvalidArgumentError {
 
 describe("parse", () => {
   it("takes what is defined", () => {
-    expect(parse("setup", ["--device=cpu", "-v"], options).values).toEqual({ device: "cpu", verbose: true });
-    expect(parse("bundle", ["out.tar"], options, 1).positionals).toEqual(["out.tar"]);
+    const { values, positionals } = parse(spec, ["--device=cpu", "-v", "here", "zsh"]);
+    expect(values).toEqual({ device: "cpu", verbose: true });
+    expect(positionals).toEqual(["here", "zsh"]);
+    const repeated = command({ ...spec, arguments: [{ name: "FILE", repeated: true, help: "" }] });
+    expect(parse(repeated, ["a", "b", "c"]).positionals).toEqual(["a", "b", "c"]);
   });
 
   it("names an unknown option and the nearest known one", () => {
-    const near = refusal(() => parse("setup", ["--devise", "cpu"], options));
+    const near = refusal(() => parse(spec, ["--devise", "cpu"]));
     expect(near.message).toBe("unknown option --devise");
     expect(near.hint).toContain("--device");
-    expect(refusal(() => parse("setup", ["--zzzzzzzz"], options)).hint).toBe("run: tritonode setup --help");
-    expect(refusal(() => parse("setup", ["-x"], options)).message).toBe("unknown option -x");
+    expect(refusal(() => parse(spec, ["--zzzzzzzz"])).hint).toBe("run: tritonode setup --help");
+    expect(refusal(() => parse(spec, ["-x"])).message).toBe("unknown option -x");
   });
 
-  it("refuses a missing value and a word too many", () => {
-    expect(refusal(() => parse("setup", ["--device"], options)).message).toContain("--device");
-    expect(refusal(() => parse("setup", ["extra"], options)).message).toBe('unexpected argument "extra"');
+  it("refuses a missing value, and a word too many or too few", () => {
+    expect(refusal(() => parse(spec, ["--device"])).message).toContain("--device");
+    expect(refusal(() => parse(spec, ["here", "zsh", "extra"])).message).toBe('unexpected argument "extra"');
+    const missing = refusal(() => parse(spec, []));
+    expect(missing.message).toBe("setup needs FROM: what is read");
+    expect(missing.hint).toBe("for example: tritonode setup here");
+  });
+
+  it("refuses a value that is not one of those there are", () => {
+    const option = refusal(() => parse(spec, ["--device", "tpu", "here"]));
+    expect([option.message, option.hint]).toEqual(['--device "tpu" is not known', "use cpu or cuda"]);
+    const word = refusal(() => parse(spec, ["here", "zhs"]));
+    expect([word.message, word.hint]).toEqual(['KIND "zhs" is not known', "did you mean zsh?"]);
   });
 });
 

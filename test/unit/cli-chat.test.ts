@@ -1,96 +1,86 @@
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { chatFormat, type Message } from "../../src/cli/chat-format";
-import { Chat } from "../../src/cli/commands/chat";
-import { TritonodeError } from "../../src/errors";
+import { Conversation } from "../../src/cli/chat/conversation";
+import { Input } from "../../src/cli/chat/input";
+import { Turns } from "../../src/cli/chat/turns";
 import { context } from "./cli-context";
 import { temporary } from "./runtime-files";
 
-const turns: Message[] = [
-  { role: "user", content: "Hi" },
-  { role: "assistant", content: "Hello" },
-  { role: "user", content: "Bye" },
-];
-
-function formatOf(template: unknown) {
-  const folder = temporary();
-  writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify({ chat_template: template }));
-  return chatFormat(folder);
+/** The turns that lines make. */
+function turnsOf(lines: string[]): string[] {
+  const turns = new Turns();
+  const complete = lines.map((line) => turns.push(line)).filter((turn) => turn !== undefined);
+  return turns.open ? [...complete, `open: ${turns.end()}`] : complete;
 }
 
-describe("chatFormat", () => {
-  it("reads ChatML, with the template's own system message where it has one", () => {
-    const plain = formatOf("{% for m in messages %}<|im_start|>{{ m.role }}...");
-    expect(plain.render(turns)).toBe(
-      "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
-    );
-    const folder = temporary();
-    writeFileSync(join(folder, "chat_template.jinja"), "{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}<|im_start|>");
-    const own = chatFormat(folder);
-    expect(own.render(turns)).toMatch(/^<\|im_start\|>system\nBe kind<\|im_end\|>\n<\|im_start\|>user\nHi/);
-    expect(own.render([{ role: "system", content: "Rhyme" }, ...turns])).not.toContain("Be kind");
+describe("Turns", () => {
+  it("are lines, but for those that end in a backslash", () => {
+    expect(turnsOf(["one", " two ", ""])).toEqual(["one", "two", ""]);
+    expect(turnsOf(["one\\", "two\\", "three", "four"])).toEqual(["one\ntwo\nthree", "four"]);
+    expect(turnsOf(["one\\", "two\\"])).toEqual(["open: one\ntwo"]);
   });
 
-  it("reads Llama 3, Llama 2 and a list of templates", () => {
-    const three = formatOf("<|start_header_id|>{{ role }}<|end_header_id|>");
-    expect(three.render(turns.slice(0, 1))).toBe(
-      "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-    );
-    const two = formatOf([{ name: "default", template: "[INST] {{ content }} [/INST]" }]);
-    expect(two.render([{ role: "system", content: "Rhyme" }, ...turns])).toBe(
-      "[INST] <<SYS>>\nRhyme\n<</SYS>>\n\nHi [/INST] Hello </s>[INST] Bye [/INST]",
-    );
+  it("are what stands between fences, empty lines and backslashes included", () => {
+    expect(turnsOf(['"""', "one", "", "two\\", '"""', "three"])).toEqual(["one\n\ntwo\\", "three"]);
+    expect(turnsOf(['"""one', 'two"""'])).toEqual(["one\ntwo"]);
+    expect(turnsOf(['"""one"""', 'say """'])).toEqual(["one", 'say """']);
+    expect(turnsOf(['"""', "never closed"])).toEqual(["open: never closed"]);
   });
 
-  it("falls back to a transcript for a base model", () => {
-    expect(chatFormat(temporary()).render(turns)).toBe("User: Hi\nAssistant: Hello\nUser: Bye\nAssistant:");
-    expect(chatFormat("/no/folder").stop).toContain("\nUser:");
+  it("hold pasted lines until the one that is typed", () => {
+    const turns = new Turns();
+    turns.hold("pasted");
+    turns.hold("");
+    expect(turns.push("typed")).toBe("pasted\n\ntyped");
   });
 });
 
-/** A model with one adapter that answers with its adapter's name and the number of turns in the prompt. */
-class Counting {
-  readonly seen: { prompt: string; options: Record<string, unknown> }[] = [];
-  readonly adapters = {
-    get: async (name: string) => {
-      if (name !== "alpaca") throw new TritonodeError("ERR_ADAPTER_NOT_FOUND", `there is no adapter '${name}'`);
-    },
-    list: async () => [{ name: "alpaca" }],
-  };
+it("a pipe's turns come one by one, the last one without a line end", async () => {
+  const surroundings = context({ input: 'one\ntwo\\\nthree\n"""\nfour' });
+  const input = new Input(surroundings, { prompt: () => "> ", interrupt: () => false });
+  const seen: string[] = [];
+  for (let turn = await input.next(); turn !== undefined; turn = await input.next()) seen.push(turn);
+  expect(seen).toEqual(["one", "two\nthree", "four"]);
+  expect(surroundings.stdout.text).toBe("");
+});
 
-  async *stream(prompt: string, options: Record<string, unknown>) {
-    this.seen.push({ prompt, options });
-    yield { text: ` ${options.lora ?? "base"}`, index: 0 };
-    yield { text: String(prompt.split("User:").length - 1), index: 0 };
-  }
-}
-
-async function conversation(lines: string[], system?: string) {
-  const model = new Counting();
-  const surroundings = context({ input: `${lines.join("\n")}\n` });
-  const chat = new Chat(model as never, surroundings, chatFormat("/no/folder"), { max_tokens: 5 }, system);
-  await chat.run();
-  return { model, output: surroundings.stdout.text, errors: surroundings.stderr.text };
-}
-
-describe("Chat", () => {
-  it("keeps the conversation, switches the adapter, forgets on /reset", async () => {
-    const { output, model } = await conversation(["one", "/lora alpaca", "two", "/reset", "three", "/base", "four"]);
-    expect(output).toBe(" base1\n alpaca2\nthe conversation is forgotten\n alpaca1\n base2\n");
-    expect(model.seen[1]?.prompt).toBe("User: one\nAssistant: base1\nUser: two\nAssistant:");
-    expect(model.seen[0]?.options).toMatchObject({ max_tokens: 5, stop: ["\nUser:", "\nSystem:"] });
-    expect(model.seen[0]?.options).not.toHaveProperty("lora");
+describe("Conversation", () => {
+  it("is the same after it was saved and loaded", () => {
+    const path = join(temporary(), "my talk.json");
+    const conversation = new Conversation();
+    conversation.system = "Be brief.";
+    conversation.lora = "pirate";
+    conversation.add("Hi", "Arrr");
+    conversation.save(path);
+    const loaded = Conversation.load(path);
+    expect(loaded).toEqual(conversation);
+    expect(loaded.with("Bye")).toEqual([
+      { role: "system", content: "Be brief." },
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: "Arrr" },
+      { role: "user", content: "Bye" },
+    ]);
+    loaded.add("Bye", "Arrr!");
+    loaded.save(path);
+    expect(Conversation.load(path).turns).toHaveLength(4);
   });
 
-  it("stays after an error and after an unknown command", async () => {
-    const { output, errors } = await conversation(["/lora nobody", "/lroa", "/lora", "still here"]);
-    expect(errors).toContain("there is no adapter 'nobody'");
-    expect(output).toBe("/lroa is not known; did you mean /lora?\n  alpaca\n base1\n");
+  it("takes a plain list of messages", () => {
+    const path = join(temporary(), "list.json");
+    writeFileSync(path, '[{"role": "user", "content": "Hi"}]');
+    expect(Conversation.load(path).messages()).toEqual([{ role: "user", content: "Hi" }]);
   });
 
-  it("sends the system message with each turn, and ends at /quit", async () => {
-    const { model } = await conversation(["one", "", "/quit", "never"], "Be kind");
-    expect(model.seen.map(({ prompt }) => prompt)).toEqual(["System: Be kind\nUser: one\nAssistant:"]);
+  it("overwrites no other file, and reads none", () => {
+    const path = join(temporary(), "notes.txt");
+    for (const text of ["my notes", '{"name": "x"}', '{"messages": ["x"]}', "null"]) {
+      writeFileSync(path, text);
+      expect(() => new Conversation().save(path)).toThrow("is no conversation");
+      expect(() => Conversation.load(path)).toThrow("is no conversation");
+      expect(readFileSync(path, "utf8")).toBe(text);
+    }
+    expect(() => Conversation.load("/no/file")).toThrow("/no/file can't be read: ENOENT");
+    expect(() => new Conversation().save("/no/folder/file")).toThrow("/no/folder/file can't be written");
   });
 });

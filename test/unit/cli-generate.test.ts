@@ -1,7 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { answer, formatResults, type GenerateFlags, readLines } from "../../src/cli/commands/generate";
 import type { TextModel } from "../../src/cli/model";
-import { context } from "./cli-context";
 
 const flags: GenerateFlags = {
   lora: undefined,
@@ -12,6 +11,10 @@ const flags: GenerateFlags = {
   excludeInputs: false,
   sampling: { temperature: 0.1 },
 };
+
+function saying(lines: string[] = []) {
+  return { signal: new AbortController().signal, say: (text: string) => void lines.push(text) };
+}
 
 /** A model that answers with its prompt in capitals, letter by letter when it streams. */
 function shouting(seen: [string, Record<string, unknown>][] = []): TextModel {
@@ -44,27 +47,27 @@ it("formatResults writes the client script's file", () => {
 
 describe("answer", () => {
   it("puts the prompt first unless it is excluded", async () => {
-    const { results, success } = await answer(shouting(), ["a\n", "b"], flags, context());
-    expect(success).toBe(true);
+    const { results, errors } = await answer(shouting(), ["a\n", "b"], flags, saying());
+    expect(errors.size).toBe(0);
     expect([...results]).toEqual([
       ["0", ["a\nA"]],
       ["1", ["bB"]],
     ]);
-    const excluded = await answer(shouting(), ["a\n"], { ...flags, excludeInputs: true }, context());
+    const excluded = await answer(shouting(), ["a\n"], { ...flags, excludeInputs: true }, saying());
     expect([...excluded.results]).toEqual([["0", ["A"]]]);
   });
 
   it("streams to the same text", async () => {
     const streaming = { ...flags, streaming: true };
-    const { results } = await answer(shouting(), ["ab\n"], streaming, context());
+    const { results } = await answer(shouting(), ["ab\n"], streaming, saying());
     expect(results.get("0")).toEqual(["ab\nA", "B"]);
-    const excluded = await answer(shouting(), ["ab\n"], { ...streaming, excludeInputs: true }, context());
+    const excluded = await answer(shouting(), ["ab\n"], { ...streaming, excludeInputs: true }, saying());
     expect(excluded.results.get("0")).toEqual(["A", "B"]);
   });
 
   it("numbers the requests from the offset, through all iterations", async () => {
     const seen: [string, Record<string, unknown>][] = [];
-    const { results } = await answer(shouting(seen), ["a", "b"], { ...flags, offset: 5, iterations: 2 }, context());
+    const { results } = await answer(shouting(seen), ["a", "b"], { ...flags, offset: 5, iterations: 2 }, saying());
     expect([...results.keys()]).toEqual(["5", "6", "7", "8"]);
     expect(seen.map(([prompt, options]) => [prompt, options.requestId])).toEqual([
       ["a", "5"],
@@ -76,19 +79,19 @@ describe("answer", () => {
 
   it("passes adapter, deadline in milliseconds and sampling parameters on", async () => {
     const seen: [string, Record<string, unknown>][] = [];
-    await answer(shouting(seen), ["a"], { ...flags, lora: "alpaca", streamTimeout: 1.5 }, context());
+    await answer(shouting(seen), ["a"], { ...flags, lora: "alpaca", streamTimeout: 1.5 }, saying());
     expect(seen[0]?.[1]).toMatchObject({ lora: "alpaca", deadline: 1500, temperature: 0.1 });
-    await answer(shouting(seen), ["a"], flags, context());
+    await answer(shouting(seen), ["a"], flags, saying());
     expect(seen[1]?.[1]).not.toHaveProperty("lora");
     expect(seen[1]?.[1]).not.toHaveProperty("deadline");
   });
 
   it("reports a failed request and finishes the others", async () => {
     for (const streaming of [false, true]) {
-      const surroundings = context();
-      const { results, success } = await answer(shouting(), ["bad", "b"], { ...flags, streaming }, surroundings);
-      expect(success).toBe(false);
-      expect(surroundings.stdout.text).toBe("Encountered error while processing: refused\n");
+      const lines: string[] = [];
+      const { results, errors } = await answer(shouting(), ["bad", "b"], { ...flags, streaming }, saying(lines));
+      expect([...errors.keys()]).toEqual(["0"]);
+      expect(lines).toEqual(["Encountered error while processing: refused"]);
       expect([...results]).toEqual([
         ["0", []],
         ["1", ["bB"]],
@@ -99,6 +102,6 @@ describe("answer", () => {
   it("rejects when it was interrupted", async () => {
     const controller = new AbortController();
     controller.abort("SIGINT");
-    await expect(answer(shouting(), ["a"], flags, context({ signal: controller.signal }))).rejects.toBe("SIGINT");
+    await expect(answer(shouting(), ["a"], flags, { ...saying(), signal: controller.signal })).rejects.toBe("SIGINT");
   });
 });

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { main } from "../../src/cli/main";
+import { commands } from "../../src/cli/table";
 import { context } from "./cli-context";
 import { temporary } from "./runtime-files";
 
@@ -16,30 +17,27 @@ describe("main", () => {
   it("lists the commands, as an answer to --help and as an error without one", async () => {
     const asked = context();
     expect(await main(["--help"], asked)).toBe(0);
-    for (const name of ["setup", "doctor", "bundle", "remove", "build", "quantize", "generate", "chat"])
-      expect(asked.stdout.text).toContain(`  ${name}`);
+    for (const { name, summary } of commands)
+      expect(asked.stdout.text).toMatch(new RegExp(`^  ${name} +${summary}$`, "m"));
     const bare = context();
     expect(await main([], bare)).toBe(2);
     expect(bare.stdout.text).toBe("");
     expect(bare.stderr.text).toBe(asked.stdout.text);
   });
 
-  it.each(["setup", "doctor", "bundle", "remove", "build", "quantize", "generate", "chat"])(
-    "explains %s",
-    async (name) => {
-      for (const words of [
-        [name, "--help"],
-        [name, "--nonsense", "-h"],
-        ["help", name],
-      ]) {
-        const surroundings = context();
-        expect(await main(words, surroundings)).toBe(0);
-        expect(surroundings.stdout.text).toMatch(new RegExp(`^Usage: tritonode ${name}\\b`));
-        const wide = surroundings.stdout.text.split("\n").filter((line) => line.length > 120);
-        expect(wide).toEqual([]);
-      }
-    },
-  );
+  it.each(commands.map(({ name }) => name))("explains %s", async (name) => {
+    for (const words of [
+      [name, "--help"],
+      [name, "--nonsense", "-h"],
+      ["help", name],
+    ]) {
+      const surroundings = context();
+      expect(await main(words, surroundings)).toBe(0);
+      expect(surroundings.stdout.text).toMatch(new RegExp(`^Usage: tritonode ${name}\\b`));
+      const wide = surroundings.stdout.text.split("\n").filter((line) => line.length > 100 && line.includes("  "));
+      expect(wide).toEqual([]);
+    }
+  });
 
   it("documents every flag of the seed's client script", async () => {
     const surroundings = context();
@@ -69,7 +67,20 @@ describe("main", () => {
     expect(await main(["setup", "--device", "tpu"], option)).toBe(2);
     expect(option.stderr.text).toContain('--device "tpu" is not known');
     expect(await main(["toString"], context())).toBe(2);
+    const json = context();
+    expect(await main(["doctor", "--jsom"], json)).toBe(2);
+    expect(json.stderr.text).toContain("did you mean --json?");
+    expect(await main(["info", "/no/model", "--json"], json)).toBe(2);
+    expect(JSON.parse(json.stdout.text)).toMatchObject({ event: "error", code: "ERR_INVALID_ARGUMENT" });
     expect(await main(["generate", "--iterations", "no"], context())).toBe(2);
+  });
+
+  it("says nothing and succeeds when nobody reads standard output any more", async () => {
+    const controller = new AbortController();
+    controller.abort("EPIPE");
+    const surroundings = context({ signal: controller.signal });
+    expect(await main(["setup", "--device", "cpu", "--dir", temporary()], surroundings)).toBe(0);
+    expect(surroundings.stderr.text).not.toContain("error");
   });
 
   it("ends with the code of the signal that interrupted it", async () => {

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { fractionOf } from "../../src/cli/commands/setup";
 import { barState } from "../../src/cli/model";
 import { ProgressBar } from "../../src/cli/progress-bar";
 import { reportError } from "../../src/cli/report-error";
+import { fractionOf } from "../../src/cli/setup-progress";
 import { hasColor } from "../../src/cli/terminal";
 import { RuntimeMissingError } from "../../src/errors";
 import { Collected, context } from "./cli-context";

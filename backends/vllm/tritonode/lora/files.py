@@ -109,9 +109,9 @@ def inspect_adapter(
     header = read_safetensors_header(weights)
     rank, alpha = _numbers(path, config)
     problems = _unsupported_features(config)
-    ranks = [rank, *(value for value in (config.get("rank_pattern") or {}).values() if isinstance(value, int))]
-    if max_lora_rank is not None and max(ranks) > max_lora_rank:
-        problems.append(f"rank {max(ranks)} is greater than max_lora_rank {max_lora_rank}")
+    highest = _highest_rank(rank, config)
+    if max_lora_rank is not None and highest > max_lora_rank:
+        problems.append(f"rank {highest} is greater than max_lora_rank {max_lora_rank}")
     tensors = _shared(tuple((name, tuple(entry["shape"])) for name, entry in header.items()))
     layout = layout_of(tensors)
     problems.extend(_tensor_problems(layout, config))
@@ -135,6 +135,17 @@ def inspect_adapter(
         scale=float(config.get(SCALE_KEY, 1.0)),
         source=str(config.get(SOURCE_KEY, path)),
     )
+
+
+def highest_rank(path: str) -> int:
+    """The highest rank of an adapter's layers, from its configuration. Raises SettingsError for one that has none."""
+    config = _read_config(path)
+    return _highest_rank(_numbers(path, config)[0], config)
+
+
+def _highest_rank(rank: int, config: dict[str, Any]) -> int:
+    pattern = config.get("rank_pattern") or {}
+    return max(rank, *(value for value in pattern.values() if isinstance(value, int)), rank)
 
 
 def _stamp(path: str) -> tuple[tuple[int, int, int], ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from tritonode.engine.engine import Engine
@@ -10,8 +11,23 @@ from tritonode.engine.settings import EngineSettings
 from tritonode.errors import SettingsError
 
 from .engine import AdapterEngine
+from .files import highest_rank
 from .registry import AdapterRegistry
 from .saved import Entry, SavedAdapters
+
+# What vLLM takes for `max_lora_rank` (`MaxLoRARanks` in vllm/config/lora.py), and its default.
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_DEFAULT_RANK = 16
+
+
+def rank_for(paths: Iterable[str]) -> int:
+    """The least `max_lora_rank` that these adapters fit, and vLLM's default at least."""
+    highest = _DEFAULT_RANK
+    for path in paths:
+        # What is wrong with an adapter's files is said when they are checked.
+        with suppress(SettingsError, OSError):
+            highest = max(highest, highest_rank(path))
+    return next((rank for rank in _RANKS if rank >= highest), _RANKS[-1])
 
 
 class AdapterStart:

@@ -1,0 +1,71 @@
+import { InvalidArgumentError } from "../errors";
+import { integer, jsonObject } from "./arguments";
+import { type SamplingFlags, samplingOf } from "./ask";
+import type { LoadSettings } from "./model";
+import { type AdapterSource, findAdapters, findModel, type ModelSource } from "./model-source";
+
+/** The options that `run` and `chat` share, as they are parsed. */
+export interface AskFlags extends SamplingFlags {
+  model?: string | undefined;
+  "model-repository"?: string | undefined;
+  lora?: string[] | undefined;
+  system?: string | undefined;
+  raw: boolean;
+  context?: string | undefined;
+  engine?: string | undefined;
+  device?: "cpu" | "cuda" | undefined;
+  quiet: boolean;
+  verbose: boolean;
+}
+
+/** The same, read: what to load, and how to ask. */
+export interface AskSettings {
+  readonly load: LoadSettings & { readonly adapters: readonly AdapterSource[] };
+  readonly sampling: Record<string, unknown>;
+  readonly system: string | undefined;
+  readonly raw: boolean;
+  readonly quiet: boolean;
+}
+
+/** Whether the model is named by an option, and not by the first word. */
+export function namesModel(flags: AskFlags): boolean {
+  return flags.model !== undefined || flags["model-repository"] !== undefined;
+}
+
+/**
+ * Reads the options that `run` and `chat` share.
+ *
+ * @param word - the model, where no option names it
+ * @throws {@link InvalidArgumentError}, before anything is loaded
+ */
+export function askSettings(flags: AskFlags, word: string | undefined): AskSettings {
+  const source = sourceOf(flags, word);
+  const engine = {
+    ...(flags.engine === undefined ? {} : jsonObject("--engine", flags.engine)),
+    ...(flags.context === undefined ? {} : { max_model_len: integer("--context", flags.context, 1) }),
+  };
+  const [argument] = Object.keys(engine);
+  if (argument !== undefined && source.kind === "repository") {
+    throw new InvalidArgumentError(`a model repository has its engine arguments in model.json: set ${argument} there`);
+  }
+  return {
+    load: {
+      source,
+      adapters: findAdapters(flags.lora ?? [], source),
+      engine,
+      device: flags.device,
+      verbose: flags.verbose,
+      quiet: flags.quiet,
+    },
+    sampling: samplingOf(flags),
+    system: flags.system,
+    raw: flags.raw,
+    quiet: flags.quiet,
+  };
+}
+
+function sourceOf(flags: AskFlags, word: string | undefined): ModelSource {
+  const { model, "model-repository": repository } = flags;
+  if (repository !== undefined) return { kind: "repository", repository, name: model };
+  return findModel(model ?? word);
+}

@@ -1,0 +1,132 @@
+import { InvalidArgumentError } from "../errors";
+import type { VllmModel } from "../model";
+import type { ChatMessage } from "../model/openai";
+import { integer, jsonObject, number } from "./arguments";
+
+/** The part of {@link VllmModel} that a question needs. */
+export type AskedModel = Pick<VllmModel, "chatStream" | "stream" | "tokenize">;
+
+/** A question: a conversation for the chat template, or a text to continue. */
+export type Question = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
+
+/** What a question is asked with, besides vLLM's sampling parameters. */
+export interface AskOptions {
+  readonly lora?: string | undefined;
+  readonly signal: AbortSignal;
+  readonly sampling: Readonly<Record<string, unknown>>;
+}
+
+/** An answer and how long it took. */
+export interface Answer {
+  readonly text: string;
+  /** vLLM's word for why it ended: "length" where --max-tokens cut it off. */
+  readonly finishReason: string;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  /** From the question to the end of the answer. */
+  readonly seconds: number;
+  /** From the question to the first piece of the answer. */
+  readonly firstSeconds: number;
+  /** After the first token; undefined for an answer of one token. */
+  readonly tokensPerSecond: number | undefined;
+}
+
+/**
+ * Whether the model has a chat template: vLLM's application is asked to use it.
+ *
+ * @throws what a request throws, but for the refusal of a conversation
+ */
+export async function hasChatTemplate(model: Pick<VllmModel, "tokenize">): Promise<boolean> {
+  try {
+    await model.tokenize([{ role: "user", content: "?" }]);
+    return true;
+  } catch (error) {
+    // Every template takes one message of a user.
+    if (error instanceof InvalidArgumentError) return false;
+    throw error;
+  }
+}
+
+/** Asks a question. `onText` gets each piece of the answer as it comes. */
+export async function ask(
+  model: AskedModel,
+  question: Question,
+  { lora, signal, sampling }: AskOptions,
+  onText: (text: string) => void = () => {},
+): Promise<Answer> {
+  const options = { ...sampling, signal, ...(lora === undefined ? {} : { lora }) };
+  const began = performance.now();
+  let first: number | undefined;
+  const pieces =
+    "prompt" in question ? model.stream(question.prompt, options) : model.chatStream(question.messages, options);
+  let text = "";
+  let finishReason = "unknown";
+  let usage = { promptTokens: 0, completionTokens: 0 };
+  for await (const piece of pieces) {
+    if (piece.text !== "") first ??= performance.now();
+    if (piece.finishReason !== null) finishReason = piece.finishReason;
+    if (piece.usage !== undefined) usage = piece.usage;
+    text += piece.text;
+    onText(piece.text);
+  }
+  const end = performance.now();
+  const { promptTokens, completionTokens } = usage;
+  const after = end - (first ?? end);
+  return {
+    text,
+    finishReason,
+    promptTokens,
+    completionTokens,
+    seconds: (end - began) / 1000,
+    firstSeconds: ((first ?? end) - began) / 1000,
+    tokensPerSecond: completionTokens > 1 && after > 0 ? ((completionTokens - 1) / after) * 1000 : undefined,
+  };
+}
+
+/** One line about an answer: tokens, their rate, and whether it was cut off. */
+export function speedNote({ completionTokens, tokensPerSecond, firstSeconds, finishReason }: Answer): string {
+  const parts = [`${completionTokens} token${completionTokens === 1 ? "" : "s"}`];
+  if (tokensPerSecond !== undefined) parts.push(`${tokensPerSecond.toFixed(1)} tokens/s`);
+  parts.push(`the first after ${firstSeconds.toFixed(2)} s`);
+  if (finishReason === "length") parts.push("cut off (--max-tokens N allows more)");
+  return parts.join(", ");
+}
+
+/** An answer as --json prints it. */
+export function answerJson(answer: Answer, lora: string | undefined) {
+  const { text, finishReason, promptTokens, completionTokens } = answer;
+  const rounded = (value: number | undefined) => (value === undefined ? undefined : Number(value.toFixed(3)));
+  return {
+    text,
+    finish_reason: finishReason,
+    lora: lora ?? null,
+    usage: { prompt_tokens: promptTokens, completion_tokens: completionTokens },
+    seconds: rounded(answer.seconds),
+    first_seconds: rounded(answer.firstSeconds),
+    tokens_per_second: rounded(answer.tokensPerSecond),
+  };
+}
+
+/** Options of a command line that become sampling parameters. */
+export interface SamplingFlags {
+  "max-tokens": string;
+  temperature?: string | undefined;
+  "top-p"?: string | undefined;
+  seed?: string | undefined;
+  "sampling-parameters"?: string | undefined;
+}
+
+/** Sampling parameters under vLLM's names. @throws {@link InvalidArgumentError} naming the option */
+export function samplingOf(flags: SamplingFlags): Record<string, unknown> {
+  const { temperature, "top-p": topP, seed } = flags;
+  const text = flags["sampling-parameters"];
+  const more = text === undefined ? {} : jsonObject("--sampling-parameters", text);
+  if ((more["n"] ?? 1) !== 1) throw new InvalidArgumentError("--sampling-parameters: n is 1, there is one answer");
+  return {
+    max_tokens: integer("--max-tokens", flags["max-tokens"], 1),
+    ...(temperature === undefined ? {} : { temperature: number("--temperature", temperature) }),
+    ...(topP === undefined ? {} : { top_p: number("--top-p", topP) }),
+    ...(seed === undefined ? {} : { seed: integer("--seed", seed, 0) }),
+    ...more,
+  };
+}

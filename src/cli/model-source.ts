@@ -1,0 +1,124 @@
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { nearest } from "../common/nearest";
+import { quote } from "../common/shell";
+import { InvalidArgumentError } from "../errors";
+
+/** A model that a path on the command line names. */
+export type ModelSource =
+  | { readonly kind: "repository"; readonly repository: string; readonly name: string | undefined }
+  | { readonly kind: "folder" | "gguf"; readonly path: string };
+
+const DEFAULT = "model_repository";
+
+/**
+ * What a path means: a Hugging Face folder, a GGUF file (or a folder with one), a model repository, or a model in one.
+ *
+ * @throws {@link InvalidArgumentError} saying what is there instead
+ */
+export function findModel(path: string | undefined): ModelSource {
+  if (path === undefined && !existsSync(DEFAULT)) {
+    throw new InvalidArgumentError("which model?", {
+      hint: "name a Hugging Face folder, a GGUF file or a model repository; without one, ./model_repository is used",
+    });
+  }
+  const full = resolve(path ?? DEFAULT);
+  const stats = statSync(full, { throwIfNoEntry: false });
+  if (stats === undefined) throw missing(path ?? DEFAULT, full);
+  if (!stats.isDirectory()) {
+    if (/\.gguf$/i.test(full)) return { kind: "gguf", path: full };
+    throw new InvalidArgumentError(`${full} is no model: a file of a model ends in .gguf`, {
+      hint: existsSync(join(dirname(full), "config.json"))
+        ? `the model is the folder: ${dirname(full)}`
+        : "name a Hugging Face folder, a GGUF file or a model repository",
+    });
+  }
+  const has = (...names: string[]) => existsSync(join(full, ...names));
+  if (has("1", "model.json")) return { kind: "repository", repository: dirname(full), name: basename(full) };
+  if (has("model.json") && /^\d+$/.test(basename(full))) {
+    return { kind: "repository", repository: dirname(dirname(full)), name: basename(dirname(full)) };
+  }
+  if (has("config.json")) return { kind: "folder", path: full };
+  const entries = readdirSync(full);
+  if (entries.some((name) => has(name, "1", "model.json"))) {
+    return { kind: "repository", repository: full, name: undefined };
+  }
+  if (has("adapter_config.json")) {
+    throw new InvalidArgumentError(`${full} is an adapter, not a model`, {
+      hint: `name its base model, and the adapter with: --lora ${shellWord(`${basename(full)}=${path ?? full}`)}`,
+    });
+  }
+  return inFolder(full, entries);
+}
+
+/** A folder with a GGUF file in it, as they are downloaded. */
+function inFolder(folder: string, entries: readonly string[]): ModelSource {
+  const files = entries.filter((name) => /\.gguf$/i.test(name));
+  if (files.length === 1 && files[0] !== undefined) return { kind: "gguf", path: join(folder, files[0]) };
+  if (files.length > 1) {
+    throw new InvalidArgumentError(`${folder} holds ${files.length} GGUF files`, {
+      hint: `name one of them: ${files.join(", ")}`,
+    });
+  }
+  throw new InvalidArgumentError(`${folder} holds no model: no config.json, no GGUF file, no <model>/1/model.json`, {
+    hint: entries.length === 0 ? "the folder is empty" : undefined,
+  });
+}
+
+function missing(given: string, full: string): InvalidArgumentError {
+  const folder = dirname(full);
+  if (/^[\w.-]+\/[\w.-]+$/.test(given) && !existsSync(folder)) {
+    return new InvalidArgumentError(`there is no folder or file ${full}`, {
+      hint: `models are not downloaded: fetch it first (hf download ${given} --local-dir ${basename(given)}), then name the folder`,
+    });
+  }
+  const near = existsSync(folder) ? nearest(basename(full), readdirSync(folder)) : undefined;
+  return new InvalidArgumentError(`there is no folder or file ${full}`, {
+    hint: near === undefined ? undefined : `did you mean ${shellWord(join(dirname(given), near))}?`,
+  });
+}
+
+/** A word as a person would type it in a shell. */
+function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : quote(text);
+}
+
+/** An adapter of the command line. Without a path it is one that the model's repository serves. */
+export interface AdapterSource {
+  readonly name: string;
+  readonly path: string | undefined;
+}
+
+/**
+ * Reads the values of `--lora`: NAME=PATH, the PATH of an adapter's folder alone, or the NAME of one that is served.
+ *
+ * @throws {@link InvalidArgumentError} naming the value
+ */
+export function findAdapters(values: readonly string[], source: ModelSource): AdapterSource[] {
+  const found = values.map((value) => findAdapter(value, source));
+  for (const [index, { name }] of found.entries()) {
+    if (found.findIndex((other) => other.name === name) === index) continue;
+    throw new InvalidArgumentError(`--lora names two adapters ${JSON.stringify(name)}`, {
+      hint: "give each its own name: --lora first=PATH --lora second=PATH",
+    });
+  }
+  return found;
+}
+
+function findAdapter(value: string, source: ModelSource): AdapterSource {
+  const equals = value.indexOf("=");
+  if (equals > 0) {
+    const path = resolve(value.slice(equals + 1));
+    if (value.length > equals + 1 && statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+      return { name: value.slice(0, equals), path };
+    }
+    throw new InvalidArgumentError(`--lora ${JSON.stringify(value)}: there is no folder ${path}`, {
+      hint: "--lora NAME=PATH, where PATH is the folder that PEFT wrote (adapter_config.json is in it)",
+    });
+  }
+  if (existsSync(join(value, "adapter_config.json"))) return { name: basename(resolve(value)), path: resolve(value) };
+  if (source.kind === "repository" && value !== "" && !value.includes("/")) return { name: value, path: undefined };
+  throw new InvalidArgumentError(`--lora ${JSON.stringify(value)} is neither NAME=PATH nor the folder of an adapter`, {
+    hint: "--lora NAME=PATH, where PATH is the folder that PEFT wrote (adapter_config.json is in it)",
+  });
+}

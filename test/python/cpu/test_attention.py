@@ -14,17 +14,8 @@ TOLERANCE = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 BLOCK = 32
 LENGTHS = (1, 5, 37, 64, 150, 801, 1100)
 """Sequences shorter and longer than a page, a tile and a partition of the keys."""
-AVAILABLE = [i for i in range(len(punica.LEVELS)) if punica.load().tritonode_punica_supports(i)]
 Part = tuple[int, int, int]
 """A sequence, and its tokens [from, to) that are in the step."""
-
-
-@pytest.fixture(params=AVAILABLE, ids=[punica.LEVELS[i] for i in AVAILABLE])
-def level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = punica.load().tritonode_punica_get_level()
-    assert punica.load().tritonode_punica_set_level(request.param) == 0
-    yield request.param
-    punica.load().tritonode_punica_set_level(before)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from tritonode.cpu import linear as linear_module
@@ -11,18 +9,9 @@ from tritonode.cpu import punica_library as punica
 from tritonode.cpu.linear import PackedWeight, linear, pack, pack_dense
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-AVAILABLE = [i for i in range(len(punica.LEVELS)) if punica.load().tritonode_punica_supports(i)]
 SHAPES = ((1, 1), (7, 33), (16, 64), (50, 576), (35, 130))
 KINDS = ("float32", "float16", "bfloat16", "int8", "int8+min", "int4", "int4+zero", "int4+min")
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture(params=AVAILABLE, ids=[punica.LEVELS[i] for i in AVAILABLE])
-def level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = punica.load().tritonode_punica_get_level()
-    assert punica.load().tritonode_punica_set_level(request.param) == 0
-    yield request.param
-    punica.load().tritonode_punica_set_level(before)
 
 
 @pytest.fixture(autouse=True)

@@ -24,14 +24,6 @@ MIXED = [-1, 0, 1, 1, 3, 0, -1, *[2] * 70, *[3] * 9, -1, 0]
 AVAILABLE = [i for i in range(len(punica.LEVELS)) if punica.load().tritonode_punica_supports(i)]
 
 
-@pytest.fixture(params=AVAILABLE, ids=[punica.LEVELS[i] for i in AVAILABLE])
-def level(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = punica.load().tritonode_punica_get_level()
-    assert punica.load().tritonode_punica_set_level(request.param) == 0
-    yield request.param
-    punica.load().tritonode_punica_set_level(before)
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     punica.load().tritonode_punica_set_parallel(None, 1)

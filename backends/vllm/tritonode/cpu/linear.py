@@ -148,7 +148,7 @@ class PackedWeight:
         end = self.shape[0] if end is None else end
         if not 0 <= begin <= end <= self.shape[0]:
             raise ValueError(f"rows {begin} to {end} of a weight of {self.shape[0]} rows")
-        out = torch.empty(end - begin, self.shape[1])
+        out = torch.empty(end - begin, self.shape[1], dtype=torch.float32)
         status = _library().tritonode_linear_unpack(self.data.data_ptr(), self.data.numel(), begin, end, out.data_ptr())
         if status != 0:
             raise RuntimeError(f"tritonode_linear_unpack: status {status}")

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tritonode.vllm import lazy_imports
+import torch
+from tritonode.vllm import lazy_imports, lazy_packages
 from tritonode.vllm.lazy_imports import LazyPackage
 
 HEAVY = """
@@ -77,7 +79,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LazyPac
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     lazy_imports._module_file.cache_clear()
     made = LazyPackage(
-        roots=("lazy_heavy",),
+        # The second is not there: a version of the library that lacks one of the modules.
+        roots=("lazy_heavy", "lazy_heavy.of_a_later_version"),
         why="the test",
         real=frozenset({"lazy_heavy.light"}),
         absent=frozenset({"lazy_heavy.inner.patched"}),
@@ -147,6 +150,17 @@ def test_a_package_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPa
     lazy_imports.install([LazyPackage(roots=("lazy_nowhere",), why="the test")], {})
     with pytest.raises(ModuleNotFoundError):
         import lazy_nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_the_sampler_of_any_version_runs_uncompiled() -> None:
+    def sample(logits: Any) -> Any:
+        return logits
+
+    module = types.ModuleType("vllm.v1.sample.ops.topk_topp_sampler")
+    for given in (torch.compile(sample, dynamic=True), sample):
+        module.compiled_random_sample = given  # type: ignore[attr-defined]
+        lazy_packages._AFTER_IMPORT[module.__name__](module)
+        assert module.compiled_random_sample is sample
 
 
 PLAIN_LOAD = """

@@ -46,6 +46,7 @@ ONLY: dict[str, tuple[versions.Version, versions.Version]] = {
     "vllm.exceptions:GracefulHTTPError": ((0, 29), versions.LAST),
     "vllm.exceptions:VLLMClientError": ((0, 27), versions.LAST),
     "vllm.v1.executor.multiproc_executor:get_file_store_init_method": ((0, 28), versions.LAST),
+    "vllm.v1.sample.ops.topk_topp_sampler:compiled_random_sample": (versions.FIRST, (0, 28)),
     "vllm.v1.worker.utils:allocate_kv_cache": ((0, 29), versions.LAST),
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": (versions.FIRST, (0, 28)),
     "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase.apply_lora_full_linear": ((0, 31), versions.LAST),
@@ -89,6 +90,7 @@ FUNCTIONS: dict[str, str] = {
     # What is imported late, and the memory of the KV cache.
     "vllm.model_executor.models.registry:_run_in_subprocess": "fn",
     "vllm.env_override:_patch_inductor_fallback_allow_list": "",
+    "vllm.v1.sample.ops.topk_topp_sampler:compiled_random_sample": "logits",
     "vllm.v1.worker.utils:allocate_kv_cache": "kv_cache_config device layout kernel_block_sizes",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": "kv_cache_config",
     "torch:_check_with": "error_type cond message",

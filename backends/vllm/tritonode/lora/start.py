@@ -58,8 +58,10 @@ class AdapterStart:
         wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
         self._report("check-adapters", count=len(wanted))
         args = self._settings.engine_args
+        # vLLM's default would refuse adapters of a higher rank, although it is known which ones there are.
+        args.setdefault("max_lora_rank", rank_for(entry.path for entry in wanted))
         registry = AdapterRegistry(
-            max_lora_rank=int(args.get("max_lora_rank", 16)),
+            max_lora_rank=int(args["max_lora_rank"]),
             base_model=str(args["model"]),
             folders=self._saved.scaled_folders(),
         )

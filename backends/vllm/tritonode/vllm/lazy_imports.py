@@ -30,7 +30,7 @@ class LazyPackage:
     """Modules that become real together: the first use of one of them imports all roots."""
 
     roots: tuple[str, ...]
-    """Full names of modules and packages; everything below them is included."""
+    """Full names of modules and packages; everything below them is included. Some may not be installed."""
     why: str
     real: frozenset[str] = frozenset()
     """Modules below the roots that are imported at once: light ones, which pydantic or a subclass needs."""
@@ -285,7 +285,9 @@ def _make_real(package: LazyPackage, because: str) -> None:
                 if parent in sys.modules:
                     vars(sys.modules[parent]).pop(attribute, None)
         for root in package.roots:
-            importlib.import_module(root)
+            # A root may be of other versions than the installed one.
+            if _module_file(root) is not None:
+                importlib.import_module(root)
         _replace_stand_ins(package)
         for mark in package.marked:
             mark()

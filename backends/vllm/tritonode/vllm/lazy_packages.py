@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import inspect
 import os
 import sys
 import types
@@ -126,10 +127,18 @@ def _inspect_models_here(module: types.ModuleType) -> None:
     vars(module)["_run_in_subprocess"] = lambda fn: fn()
 
 
+def _sample_uncompiled(module: types.ModuleType) -> None:
+    # Before 0.29 torch's inductor compiles it at the first sampled token, whatever the platform's own choice: a minute,
+    # and an error on a machine without a C++ compiler. 0.33 has no such function.
+    if hasattr(module, "compiled_random_sample"):
+        vars(module)["compiled_random_sample"] = inspect.unwrap(module.compiled_random_sample)
+
+
 _AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
     "transformers.utils.auto_docstring": _without_docstrings,
     "transformers.utils.import_utils": _read_models_once,
     "vllm.model_executor.models.registry": _inspect_models_here,
+    "vllm.v1.sample.ops.topk_topp_sampler": _sample_uncompiled,
 }
 
 

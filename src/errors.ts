@@ -9,8 +9,11 @@ const page = "https://github.com/tritonode/tritonode/blob/main/docs/errors.md";
  * docs/errors.md, a file that is in the package too.
  */
 export class TritonodeError extends Error {
+  /** Stable, for programs, e.g. `"ERR_MODEL_LOAD"`. docs/errors.md has them all. */
   readonly code: string;
+  /** The one thing to do about it; undefined where there is none that fits. */
   readonly hint: string | undefined;
+  /** The address of the code's section in docs/errors.md. */
   readonly docs: string;
 
   constructor(code: string, message: string, options: { hint?: string | undefined; cause?: unknown } = {}) {
@@ -20,6 +23,7 @@ export class TritonodeError extends Error {
     this.docs = `${page}#${code.toLowerCase()}`;
   }
 
+  /** The class's name, e.g. `"ModelLoadError"`. */
   override get name(): string {
     return this.constructor.name;
   }
@@ -62,6 +66,7 @@ export class PackageFilesError extends TritonodeError {
  * ALREADY_EXISTS, CANCELLED.
  */
 export class TritonServerError extends TritonodeError {
+  /** Triton's name for it, e.g. `"NOT_FOUND"`. */
   readonly tritonCode: string;
 
   constructor(tritonCode: string, message: string, options?: { hint?: string | undefined; cause?: unknown }) {

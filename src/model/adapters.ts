@@ -9,39 +9,59 @@ export type AdapterState = "slot" | "host" | "disk";
 
 /** An adapter that a model serves. */
 export interface AdapterInfo {
+  /** What requests call it. */
   readonly name: string;
   /** Increases by one with each `replace`. */
   readonly version: number;
+  /** Its folder, absolute. */
   readonly path: string;
   /** What its weights are multiplied with besides its own `alpha / rank`; 1: as trained. */
   readonly scale: number;
+  /** The largest rank of its modules. */
   readonly rank: number;
+  /** LoRA's alpha, from `adapter_config.json`: its weights count `alpha / rank` times. */
   readonly alpha: number;
+  /** The modules that it changes, e.g. `["q_proj", "v_proj"]`. */
   readonly targetModules: readonly string[];
+  /** Bytes of its weights in memory. */
   readonly sizeBytes: number;
+  /** Where its weights are now. */
   readonly state: AdapterState;
+  /** Whether it is kept from eviction. */
   readonly pinned: boolean;
   /** Requests that run on it now, and that it has served and failed since it was loaded. */
   readonly running: number;
+  /** Requests that it has answered since it was loaded. */
   readonly served: number;
+  /** Requests on it that have failed since it was loaded. */
   readonly failed: number;
   /** Tokens generated with it. */
   readonly tokens: number;
+  /** When a request last named it; undefined before the first. */
   readonly lastUsed: Date | undefined;
+  /** When this version was loaded. */
   readonly loadedAt: Date;
 }
 
 /** What an adapter's folder holds, and whether this model could serve it. */
 export interface AdapterInspection {
+  /** The folder that was read, absolute. */
   readonly path: string;
+  /** Whether `load` would take it. */
   readonly loadable: boolean;
   /** Why not. */
   readonly problems: readonly string[];
+  /** The largest rank of its modules; absent where the files cannot tell. */
   readonly rank?: number;
+  /** LoRA's alpha. */
   readonly alpha?: number;
+  /** The modules that it changes. */
   readonly targetModules?: readonly string[];
+  /** The base model that its training named, for people: it is not compared. */
   readonly baseModel?: string | undefined;
+  /** Bytes of its weights. */
   readonly sizeBytes?: number;
+  /** Type of its weights, e.g. `"bfloat16"`. */
   readonly dtype?: string;
 }
 

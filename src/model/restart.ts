@@ -6,7 +6,9 @@ import { InvalidArgumentError } from "../errors";
 
 /** What to do when the engine has died. */
 export interface RestartOptions {
-  /** `never` (default): the model stays down. `on-failure`: it is loaded again, adapters loaded at run time included. */
+  /**
+   * `never` (default): the model stays down. `on-failure`: it is loaded again, adapters loaded at run time included.
+   */
   policy: "never" | "on-failure";
   /** Restarts in a row before the model stays down. Default 5. */
   maxAttempts?: number | undefined;
@@ -28,6 +30,7 @@ export interface RestartEvent {
   readonly phase: "died" | "loading" | "ready" | "failed" | "stopped";
   /** 1 for the first restart in a row. */
   readonly attempt: number;
+  /** Milliseconds before the next attempt (`died`, `failed`). */
   readonly delay?: number;
   /** What ended the engine or the attempt. */
   readonly error?: Error;
@@ -65,7 +68,10 @@ export function toRestartOptions(value: unknown): RestartSettings {
   };
 }
 
-/** Loads a model again after its engine died, with pauses that grow, until it is up or too many attempts in a row failed. */
+/**
+ * Loads a model again after its engine died, with pauses that grow, until it is up or too many attempts in a row
+ * failed.
+ */
 export class Restarter {
   readonly #options: RestartSettings;
   readonly #reload: (signal: AbortSignal) => Promise<void>;

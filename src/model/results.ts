@@ -8,8 +8,11 @@ export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {})
 
 /** One candidate token at a position. */
 export interface TokenLogprob {
+  /** The token's number in the vocabulary. */
   readonly tokenId: number;
+  /** The token's text. */
   readonly token: string;
+  /** Natural logarithm of its probability. */
   readonly logprob: number;
   /** 1 is the likeliest. */
   readonly rank: number;
@@ -17,16 +20,23 @@ export interface TokenLogprob {
 
 /** Tokens that a request took and made. */
 export interface Usage {
+  /** Tokens of the prompt, the template's included. */
   readonly promptTokens: number;
+  /** Tokens generated, over all choices. */
   readonly completionTokens: number;
+  /** Both together. */
   readonly totalTokens: number;
 }
 
 /** One of a request's `n` answers. */
 export interface Choice {
+  /** 0 to `n - 1`. */
   readonly index: number;
+  /** The generated text, without the prompt. */
   readonly text: string;
+  /** Why it ended: `"stop"` at a stop or end-of-text token, `"length"` at `max_tokens` or the end of the context. */
   readonly finishReason: FinishReason;
+  /** Tokens generated for this choice. */
   readonly completionTokens: number;
   /** For each token the chosen one first, then the likeliest; present when `logprobs` was asked for. */
   readonly logprobs?: readonly (readonly TokenLogprob[])[];
@@ -36,7 +46,9 @@ export interface Choice {
 
 /** What {@link VllmModel.generate} resolves with. The first choice is spelled out; `choices` holds all of them. */
 export interface GenerateResult extends Omit<Choice, "index" | "completionTokens"> {
+  /** Tokens of the whole request. */
   readonly usage: Usage;
+  /** All `n` answers, in the order of their index. */
   readonly choices: readonly Choice[];
   /** The id that the request carried through Triton and vLLM. */
   readonly requestId: string;
@@ -50,7 +62,9 @@ export interface StreamChunk {
   readonly text: string;
   /** Set on the last piece of a choice. */
   readonly finishReason: FinishReason | null;
+  /** Log probabilities of the new tokens, where they were asked for. */
   readonly logprobs?: readonly (readonly TokenLogprob[])[];
+  /** Sum of the log probabilities so far. */
   readonly cumulativeLogprob?: number;
   /** Set on the last piece of the request. */
   readonly usage?: Usage;

@@ -1,10 +1,14 @@
 /** What the engine computes on: vLLM's CPU build, or its CUDA build. */
 export type Device = "cpu" | "cuda";
 
-/** An installed runtime: the Python, the Triton and the vLLM that a model is served with. Made by `setup`, found by `findRuntime`. */
+/**
+ * An installed runtime: the Python, the Triton and the vLLM that a model is served with. Made by `setup`, found by
+ * `findRuntime`.
+ */
 export interface Runtime {
   /** The runtime's own folder, e.g. `~/.local/share/tritonode/0.1.0-cpu`. */
   readonly directory: string;
+  /** What its vLLM computes on. */
   readonly device: Device;
   /** `<directory>/venv/bin/python3`. */
   readonly python: string;
@@ -12,7 +16,9 @@ export interface Runtime {
   readonly pythonVersion: string;
   /** Folder of `libpython3.X.so.1.0`, for the stub's LD_LIBRARY_PATH. */
   readonly libpythonDirectory: string;
+  /** The Triton that serves its models. */
   readonly triton: TritonFiles;
+  /** The installed vLLM's version, e.g. `"0.32.0"`. */
   readonly vllmVersion: string;
   /** The environment whose packages it uses, where `setup` was told to use those that are installed. */
   readonly installed?: { readonly python: string; readonly sitePackages: readonly string[] };

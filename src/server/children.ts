@@ -3,10 +3,14 @@ import type { Channel, ChildEvent } from "../transport/channel";
 
 /** A child process of Triton: a Python stub. */
 export interface ServerChild {
+  /** Its process id. */
   readonly pid: number;
   /** The model it serves. */
   readonly model: string;
-  /** Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its configuration. */
+  /**
+   * Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its
+   * configuration.
+   */
   readonly instance: string;
   /** When its start was announced, on the clock of `performance.now()`. */
   readonly since: number;

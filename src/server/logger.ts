@@ -2,9 +2,13 @@ import { callback } from "../common/callbacks";
 
 /** Where the server's log goes: Triton's own lines, and what its children print. For example `console`. */
 export interface Logger {
+  /** Triton's verbose lines, vLLM's DEBUG. */
   debug(message: string): void;
+  /** What goes on, and all that says no level. */
   info(message: string): void;
+  /** What works, but may not be meant. */
   warn(message: string): void;
+  /** What failed. */
   error(message: string): void;
 }
 

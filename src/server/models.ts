@@ -12,6 +12,7 @@ import { fromNative } from "../transport/failure";
 import type { Workspace } from "../transport/workspace";
 import type { Children, ServerChild } from "./children";
 
+/** Options of {@link TritonServer.loadModel}. */
 export interface LoadModelOptions {
   /** The model's configuration (config.pbtxt as an object); default: the folder's own. */
   readonly config?: Readonly<Record<string, unknown>> | undefined;
@@ -39,7 +40,10 @@ export interface ModelListener {
 /** Cancelled loads of this environment, until Triton has ended them. */
 const abandoned = new Map<string, Promise<void>>();
 
-/** Triton's messages when the child of a load has ended (python_backend, src/stub_launcher.cc; native/python_backend/child_waits.cc). */
+/**
+ * Triton's messages when the child of a load has ended (python_backend, src/stub_launcher.cc;
+ * native/python_backend/child_waits.cc).
+ */
 const childEnded = /Stub process '.*' is not healthy|the Python child that completes the configuration ended/;
 
 function stubStartError(model: string, cause?: unknown): ModelLoadError {
@@ -132,7 +136,10 @@ export class Models {
     this.#dead.delete(name);
   }
 
-  /** Settles with the load, or rejects earlier: when the signal is aborted, or when the child is gone and the load would hang. */
+  /**
+   * Settles with the load, or rejects earlier: when the signal is aborted, or when the child is gone and the load would
+   * hang.
+   */
   async #untilLoaded(
     name: string,
     load: Promise<void>,

@@ -7,7 +7,9 @@ import type { Runtime } from "../runtime/runtime";
 import type { Workspace } from "../transport/workspace";
 import type { Logger } from "./logger";
 
+/** Options of {@link TritonServer.start}. A server that runs already must have been started with the same. */
 export interface TritonServerOptions {
+  /** Which Triton and Python: what {@link findRuntime} resolves with. */
   readonly runtime: Runtime;
   /** Gets the lines of Triton's log and of its children; default: nothing is logged. */
   readonly logger?: Logger | undefined;
@@ -21,6 +23,7 @@ export interface TritonServerOptions {
   readonly childEnvironment?: Readonly<Record<string, string | undefined>> | undefined;
   /** Further settings: backend name → setting → value (`--backend-config` of tritonserver). */
   readonly backendConfig?: Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
+  /** Triton's `server-id`, in its metadata and metrics. */
   readonly serverId?: string | undefined;
   /** Seconds that `stop` waits for models to unload. Default 30. */
   readonly exitTimeout?: number | undefined;
@@ -70,8 +73,11 @@ const optionNames = Object.keys({
 
 /** What a later environment of the process must know of the running server. */
 export interface ServerDescription {
+  /** Its private folder. */
   readonly directory: string;
+  /** How the names of its shared memory begin. */
   readonly shmPrefix: string;
+  /** The runtime's folder. */
   readonly runtime: string;
   /** What its children's environment was given, as sorted pairs. */
   readonly environment: string;

@@ -5,12 +5,15 @@ import type { NativeRequest } from "../native/binding";
 import type { InferenceResponse } from "../transport/channel";
 import { type InputTensor, toNativeTensor } from "../transport/tensors";
 
+/** A request to any Triton model. */
 export interface InferenceRequest {
+  /** The model's name. */
   readonly model: string;
   /** Default: what the model's version policy chooses. */
   readonly version?: number | undefined;
   /** For logs and traces; default: a random UUID. */
   readonly id?: string | undefined;
+  /** Its input tensors, in any order. */
   readonly inputs: readonly InputTensor[];
   /** Names of the outputs to return; default: all. */
   readonly outputs?: readonly string[] | undefined;
@@ -24,8 +27,12 @@ export interface InferenceRequest {
     | undefined;
   /** Give BYTES outputs as `Uint8Array[]` instead of strings. */
   readonly raw?: boolean | undefined;
+  /** Aborting it cancels the request in Triton. */
   readonly signal?: AbortSignal | undefined;
-  /** Milliseconds from now until the request is cancelled with a {@link DeadlineExceededError}; at most 2^31 - 1, or `Infinity`. */
+  /**
+   * Milliseconds from now until the request is cancelled with a {@link DeadlineExceededError}; at most 2^31 - 1, or
+   * `Infinity`.
+   */
   readonly deadline?: number | undefined;
   /** Gets each response as it comes; the stream is not to be iterated then. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;

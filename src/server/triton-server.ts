@@ -9,9 +9,13 @@ import type { ResponseStream } from "./stream";
 
 /** Triton's view of a model in its repositories (`TRITONSERVER_ServerModelIndex`). */
 export interface ModelIndexEntry {
+  /** The model's name. */
   readonly name: string;
+  /** The version that the line is about; absent for a model that is not loaded. */
   readonly version?: string;
+  /** `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`; absent for a model that was never loaded. */
   readonly state?: string;
+  /** Why it is not ready, where Triton says. */
   readonly reason?: string;
 }
 
@@ -67,10 +71,12 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.onModelDied(listener);
   }
 
+  /** Whether Triton is up. */
   isLive(): Promise<boolean> {
     return this.#core.ask((addon) => addon.isLive());
   }
 
+  /** Whether Triton and all loaded models take requests. */
   async isReady(): Promise<boolean> {
     return (await this.#core.ask((addon) => addon.isReady())) && !this.#core.anyModelDead;
   }
@@ -85,10 +91,12 @@ export class TritonServer implements AsyncDisposable {
     return JSON.parse(await this.#core.ask((addon) => addon.metadata()));
   }
 
+  /** A model's inputs and outputs, as Triton's metadata protocol has them. */
   async modelMetadata(name: string, version?: number): Promise<Record<string, unknown>> {
     return JSON.parse(await this.#core.ask((addon) => addon.modelMetadata(name, version)));
   }
 
+  /** A model's configuration, what Triton completed included. */
   async modelConfig(name: string, version?: number): Promise<Record<string, unknown>> {
     return JSON.parse(await this.#core.ask((addon) => addon.modelConfig(name, version)));
   }
@@ -108,10 +116,12 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.ask((addon) => addon.metrics());
   }
 
+  /** Adds a model repository's folder; its models can be loaded by name. */
   registerRepository(path: string): Promise<void> {
     return this.#core.registerRepository(path);
   }
 
+  /** Takes a folder away again; models that are loaded from it stay. */
   unregisterRepository(path: string): Promise<void> {
     return this.#core.unregisterRepository(path);
   }

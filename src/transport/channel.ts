@@ -5,11 +5,17 @@ import { dataTypeName, type Tensor, type TensorData } from "./tensors";
 
 /** One response of a request. `final` is true for the last one. */
 export interface InferenceResponse {
+  /** The model's name. */
   readonly model: string;
+  /** The model's version that answered. */
   readonly version: number;
+  /** The id of the request. */
   readonly id: string;
+  /** The response's own parameters. */
   readonly parameters: Readonly<Record<string, string | number | boolean>>;
+  /** Its tensors by their names. */
   readonly outputs: Readonly<Record<string, Tensor>>;
+  /** Whether it is the last one of its request. */
   readonly final: boolean;
 }
 

@@ -20,6 +20,7 @@ const names = [
   "BF16",
 ] as const;
 
+/** Triton's names of its data types. */
 export type TritonDataType = Exclude<(typeof names)[number], "INVALID">;
 
 /**
@@ -42,6 +43,7 @@ export type TensorData =
   | readonly bigint[]
   | NumericArray;
 
+/** Typed arrays that tensors of numbers are made of. */
 export type NumericArray =
   | Int8Array
   | Uint8Array
@@ -56,9 +58,13 @@ export type NumericArray =
 
 /** A named tensor. `shape` may be left out for an input: then it is `[data.length]`. */
 export interface Tensor<Data = TensorData> {
+  /** The input's or output's name in the model's configuration. */
   readonly name: string;
+  /** What its elements are. */
   readonly datatype: TritonDataType;
+  /** Its dimensions; their product is the number of elements. */
   readonly shape: readonly number[];
+  /** Its elements, row by row. */
   readonly data: Data;
 }
 

@@ -11,14 +11,18 @@ export type ChatContentPart = { readonly type: string } & Readonly<Record<string
 
 /** A message of a conversation, in OpenAI's form; vLLM knows further fields. */
 export interface ChatMessage {
+  /** Who says it. */
   role: "system" | "developer" | "user" | "assistant" | "tool" | (string & {});
+  /** A text, or parts (`{ type: "text", text }`, `{ type: "image_url", image_url }`); null beside tool calls. */
   content?: string | readonly ChatContentPart[] | null;
   [field: string]: unknown;
 }
 
 /** A tool that the model called. */
 export interface ToolCall {
+  /** Names the call in the message that gives its result (`tool_call_id`). */
   readonly id: string;
+  /** The tool's name. */
   readonly name: string;
   /** As the model wrote them: JSON text. */
   readonly arguments: string;
@@ -33,26 +37,49 @@ export interface ChatOptions<S extends Structure | undefined = Structure | undef
     Omit<SamplingParameters, "logprobs" | "extra_args"> {
   /** Constrains the answer to a schema; the result's `object` is the parsed answer. */
   structured?: S;
+  /**
+   * The tools that the model may call, in OpenAI's form: `{ type: "function", function: { name, description, parameters
+   * } }`.
+   */
   tools?: readonly object[] | undefined;
+  /**
+   * Whether it calls tools: `"auto"` (default with tools), `"none"`, `"required"`, or `{ type: "function", function: {
+   * name } }` for one.
+   */
   tool_choice?: "none" | "auto" | "required" | object | undefined;
+  /** Whether it may call several tools at once; vLLM's default is true. */
   parallel_tool_calls?: boolean | undefined;
   /** Log probabilities in `response`, and how many for each token. */
   logprobs?: boolean | undefined;
+  /** How many of the likeliest tokens at each position (0 to 20); takes `logprobs: true`. */
   top_logprobs?: number | undefined;
+  /** Log probabilities of the prompt's tokens, this many for each. */
   prompt_logprobs?: number | null | undefined;
+  /** Most tokens of the answer, `max_tokens` under OpenAI's newer name. Default: as many as the context holds. */
   max_completion_tokens?: number | null | undefined;
+  /** OpenAI's form of structured output; `structured` is shorter. */
   response_format?: object | undefined;
+  /** How long a reasoning model thinks, where its template knows the word. */
   reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | (string & {}) | undefined;
+  /** Whether `reasoning` is in the answer; vLLM's default is true. */
   include_reasoning?: boolean | undefined;
+  /** A Jinja template in place of the model's own. */
   chat_template?: string | undefined;
+  /** Values for the template, e.g. `{ enable_thinking: false }`. */
   chat_template_kwargs?: Record<string, unknown> | undefined;
+  /** Whether the prompt ends with the beginning of the assistant's message. Default true. */
   add_generation_prompt?: boolean | undefined;
+  /** Go on with the last message instead of answering it; takes `add_generation_prompt: false`. */
   continue_final_message?: boolean | undefined;
+  /** Put begin-of-text before what the template made. Default false: templates have it. */
   add_special_tokens?: boolean | undefined;
+  /** Documents for a template that knows them (retrieval). */
   documents?: readonly object[] | undefined;
+  /** Options of the model's image processor. */
   mm_processor_kwargs?: Record<string, unknown> | undefined;
   /** vLLM's scheduling priority: lower is sooner (engine argument `scheduling_policy: "priority"`). */
   priority?: number | undefined;
+  /** A name for your own accounting; vLLM does not use it. */
   user?: string | undefined;
 }
 
@@ -61,13 +88,17 @@ export type StructuredAnswer<S> = S extends StandardSchema<infer T> ? T : S exte
 
 /** An answer: the first choice, where there are several. */
 export interface ChatAnswer<T = unknown> {
+  /** The answer; empty where the model only called tools. */
   readonly text: string;
   /** The answer as the schema of `structured` says. */
   readonly object: T;
   /** The reasoning that a reasoning parser separated from the answer. */
   readonly reasoning?: string;
+  /** The tools that the model called; empty where it called none. */
   readonly toolCalls: readonly ToolCall[];
+  /** Why it ended: `"stop"`, `"length"` (cut off at `max_tokens`), `"tool_calls"`. */
   readonly finishReason: FinishReason;
+  /** Tokens of the conversation and of the answer. */
   readonly usage: Usage;
   /** The assistant's message: append it to the conversation to go on. */
   readonly message: ChatMessage;
@@ -75,6 +106,7 @@ export interface ChatAnswer<T = unknown> {
 
 /** An answer with vLLM's whole response. */
 export interface ChatResult<T = unknown> extends ChatAnswer<T> {
+  /** vLLM's answer to the HTTP request, as it came. */
   readonly response: Readonly<Record<string, unknown>>;
 }
 
@@ -82,10 +114,13 @@ export interface ChatResult<T = unknown> extends ChatAnswer<T> {
 export interface ChatChunk {
   /** Which of the `n` choices it belongs to. */
   readonly index: number;
+  /** The new text; may be empty. */
   readonly text: string;
+  /** New text of the reasoning, with a reasoning parser. */
   readonly reasoning?: string;
   /** Pieces of tool calls, in OpenAI's form. */
   readonly toolCalls?: readonly object[];
+  /** Set on the last piece of a choice. */
   readonly finishReason: FinishReason | null;
   /** Set on the last piece of the request, which has no text. */
   readonly usage?: Usage;

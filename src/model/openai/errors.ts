@@ -2,6 +2,7 @@ import { TritonodeError } from "../../errors";
 
 /** vLLM's application answered with an HTTP error; `message` is vLLM's own. */
 export class HttpStatusError extends TritonodeError {
+  /** The HTTP status, e.g. 404. */
   readonly status: number;
   /** The body: parsed where it is JSON. */
   readonly body: unknown;

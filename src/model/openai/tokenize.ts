@@ -6,8 +6,11 @@ import { tokenizeFields } from "./fields";
 import { toMessages } from "./messages";
 import type { TokenizeOptions } from "./request-types";
 
+/** What {@link VllmModel.tokenize} resolves with. */
 export interface TokenizeResult {
+  /** Their numbers in the vocabulary. */
   readonly tokens: readonly number[];
+  /** How many they are. */
   readonly count: number;
   /** The longest sequence that the model takes. */
   readonly maxModelLen: number;

@@ -31,7 +31,9 @@ import {
 import { checkLeftovers } from "./leftovers";
 import { checkStored } from "./stored";
 
+/** Options of {@link doctor}: which runtime to look at. */
 export interface DoctorOptions extends FindRuntimeOptions {
+  /** Aborting it ends the check that runs and the list. */
   signal?: AbortSignal | undefined;
 }
 

@@ -6,6 +6,7 @@ import { checkDevice } from "./options";
 import { defaultDirectory, namedDirectory, setupCommand } from "./paths";
 import { stubPythonVersion, tritonOfDirectory } from "./triton";
 
+/** Options of {@link findRuntime}. */
 export interface FindRuntimeOptions {
   /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
   directory?: string | undefined;

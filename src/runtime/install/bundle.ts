@@ -25,6 +25,7 @@ import { arePartsUsable, type Parts, readParts, writeParts } from "./parts";
 import { isNotFound, type PipContext, pipDownload, pipEnvironment, pipInstall } from "./pip";
 import type { OnSetupProgress } from "./progress";
 
+/** Options of {@link bundle}. */
 export interface BundleOptions {
   /** Where the bundle is written: a `.tar` file, or with `parts` a folder. */
   output: string;
@@ -32,12 +33,17 @@ export interface BundleOptions {
   parts?: number | undefined;
   /** For a Python that has vLLM and torch of its own: only what `setup --use-installed` adds to it. */
   useInstalled?: boolean | undefined;
+  /** What the bundle is for: the machine that it is carried to. */
   device: Device;
+  /** The Python to download for (a path, or a name on PATH): its version must be that of the other machine's. */
   python?: string | undefined;
+  /** The index to take torch from, in place of the user's own and of PyTorch's CPU index. */
   torchIndex?: string | undefined;
   /** Extras to bring along. */
   extras?: readonly string[] | undefined;
+  /** Aborting it ends the downloads; the promise rejects with {@link SetupCancelledError}. */
   signal?: AbortSignal | undefined;
+  /** Called at each step and, while a package is downloaded, as its bytes come. */
   onProgress?: OnSetupProgress | undefined;
 }
 

@@ -8,6 +8,7 @@ import { uvResolves } from "./uv";
 
 /** The program that installs the Python packages. */
 export interface Installer {
+  /** Which program it is. */
   name: "uv" | "pip";
   /** uv's program; pip comes with the runtime's own environment. */
   program: string | undefined;

@@ -9,13 +9,17 @@ import { formatBytes } from "./progress";
 
 /** What a `setup` is about to do. */
 export interface SetupPlan {
+  /** The runtime's own folder. */
   directory: string;
+  /** What it will compute on. */
   device: Device;
   /** `none`: the runtime is complete; `extras`: it is, and packages are added; `install`: it is made anew. */
   action: "none" | "extras" | "install";
   /** Every package with its version, as it is given to the installer. */
   packages: string[];
+  /** The Python that it is built on; undefined where nothing is built. */
   python: { executable: string; version: string } | undefined;
+  /** What installs the packages; undefined where none are. */
   installer: Installer | undefined;
   /** The folder of an installed Triton, where that of the wheel is not used. */
   triton: string | undefined;

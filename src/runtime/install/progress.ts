@@ -3,19 +3,23 @@ export type SetupPhase = "wait" | "python" | "environment" | "download" | "insta
 
 /** One step forward of `setup` or `bundle`. */
 export interface SetupProgress {
+  /** Which step it is. */
   phase: SetupPhase;
   /** The package at hand, without its version. */
   package?: string;
   /** This package is the index-th (from 1) of `count`. */
   index?: number;
+  /** Packages in all. */
   count?: number;
   /** Bytes of this package so far, and in total. */
   receivedBytes?: number;
+  /** Bytes of this package in total, where the index says so. */
   totalBytes?: number;
   /** The same in words, for a log. */
   message: string;
 }
 
+/** Gets each step of {@link setup} and {@link bundle}. */
 export type OnSetupProgress = (progress: SetupProgress) => void;
 
 /**

@@ -33,6 +33,7 @@ import { allPins, describePlan, type SetupPlan, torchIndexes } from "./plan";
 import { formatBytes, type OnSetupProgress } from "./progress";
 import { remember } from "./remove";
 
+/** Options of {@link setup}: those of `npx tritonode setup`. */
 export interface SetupOptions {
   /** Default: `cuda` where an NVIDIA driver and a GPU are found, else `cpu`. */
   device?: Device | undefined;
@@ -59,15 +60,24 @@ export interface SetupOptions {
    * processor), `test`, `demo`. Those that an earlier run installed stay.
    */
   extras?: readonly string[] | undefined;
-  /** `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv where it is on PATH and finds all that pip would, else pip. */
+  /**
+   * `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv where it is on PATH and finds all that pip would, else pip.
+   */
   installer?: string | undefined;
+  /**
+   * Aborting it ends the step that runs; the promise rejects with {@link SetupCancelledError}, and a second run goes
+   * on.
+   */
   signal?: AbortSignal | undefined;
+  /** Called at each step and, while a package is downloaded, as its bytes come. */
   onProgress?: OnSetupProgress | undefined;
   /** Called once, before anything is made or fetched; not called where the runtime is complete. */
   onPlan?: ((plan: SetupPlan) => void) | undefined;
 }
 
-/** Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA. */
+/**
+ * Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA.
+ */
 const SPACE = { cpu: 3e9, cpuFull: 5e9, cuda: 16e9 } as const;
 const OVERLAY_SPACE = 0.6e9;
 

@@ -7,19 +7,13 @@
 // A small model may fill its JSON with white space, unless it is told not to:
 //   "structured_outputs_config": { "backend": "xgrammar", "disable_any_whitespace": true }
 import { fileURLToPath } from "node:url";
-import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
+import { createTritonode } from "tritonode/ai-sdk";
 import { z } from "zod";
 
-/** `provider("alpaca")` is the adapter alpaca on the base model. */
+/** `provider("alpaca")` is the adapter alpaca on the base model, `provider()` the base model. */
 export function createProvider(model) {
-  return createOpenAICompatible({
-    name: "tritonode",
-    baseURL: "http://localhost/v1",
-    fetch: model.fetch,
-    includeUsage: true,
-    supportsStructuredOutputs: true,
-  });
+  return createTritonode(model);
 }
 
 export async function ask(provider, name, prompt, options = {}) {

@@ -49,7 +49,7 @@ const hints: readonly Hint[] = [
   },
   {
     reason: /architectures? .* (?:are|is) not supported|does not recognize this architecture|model type `/,
-    hint: "this vLLM has no such architecture: use another model, or a newer vLLM (docs/versions.md)",
+    hint: "this vLLM has no such architecture: use another model, or a newer vLLM (docs/reference/versions.md)",
   },
   {
     reason: /tokenizer|Tokenizer/,
@@ -69,7 +69,7 @@ const hints: readonly Hint[] = [
   },
   {
     reason: /[Qq]uantization|config file for (awq|gptq|bitsandbytes|fp8)/,
-    hint: "leave the engine argument quantization out: it is read from config.json; docs/formats.md lists what is served",
+    hint: "leave the engine argument quantization out: it is read from config.json; docs/reference/formats.md lists what is served",
   },
   {
     reason: /attention heads .* divisible|tensor.parallel/i,

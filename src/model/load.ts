@@ -1,7 +1,11 @@
-import { resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { InvalidArgumentError } from "../errors";
+import { packageRoot } from "../package-root";
 import { findRuntime } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import type { Logger } from "../server";
+import type { AdapterEvent } from "./events";
 import type { EngineArguments } from "./repository";
 import type { RestartEvent, RestartOptions } from "./restart";
 
@@ -90,10 +94,10 @@ export interface ObjectOptions extends CommonOptions {
 export type VllmModelOptions = RepositoryOptions | ObjectOptions;
 
 /** The content of a progress line of the backend. */
-export interface ProgressLine {
+export interface ProgressLine extends Partial<AdapterEvent> {
   readonly model: string;
-  readonly phase: LoadProgress["phase"];
-  readonly name?: string;
+  /** `adapter`: no progress, but a change to the adapters that are served. */
+  readonly phase: LoadProgress["phase"] | "adapter";
   readonly done?: number;
   readonly total?: number;
 }
@@ -134,5 +138,15 @@ export async function resolveRuntime({ runtime, device }: PrewarmOptions): Promi
   return findRuntime({
     ...(runtime === undefined ? {} : { directory: resolve(runtime) }),
     ...(device === undefined ? {} : { device }),
+  });
+}
+
+/** The folder of the backend that serves the model. @throws {@link InvalidArgumentError} for one that is none. */
+export function backendFolder(named: string | undefined): string {
+  if (named === undefined) return join(packageRoot(), "backends", "vllm");
+  const folder = resolve(named);
+  if (existsSync(join(folder, "model.py"))) return folder;
+  throw new InvalidArgumentError(`backend is no folder of a vLLM backend: there is no ${join(folder, "model.py")}`, {
+    hint: "in NVIDIA's container it is /opt/tritonserver/backends/vllm",
   });
 }

@@ -1,22 +1,21 @@
-import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { callback } from "../common/callbacks";
 import { checkLimit } from "../common/duration";
-import { InvalidArgumentError } from "../errors";
-import { packageRoot } from "../package-root";
+import type { Emitter } from "../common/emitter";
 import { requireGpu } from "../runtime";
+import type { Runtime } from "../runtime/runtime";
 import type { TritonServer } from "../server";
 import { ServerCore } from "../server/core";
 import { toTritonServer } from "../server/triton-server";
 import type { WarmChildKeeper } from "../server/warm-child";
 import { Adapters } from "./adapters";
 import { Backend } from "./backend";
+import { detailsOf, type RequestTrace, requestMessage, trace, traced, tracedFetch, tracedLoad } from "./diagnostics";
+import type { ModelEvents } from "./events";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
 import { type ModelInfo, toModelInfo } from "./info";
-import { type LoadProgress, loggerFor, type PrewarmOptions, resolveRuntime, type VllmModelOptions } from "./load";
+import { backendFolder, type PrewarmOptions, resolveRuntime, type VllmModelOptions } from "./load";
 import { checkLoadOptions } from "./load-options";
-import { keepLoadTimes, LoadClock, readLoadTimes } from "./load-times";
+import { LoadReport } from "./load-report";
 import {
   checkMap,
   isConversation,
@@ -26,6 +25,7 @@ import {
   type MapSource,
   mapInOrder,
 } from "./map";
+import { type ModelMetrics, toModelMetrics } from "./metrics";
 import type { OpenAiRoutes } from "./openai/call";
 import { type ChatStream, chat, chatStream } from "./openai/chat";
 import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
@@ -35,10 +35,10 @@ import type { EmbedOptions, TokenizeOptions } from "./openai/request-types";
 import type { Structure } from "./openai/schema";
 import { detokenize, type TokenizeResult, tokenize } from "./openai/tokenize";
 import { type RunToolsOptions, runTools, type ToolRun } from "./openai/tools";
-import type { CallOptions } from "./options";
+import { type CallOptions, checkOptions } from "./options";
 import { prewarm, type WarmChild } from "./prewarm";
 import { locateModel } from "./repository";
-import { type GenerateOptions, type Prompt, prepareRequest } from "./request";
+import { type GenerateOptions, generateOptions, type Prompt, prepareRequest } from "./request";
 import { type GenerateResult, ResponseReader } from "./results";
 import { abortError, ServedModel } from "./served-model";
 
@@ -77,6 +77,7 @@ export class VllmModel implements AsyncDisposable {
   readonly #core: ServerCore;
   readonly #served: ServedModel;
   readonly #backend: Backend;
+  readonly #events: Emitter<ModelEvents>;
   #warm: WarmChildKeeper | undefined;
   #disposed: Promise<void> | undefined;
 
@@ -91,8 +92,7 @@ export class VllmModel implements AsyncDisposable {
    */
   static async load(options: VllmModelOptions): Promise<VllmModel> {
     checkLoadOptions(options);
-    const { signal, onProgress } = options;
-    throwIfAborted(signal);
+    throwIfAborted(options.signal);
     const backend = backendFolder(options.backend);
     const name =
       options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
@@ -100,33 +100,19 @@ export class VllmModel implements AsyncDisposable {
     ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
-    const began = performance.now();
-    const clock = onProgress === undefined ? undefined : new LoadClock(await readLoadTimes(options, runtime.device));
-    const report = (progress: Omit<LoadProgress, "elapsed" | "fraction" | "remaining">) => {
-      if (onProgress === undefined || clock === undefined) return;
-      const elapsed = performance.now() - began;
-      const far = clock.step(progress.phase, elapsed, progress.done, progress.total);
-      callback("onProgress", onProgress, () => onProgress({ ...progress, elapsed, ...far }));
-    };
-    report({ phase: "start" });
-    const logger = loggerFor(name, options.logger, ({ phase, name: adapter, done, total }) =>
-      report({
-        phase,
-        ...(adapter === undefined ? {} : { adapter }),
-        ...(done === undefined ? {} : { done }),
-        ...(total === undefined ? {} : { total }),
-      }),
-    );
-    const core = await ServerCore.start({
-      runtime,
-      logger,
-      backends: { vllm: backend },
-    });
+    return tracedLoad(name, () => VllmModel.#load(name, backend, runtime, options));
+  }
+
+  static async #load(name: string, backend: string, runtime: Runtime, options: VllmModelOptions): Promise<VllmModel> {
+    const report = new LoadReport(name, options, runtime.device);
+    await report.begin();
+    const core = await ServerCore.start({ runtime, logger: report.logger, backends: { vllm: backend } });
     try {
-      throwIfAborted(signal);
-      const model = new VllmModel(name, core, await ServedModel.load(core, name, options));
+      throwIfAborted(options.signal);
+      const served = await ServedModel.load(core, name, { ...options, onRestart: report.onRestart });
+      const model = new VllmModel(name, core, served, report.events);
       await model.#backend.open();
-      if (clock !== undefined) await keepLoadTimes(options, runtime.device, clock.times(performance.now() - began));
+      await report.end();
       if (options.prewarm === true) {
         model.#warm = core.keepWarmChild("vllm", options.environment ?? {});
         model.#warm.keep();
@@ -158,22 +144,56 @@ export class VllmModel implements AsyncDisposable {
     return prewarm(options);
   }
 
-  private constructor(name: string, core: ServerCore, served: ServedModel) {
+  private constructor(name: string, core: ServerCore, served: ServedModel, events: Emitter<ModelEvents>) {
+    this.#events = events;
     this.name = name;
     this.server = toTritonServer(core);
     this.#core = core;
     this.#served = served;
     this.#backend = new Backend(core, name);
     this.adapters = new Adapters((operation) => this.#backend.control(operation));
-    this.fetch = createFetch(this.#backend);
+    const fetch = createFetch(this.#backend);
+    this.fetch = tracedFetch(name, fetch);
     this.#routes = {
-      fetch: this.fetch,
+      fetch,
+      trace: (operation, options, streaming) => trace(() => requestMessage(name, operation, options, streaming)),
       adapterNames: async () => (await this.adapters.list()).map((adapter) => adapter.name),
       resolveAdapter: async (choice) => {
         const answer = await this.#backend.control({ op: "adapters.resolve", ...choice });
         return (answer as { name: string }).name;
       },
     };
+  }
+
+  /**
+   * Calls `listener` at each event: `"restart"` (a step of a restart), `"adapter"` (the served adapters have changed, whoever
+   * did it), `"log"` (a line of Triton's, vLLM's or the child's log). An error that it throws is an uncaught
+   * {@link CallbackError}. Listeners do not keep the process alive.
+   *
+   * ```ts
+   * model.on("restart", ({ phase, error }) => console.warn(phase, error?.message));
+   * ```
+   */
+  on<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
+    this.#events.on(event, listener);
+    return this;
+  }
+
+  /** {@link VllmModel.on} for the next event only; `events.once(model, "restart")` of Node works too. */
+  once<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
+    this.#events.once(event, listener);
+    return this;
+  }
+
+  /** Stops calling a listener. */
+  off<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
+    this.#events.off(event, listener);
+    return this;
+  }
+
+  /** {@link VllmModel.off}, under the name that Node's `events.once` and `events.on` call. */
+  removeListener<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
+    return this.off(event, listener);
   }
 
   /** Whether the model takes requests: false from the moment its child is gone. */
@@ -193,14 +213,23 @@ export class VllmModel implements AsyncDisposable {
    *   {@link DisposedError}.
    */
   async generate(prompt: Prompt, options: GenerateOptions = {}): Promise<GenerateResult> {
-    const stream = this.#backend.send(prepareRequest(prompt, options, false));
-    try {
-      const reader = new ResponseReader();
-      reader.choices(await stream.response());
-      return reader.result(stream.id);
-    } catch (error) {
-      throw fromRequestFailure(error);
-    }
+    const run = async () => {
+      const stream = this.#backend.send(prepareRequest(prompt, options, false));
+      try {
+        const reader = new ResponseReader();
+        reader.choices(await stream.response());
+        return reader.result(stream.id);
+      } catch (error) {
+        throw fromRequestFailure(error);
+      }
+    };
+    return traced(this.#traceGeneration(options, false), run, detailsOf);
+  }
+
+  #traceGeneration(options: GenerateOptions, streaming: boolean): RequestTrace | undefined {
+    return trace(() =>
+      requestMessage(this.name, "generate", checkOptions(options, { ours: generateOptions }), streaming),
+    );
   }
 
   /**
@@ -210,7 +239,14 @@ export class VllmModel implements AsyncDisposable {
    * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
    */
   stream(prompt: Prompt, options: GenerateOptions = {}): GenerationStream {
-    return new GenerationStream(this.#backend.send(prepareRequest(prompt, options, true)));
+    const prepared = prepareRequest(prompt, options, true);
+    const begun = this.#traceGeneration(options, true);
+    try {
+      return new GenerationStream(this.#backend.send(prepared), begun);
+    } catch (error) {
+      begun?.fail(error);
+      throw error;
+    }
   }
 
   /**
@@ -322,6 +358,14 @@ export class VllmModel implements AsyncDisposable {
     return toModelInfo(await this.#backend.control({ op: "info" }));
   }
 
+  /**
+   * Counts and times since the model was loaded: Triton's, vLLM's and each adapter's, and all of Prometheus' metrics parsed.
+   * vLLM's and the adapters' are there where the model's config.pbtxt sets the parameter REPORT_CUSTOM_METRICS to "true".
+   */
+  async metrics(): Promise<ModelMetrics> {
+    return toModelMetrics(await this.server.metrics(), this.name);
+  }
+
   /** Unloads the model, unless others in this process share it, and with the last model stops Triton. Repeated and concurrent calls are one call. */
   dispose(options: DisposeOptions = {}): Promise<void> {
     if (this.#disposed === undefined) {
@@ -353,15 +397,6 @@ export class VllmModel implements AsyncDisposable {
 
 function nameOf(options: { model?: string | undefined }): string {
   return options.model ?? defaultName;
-}
-
-function backendFolder(named: string | undefined): string {
-  if (named === undefined) return join(packageRoot(), "backends", "vllm");
-  const folder = resolve(named);
-  if (existsSync(join(folder, "model.py"))) return folder;
-  throw new InvalidArgumentError(`backend is no folder of a vLLM backend: there is no ${join(folder, "model.py")}`, {
-    hint: "in NVIDIA's container it is /opt/tritonserver/backends/vllm",
-  });
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

@@ -3,25 +3,10 @@ import { isAbsolute, join, resolve } from "node:path";
 import { describe } from "../common/describe";
 import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
+import type { EngineArguments } from "./generated/engine-arguments";
 import { checkModelFolder } from "./model-folder";
 
-/** vLLM's engine arguments: what `model.json` holds. `model` is the base model's folder, or a GGUF file. */
-export interface EngineArguments {
-  model: string;
-  dtype?: string;
-  max_model_len?: number;
-  max_num_seqs?: number;
-  tensor_parallel_size?: number;
-  enforce_eager?: boolean | string;
-  enable_prefix_caching?: boolean | string;
-  /** Bytes for the KV cache. On the CPU the default is a tenth of the free memory, at most 4 GiB. */
-  kv_cache_memory_bytes?: number;
-  gpu_memory_utilization?: number;
-  max_loras?: number;
-  max_lora_rank?: number;
-  max_cpu_loras?: number;
-  [argument: string]: unknown;
-}
+export type { EngineArguments };
 
 /** A model repository's folder and the name of a model in it. */
 export interface ModelLocation {

@@ -20,6 +20,9 @@ export interface RequestOptions extends CallOptions {
 /** Options of {@link VllmModel.generate} and {@link VllmModel.stream}: tritonode's in camelCase, vLLM's under their own names. */
 export type GenerateOptions = SamplingParameters & RequestOptions;
 
+/** Names of the options that are neither vLLM's nor those of every call. */
+export const generateOptions: readonly string[] = ["requestId", "images"];
+
 /** vLLM's token ids are 32 bits. */
 const maxToken = 2 ** 31 - 1;
 
@@ -35,7 +38,7 @@ export type Prompt = string | readonly number[] | { readonly promptTokenIds: rea
 export function prepareRequest(prompt: Prompt, options: GenerateOptions, stream: boolean) {
   const tokens = tokensOf(prompt);
   const text = tokens === undefined ? checkPrompt(prompt) : "";
-  const { lora, signal, deadline, fields } = checkOptions(options, { ours: ["requestId", "images"] });
+  const { lora, signal, deadline, fields } = checkOptions(options, { ours: generateOptions });
   const { requestId, images } = options;
   if (requestId !== undefined && typeof requestId !== "string") {
     throw new InvalidArgumentError(`requestId must be a string, got ${describe(requestId)}`);

@@ -10,6 +10,14 @@ export interface StreamSource<Item, Final> {
   final(): Final | Promise<Final>;
 }
 
+/** Told how a stream goes on, for tracing. */
+export interface StreamWatcher<Item> {
+  /** Items have come. */
+  items(items: readonly Item[]): void;
+  /** The stream has ended: whole, or with the error. */
+  ended(failure: { readonly error: unknown } | undefined): void;
+}
+
 interface Reader<Item> {
   resolve(result: IteratorResult<Item>): void;
   reject(error: unknown): void;
@@ -23,6 +31,7 @@ interface Reader<Item> {
  */
 export class CancellableStream<Item, Final> implements AsyncIterableIterator<Item>, AsyncDisposable {
   readonly #source: StreamSource<Item, Final>;
+  readonly #watcher: StreamWatcher<Item> | undefined;
   /** Items that `final` has read ahead of the iterator. */
   readonly #items: Item[] = [];
   readonly #readers: Reader<Item>[] = [];
@@ -37,8 +46,9 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     | undefined;
 
   /** @internal Made by a model: `model.stream`, `model.chatStream`. */
-  constructor(source: StreamSource<Item, Final>) {
+  constructor(source: StreamSource<Item, Final>, watcher?: StreamWatcher<Item>) {
     this.#source = source;
+    this.#watcher = watcher;
   }
 
   /** The next piece. Several calls may wait at once: each gets its own piece, in the order of the calls. */
@@ -132,6 +142,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
       this.#end();
       return;
     }
+    this.#watcher?.items(items);
     for (const value of items) {
       const reader = this.#readers.shift();
       if (reader === undefined) this.#items.push(value);
@@ -149,6 +160,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
 
   #end(): void {
     this.#ended = true;
+    this.#watcher?.ended(this.#failed ? { error: this.#error } : undefined);
     for (const reader of this.#readers.splice(0)) {
       if (this.#failed && !this.#thrown) reader.reject(this.#error);
       else reader.resolve({ done: true, value: undefined });

@@ -1,5 +1,6 @@
 export type { Check } from "./check/check";
 export { type DoctorOptions, doctor } from "./check/doctor";
+export { type Repair, type RepairOptions, repairsFor } from "./check/repair";
 export { PythonNotFoundError, SetupCancelledError, SetupError } from "./errors";
 export { type FindRuntimeOptions, findRuntime } from "./find/find";
 export { requireGpu } from "./find/gpu";

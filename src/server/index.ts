@@ -4,6 +4,7 @@ export type { ServerChild } from "./children";
 export type { Logger } from "./logger";
 export type { LoadModelOptions } from "./models";
 export type { ServerDescription, TritonServerOptions } from "./options";
+export { type MetricFamily, type MetricSample, parseMetrics } from "./prometheus";
 export type { InferenceRequest } from "./request";
 export type { ResponseStream } from "./stream";
 export { type ModelIndexEntry, TritonServer } from "./triton-server";

@@ -1,6 +1,9 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { main } from "../../src/cli/main";
 import { type Check, doctor, findRuntime } from "../../src/runtime";
 import {
   checkBash,
@@ -23,6 +26,8 @@ import {
 } from "../../src/runtime/check/checks-runtime";
 import { checkAddon } from "../../src/runtime/check/doctor";
 import { checkLeftovers, findLeftovers } from "../../src/runtime/check/leftovers";
+import { repairsFor } from "../../src/runtime/check/repair";
+import { context } from "./cli-context";
 import { fakeRuntime, script, temporary } from "./runtime-files";
 
 const status = (check: Check) => check.status;
@@ -97,6 +102,56 @@ describe("leftovers", () => {
     expect(check.status).toBe("warn");
     expect(check.fix).toContain(`kill -9 ${dead}; rm ${found.regions[0]}; rm -r ${found.folders[0]}`);
     expect(checkLeftovers({ regions: [], folders: [], stubs: [] }).status).toBe("ok");
+  });
+});
+
+describe("repairs", () => {
+  it("remove what dead processes left, and nothing else", async () => {
+    const [shm, temporaryFolder, proc] = [temporary(), temporary(), temporary()];
+    const dead = 2 ** 30;
+    const orphan = spawn("sleep", ["600"]);
+    const ended = once(orphan, "exit");
+    for (const pid of [dead, process.pid]) {
+      writeFileSync(join(shm, `tritonode_${pid}_ab12cd34_1`), "");
+      mkdirSync(join(temporaryFolder, `tritonode-${pid}-aB3dE9`));
+    }
+    mkdirSync(join(proc, String(orphan.pid)));
+    const words = ["/x/triton_python_backend_stub", "/m/model.py", `tritonode_${dead}_ab12cd34_1`, ""];
+    writeFileSync(join(proc, String(orphan.pid), "cmdline"), words.join("\0"));
+    const places = { shm, temporary: [temporaryFolder], proc };
+    const [repair, ...others] = await repairsFor([checkLeftovers(findLeftovers(places))], { places });
+    expect(others).toEqual([]);
+    expect(repair?.what).toContain(`end 1 Python children of dead processes (${orphan.pid})`);
+    expect(repair?.what).toContain(join(shm, `tritonode_${dead}_ab12cd34_1`));
+    await repair?.run();
+    expect((await ended)[1]).toBe("SIGKILL");
+    expect(readdirSync(shm)).toEqual([`tritonode_${process.pid}_ab12cd34_1`]);
+    expect(readdirSync(temporaryFolder)).toEqual([`tritonode-${process.pid}-aB3dE9`]);
+  });
+
+  it("are offered for what is wrong, and only for that", async () => {
+    const whats = async (...checks: Check[]) =>
+      (await repairsFor(checks, { directory: "/no" })).map(({ what }) => what);
+    const check = (name: string, status: Check["status"]): Check => ({ name, status, detail: "" });
+    expect(await whats(check("addon", "ok"), check("runtime", "ok"), check("leftovers", "ok"))).toEqual([]);
+    expect(await whats(check("addon", "fail"))).toEqual([expect.stringContaining("build the native addon")]);
+    const [setup, ...rest] = await whats(check("vLLM", "fail"), check("Triton's stub", "fail"));
+    expect(setup).toContain("set the runtime up in /no");
+    expect(rest).toEqual([]);
+    // A newer version's pins are a warning: what runs is not made again without being asked.
+    expect(await whats(check("versions", "warn"), check("memory", "warn"), check("bash", "fail"))).toEqual([]);
+    const directory = temporary();
+    await fakeRuntime(directory);
+    const [again] = await repairsFor([check("numpy", "fail")], { directory });
+    expect(again?.what).toContain(`set the runtime up again in ${directory}`);
+  });
+
+  it("are not made by the command where nobody can be asked", async () => {
+    const surroundings = context();
+    expect(await main(["doctor", "--dir", "/no/runtime", "--fix"], surroundings)).toBe(1);
+    expect(surroundings.stderr.text).toContain("fix: set the runtime up in /no/runtime");
+    expect(surroundings.stderr.text).toContain("not done: nobody can be asked here; add --yes");
+    expect(existsSync("/no/runtime")).toBe(false);
   });
 });
 

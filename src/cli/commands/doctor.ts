@@ -1,6 +1,7 @@
-import { type Check, doctor } from "../../runtime";
+import { createInterface } from "node:readline/promises";
+import { type Check, type DoctorOptions, doctor, type OnSetupProgress, type Repair, repairsFor } from "../../runtime";
 import { parse } from "../arguments";
-import type { Run } from "../context";
+import type { Context, Run } from "../context";
 import { doctor as spec } from "../table/runtime";
 import { type Style, styler } from "../terminal";
 
@@ -12,29 +13,75 @@ const MARKS: Readonly<Record<Check["status"], [Style, string]>> = {
 
 export const run: Run = async (args, context) => {
   const { values } = parse(spec, args);
-  const style = styler(context.stdout, context.environment);
-  let failed = 0;
-  const checks = doctor({
-    device: values.device,
-    directory: values.dir,
-    triton: values.triton,
-    signal: context.signal,
-  });
-  for await (const check of checks) {
-    if (check.status === "fail") failed++;
-    if (values.json) {
-      context.stdout.write(`${JSON.stringify(check)}\n`);
-      continue;
-    }
-    const [color, mark] = MARKS[check.status];
-    context.stdout.write(`${style(color, mark)}  ${check.name.padEnd(17)} ${indented(check.detail)}\n`);
-    if (check.fix !== undefined) context.stdout.write(`${" ".repeat(24)}${style("cyan", "fix")}: ${check.fix}\n`);
+  const { device, triton } = values;
+  const options = { device, directory: values.dir, triton, signal: context.signal };
+  const checks = await examine(context, options, values.json);
+  if (!values.fix) return end(context, checks, values.json);
+  const repairs = await repairsFor(checks, { ...options, onProgress: progressOf(context) });
+  if (repairs.length === 0) {
+    if (!values.json) context.stdout.write("\nnothing that could be fixed from here\n");
+    return end(context, checks, values.json);
   }
-  if (!values.json) {
-    context.stdout.write(failed === 0 ? "\nready to serve\n" : `\n${failed} to fix\n`);
+  for (const repair of repairs) {
+    if (!(await agreed(context, repair, values.yes))) continue;
+    await repair.run();
+    context.stderr.write(`${styler(context.stderr, context.environment)("green", "done")}\n`);
   }
-  return failed === 0 ? 0 : 1;
+  context.stderr.write("\nlooking again\n");
+  return end(context, await examine(context, options, values.json, { onlyWrong: true }), values.json);
 };
+
+async function examine(
+  context: Context,
+  options: DoctorOptions,
+  json: boolean,
+  { onlyWrong = false } = {},
+): Promise<Check[]> {
+  const style = styler(context.stdout, context.environment);
+  const checks: Check[] = [];
+  for await (const check of doctor(options)) {
+    checks.push(check);
+    if (json) context.stdout.write(`${JSON.stringify(check)}\n`);
+    else if (!onlyWrong || check.status !== "ok") {
+      const [color, mark] = MARKS[check.status];
+      context.stdout.write(`${style(color, mark)}  ${check.name.padEnd(17)} ${indented(check.detail)}\n`);
+      if (check.fix !== undefined) context.stdout.write(`${" ".repeat(24)}${style("cyan", "fix")}: ${check.fix}\n`);
+    }
+  }
+  return checks;
+}
+
+function end(context: Context, checks: readonly Check[], json: boolean): number {
+  const failed = checks.filter(({ status }) => status === "fail").length;
+  if (!json) context.stdout.write(failed === 0 ? "\nready to serve\n" : `\n${failed} to fix\n`);
+  return failed === 0 ? 0 : 1;
+}
+
+/** Says what will be done, and asks where somebody can answer. Nothing is done without an answer or --yes. */
+async function agreed(context: Context, { what }: Repair, yes: boolean): Promise<boolean> {
+  const style = styler(context.stderr, context.environment);
+  context.stderr.write(`\n${style("cyan", "fix")}: ${what}\n`);
+  if (yes) return true;
+  if (!context.stdin.isTTY) {
+    context.stderr.write("not done: nobody can be asked here; add --yes\n");
+    return false;
+  }
+  const line = createInterface({ input: context.stdin, output: process.stderr });
+  try {
+    const answer = await line.question("do it? [y/N] ", { signal: context.signal });
+    return /^y(es)?$/i.test(answer.trim());
+  } finally {
+    line.close();
+  }
+}
+
+function progressOf(context: Context): OnSetupProgress {
+  let last = "";
+  return ({ message }) => {
+    if (message !== last) context.stderr.write(`  ${message}\n`);
+    last = message;
+  };
+}
 
 /** Further lines of a detail stand below its first one. */
 function indented(text: string): string {

@@ -71,12 +71,15 @@ export const doctor = command({
   summary: "say what fits, what does not, and how to fix it",
   arguments: [],
   description: [
-    "Says line by line whether this machine can serve a model, and how to fix what is wrong. Changes nothing. Exit code 1 when something would keep a model from loading or serve it wrongly.",
+    "Says line by line whether this machine can serve a model, and how to fix what is wrong. Changes nothing without --fix. Exit code 1 when something would keep a model from loading or serve it wrongly.",
+    "With --fix it does what it can itself, and says before what it will do: removes what dead processes left (shared memory, private folders, Python children), builds the addon, sets up a runtime that is missing or damaged.",
   ],
   options: {
     device: { ...device, help: "the runtime to look at (default: the one that would be used)" },
     dir: { ...directory, help: "where it lies (default: $TRITONODE_RUNTIME_DIR, else the user's data folder)" },
     triton: { ...directory, help: "an installed Triton to use with it, e.g. /opt/tritonserver" },
+    fix: { type: "boolean", default: false, help: "mend what can be mended from here; asks before each step" },
+    yes: { type: "boolean", default: false, help: "do not ask" },
     json: { ...json, help: "one JSON object a line: name, status, detail, fix" },
   },
 });

@@ -1,4 +1,5 @@
 import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, TritonodeError } from "../../errors";
+import type { RequestTrace } from "../diagnostics";
 import { AdapterNotFoundError } from "../failure";
 import { type CheckedOptions, fieldsToJson } from "../options";
 import { HttpStatusError } from "./errors";
@@ -6,6 +7,8 @@ import { HttpStatusError } from "./errors";
 /** How chat, embed and tokenize reach vLLM's application. */
 export interface OpenAiRoutes {
   readonly fetch: typeof globalThis.fetch;
+  /** Begins the trace of a request, if anybody listens. */
+  trace(operation: "chat" | "embeddings", options: CheckedOptions, streaming: boolean): RequestTrace | undefined;
   /** Names of the adapters that are served now. */
   adapterNames(): Promise<string[]>;
   /** The name to ask for, of an adapter that is given with a path or a scale: it is loaded if it has to be. */

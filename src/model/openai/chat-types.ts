@@ -34,7 +34,7 @@ export interface ToolCall {
  */
 export interface ChatOptions<S extends Structure | undefined = Structure | undefined>
   extends CallOptions,
-    Omit<SamplingParameters, "logprobs" | "extra_args"> {
+    Omit<SamplingParameters, "logprobs" | "extra_args" | "skip_reading_prefix_cache"> {
   /** Constrains the answer to a schema; the result's `object` is the parsed answer. */
   structured?: S;
   /**

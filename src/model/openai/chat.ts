@@ -1,6 +1,7 @@
+import { traced, watchWith } from "../diagnostics";
 import { type CheckedOptions, checkOptions } from "../options";
 import type { Usage } from "../results";
-import { CancellableStream } from "../stream";
+import { CancellableStream, type StreamSource } from "../stream";
 import { type OpenAiRoutes, post } from "./call";
 import type {
   ChatAnswer,
@@ -65,15 +66,22 @@ export async function chat<S extends Structure | undefined>(
 ): Promise<ChatResult<StructuredAnswer<S>>> {
   const checked = checkOptions(options, { call: "chat", ours: ["structured"], fields: chatFields });
   const request = requestOf(messages, options.structured, checked);
-  const { status, json } = await post(routes, "chat/completions", request, checked);
-  const answer = await json<RawResponse>();
-  const choice = answer.choices[0];
-  if (choice === undefined) throw new HttpStatusError(status, "vLLM answered without a choice", answer);
-  const usage = toUsage(answer.usage);
-  return {
-    ...(await toAnswer(choice.message, choice.finish_reason, usage, options.structured)),
-    response: answer as unknown as Record<string, unknown>,
+  const run = async () => {
+    const { status, json } = await post(routes, "chat/completions", request, checked);
+    const answer = await json<RawResponse>();
+    const choice = answer.choices[0];
+    if (choice === undefined) throw new HttpStatusError(status, "vLLM answered without a choice", answer);
+    const usage = toUsage(answer.usage);
+    return {
+      ...(await toAnswer(choice.message, choice.finish_reason, usage, options.structured)),
+      response: answer as unknown as Record<string, unknown>,
+    };
   };
+  return traced(routes.trace("chat", checked, false), run, detailsOf);
+}
+
+function detailsOf({ usage, finishReason }: Pick<ChatAnswer, "usage" | "finishReason">) {
+  return { usage, finishReasons: [finishReason] };
 }
 
 async function toAnswer<S extends Structure | undefined>(
@@ -122,7 +130,8 @@ export function chatStream<S extends Structure | undefined>(
   const cancelled = new AbortController();
   const gathered = new GatheredAnswer();
   let events: AsyncGenerator<string, void, undefined> | undefined;
-  return new ChatStream({
+  const begun = routes.trace("chat", checked, true);
+  const source: StreamSource<ChatChunk, ChatAnswer<StructuredAnswer<S>>> = {
     async pull() {
       if (events === undefined) {
         const answer = await post(routes, "chat/completions", request, checked, cancelled.signal);
@@ -137,7 +146,8 @@ export function chatStream<S extends Structure | undefined>(
     },
     cancel: () => cancelled.abort(),
     final: () => toAnswer(gathered.message, gathered.finishReason, gathered.usage, options.structured),
-  });
+  };
+  return new ChatStream(source, begun && watchWith(begun, () => detailsOf(gathered)));
 }
 
 /** The first choice of a streamed answer, as far as it has come. */

@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from "../../errors";
+import { traced } from "../diagnostics";
 import { checkOptions } from "../options";
 import type { Usage } from "../results";
 import { type OpenAiRoutes, post } from "./call";
@@ -26,13 +27,16 @@ export async function embed(
   const checked = checkOptions(options, { call: "embed", fields: embedFields });
   // base64 of the bits: exact, and a third of the text.
   const request = { input: texts, encoding_format: "base64", ...checked.fields };
-  const { json } = await post(routes, "embeddings", request, checked).catch((error: unknown) => {
-    throw error instanceof HttpStatusError && error.status === 404 ? notEmbedding(error) : error;
-  });
-  const answer = await json<{ data: { index: number; embedding: string }[]; usage: RawUsage }>();
-  const embeddings: Float32Array[] = [];
-  for (const { index, embedding } of answer.data) embeddings[index] = floats(embedding);
-  return { embeddings, usage: toUsage(answer.usage) };
+  const run = async () => {
+    const { json } = await post(routes, "embeddings", request, checked).catch((error: unknown) => {
+      throw error instanceof HttpStatusError && error.status === 404 ? notEmbedding(error) : error;
+    });
+    const answer = await json<{ data: { index: number; embedding: string }[]; usage: RawUsage }>();
+    const embeddings: Float32Array[] = [];
+    for (const { index, embedding } of answer.data) embeddings[index] = floats(embedding);
+    return { embeddings, usage: toUsage(answer.usage) };
+  };
+  return traced(routes.trace("embeddings", checked, false), run, ({ usage }) => ({ usage }));
 }
 
 /** vLLM has the route for models that embed only. */

@@ -1,0 +1,2 @@
+// `tritonode/ai-sdk`: a provider for the AI SDK (https://ai-sdk.dev). It has the SDK's types alone, and none of its code.
+export { createTritonode, type TritonodeProvider, type TritonodeProviderSettings } from "./provider";

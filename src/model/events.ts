@@ -1,0 +1,40 @@
+import { channel } from "node:diagnostics_channel";
+import type { Logger } from "../server";
+import type { RestartEvent } from "./restart";
+
+/** A change to the adapters of a model, whoever made it: this object, another thread, a request, a file that is watched. */
+export interface AdapterEvent {
+  readonly action: "load" | "replace" | "unload" | "pin" | "unpin";
+  readonly name: string;
+  /** Increases by one with each `replace`. */
+  readonly version: number;
+  readonly path: string;
+  /** See {@link AdapterChoice}. */
+  readonly scale: number;
+}
+
+/** A line of the log of Triton, vLLM or the child process. */
+export interface LogEvent {
+  readonly level: keyof Logger;
+  readonly message: string;
+}
+
+/** The events of {@link VllmModel.on}. */
+export interface ModelEvents {
+  /** A step of a restart (option `restart`). */
+  readonly restart: RestartEvent;
+  readonly adapter: AdapterEvent;
+  readonly log: LogEvent;
+}
+
+export const modelEvents = ["restart", "adapter", "log"] as const satisfies readonly (keyof ModelEvents)[];
+
+const channels = {
+  restart: channel("tritonode:restart"),
+  adapter: channel("tritonode:adapter"),
+};
+
+/** Publishes an event on its diagnostics channel, with the model's name. */
+export function publish<Name extends keyof typeof channels>(name: Name, model: string, event: ModelEvents[Name]): void {
+  if (channels[name].hasSubscribers) channels[name].publish({ model, ...event });
+}

@@ -9,6 +9,8 @@ const pages = {
     "guides/structured-output",
     "guides/embeddings",
     "guides/many-prompts",
+    "guides/ai-sdk",
+    "guides/observability",
     "guides/troubleshooting",
   ],
   "Put it somewhere": [

@@ -37,6 +37,10 @@ async function convert(python, what, folder, weights, options) {
 
 /** Writes all GGUF files that a start with this config reads. */
 async function prepare({ python, model, loras, engine }) {
+  if (model.endsWith(".gguf")) {
+    if (loras !== undefined) throw new Error("adapters are converted for a folder's model, not for a GGUF file's");
+    return { modelPath: model, adapters: {} };
+  }
   const type = TYPES[engine.dtype];
   if (type === undefined) throw new Error(`engine.dtype ${engine.dtype} has no type in GGUF; say one of vLLM's`);
   const adapters = {};

@@ -129,7 +129,7 @@ async function debian(target) {
   const settings = {
     "APT::Architecture": "arm64",
     "APT::Architectures": "arm64",
-    "APT::Install-Recomrepairs": "false",
+    "APT::Install-Recommends": "false",
     "APT::Sandbox::User": "",
     "Debug::NoLocking": "true",
     "Dir::State::lists": join(state, "lists"),

@@ -41,9 +41,11 @@ main(async () => {
   });
 
   const library = join(root, "prebuilds/linux-arm64/libtritonode_punica.so");
-  const kernels = ["-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"];
+  const folder = "test/python/cpu";
+  const kernels = ["-m", "pytest", "-q", `--confcutdir=${folder}`, "-p", "no:cacheprovider"];
   // The portable kernels are tested on x64: here it is NEON that counts, and emulation is slow.
-  await check("Punica kernels", python, [...kernels, "-k", "not portable", "test/python/cpu/test_punica_kernels.py"], {
+  const files = ["punica_kernels", "linear", "attention"].map((name) => `${folder}/test_${name}.py`);
+  await check("LoRA, linear and attention kernels", python, [...kernels, "-k", "not portable", ...files], {
     TRITONODE_PUNICA_LIBRARY: library,
     PYTHONDONTWRITEBYTECODE: "1",
   });

@@ -104,6 +104,25 @@ def test_a_row_has_the_same_bits_in_any_batch(level: int, kind: str, dtype: torc
             assert torch.equal(linear(x[start : start + rows], packed), alone[start : start + rows]), (rows, start)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4+min"])
+def test_avx512_without_bf16_runs_the_avx2_kernels(kind: str) -> None:
+    levels = [punica.LEVELS.index(name) for name in ("avx2", "avx512")]
+    library = punica.load()
+    if not all(library.tritonode_punica_supports(level) for level in levels):
+        pytest.skip("this processor has no AVX-512")
+    before = library.tritonode_punica_get_level()
+    packed, _ = make(kind, 100, 352)
+    x = torch.randn(13, 352).bfloat16()
+    results = []
+    try:
+        for level in levels:
+            assert library.tritonode_punica_set_level(level) == 0
+            results.append(linear(x, packed))
+    finally:
+        library.tritonode_punica_set_level(before)
+    assert torch.equal(*results)
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4+min"])
 def test_a_row_has_the_same_bits_on_any_number_of_threads(kind: str) -> None:
     packed, _ = make(kind, 3000, 576)

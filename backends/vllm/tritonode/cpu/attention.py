@@ -5,16 +5,19 @@ alone than in a batch. The kernels of ``native/punica/attention.inl`` add everyt
 is cut into steps and whatever else is in a step. They keep the KV cache in a layout of their own, in the memory that
 vLLM gives a layer.
 
-What they do not know (attention sinks, ALiBi, an fp8 cache, encoders, MLA) stays with vLLM's kernels.
+What they do not know (attention sinks, ALiBi, an fp8 cache, encoders, MLA) stays with vLLM's kernels, and the log says so.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from typing import Any
 
 import torch
+
+logger = logging.getLogger("vllm.tritonode.attention")
 
 VARIABLE = "TRITONODE_CPU_ATTENTION"
 PATH = "tritonode.cpu.attention_backend.AttentionBackend"
@@ -45,24 +48,35 @@ def extend_platform(platform_class: Any) -> None:
     @functools.wraps(theirs)
     def get_attn_backend_cls(cls: type, selected_backend: Any, attn_selector_config: Any, **options: Any) -> str:
         path: str = theirs(selected_backend, attn_selector_config=attn_selector_config, **options)
-        known = path.endswith(".CPUAttentionBackend") and knows(attn_selector_config)
-        return PATH if known and wanted() else path
+        if not path.endswith(".CPUAttentionBackend") or not wanted():
+            return path
+        reason = unknown(attn_selector_config)
+        if reason is None:
+            return PATH
+        _say_once(reason)
+        return path
 
     platform_class.get_attn_backend_cls = classmethod(get_attn_backend_cls)
 
 
-def knows(config: Any) -> bool:
-    """Tell whether the kernels compute what a layer asks for.
+@functools.cache
+def _say_once(reason: str) -> None:
+    logger.warning("Attention runs on vLLM's kernels, whose last bits depend on the batch: ours do not know %s.", reason)
+
+
+def unknown(config: Any) -> str | None:
+    """What a layer asks for that the kernels do not compute; None: nothing.
 
     Args:
         config: vLLM's ``AttentionSelectorConfig``.
     """
-    return (
-        config.dtype in _DTYPES
-        and config.head_size % 16 == 0
-        and config.kv_cache_dtype in (None, "auto")
-        and config.attn_type == "decoder"
-        and not config.has_sink
-        and not config.use_mm_prefix
-        and (config.block_size is None or config.block_size % 16 == 0)
-    )
+    reasons = {
+        f"the type {config.dtype}": config.dtype not in _DTYPES,
+        f"heads of {config.head_size} elements": config.head_size % 16 != 0,
+        f"kv_cache_dtype={config.kv_cache_dtype}": config.kv_cache_dtype not in (None, "auto"),
+        f"attention of the type {config.attn_type}": config.attn_type != "decoder",
+        "attention sinks": config.has_sink,
+        "prefixes that see both ways": config.use_mm_prefix,
+        f"blocks of {config.block_size} tokens": config.block_size is not None and config.block_size % 16 != 0,
+    }
+    return next((reason for reason, is_so in reasons.items() if is_so), None)

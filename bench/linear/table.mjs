@@ -5,8 +5,8 @@
 //
 // Contenders of a section are loaded together and take turns in every round, so that a machine's drift meets all of them;
 // figures are medians, ratios are medians of ratios within a round. The machine's read bandwidth is that of a plain sum,
-// measured before and after the first section.
-import { statSync, writeFileSync } from "node:fs";
+// measured before and after the first section. The files of the two large models (2.5 GB) are removed at the end.
+import { rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { main, say } from "../../scripts/steps.mjs";
@@ -246,6 +246,9 @@ main(async () => {
       process.exitCode = 1;
       notes.push("", `${name} failed: ${error.message}`);
     }
+  }
+  for (const name of ["llama-1.1b", "llama-3b"]) {
+    if (files[name] !== undefined) rmSync(files[name], { force: true });
   }
   const date = new Date().toISOString().slice(0, 10);
   const read = bandwidths.map((each) => (each / 1e9).toFixed(0)).join(" and ");

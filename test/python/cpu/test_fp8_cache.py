@@ -54,7 +54,7 @@ def test_half_the_memory_and_nearly_the_same_answers(folder: Path, caplog: pytes
     logging.getLogger("vllm").propagate = True
     with caplog.at_level(logging.WARNING, attention.logger.name):
         tokens, *found = _measure(folder, "fp8")
-    assert "ours do not know kv_cache_dtype=fp8" in caplog.text
+    assert "ours lack kv_cache_dtype=fp8" in caplog.text
     # 2 layers, keys and values, 2 heads of 32: one byte each, in whole blocks.
     assert tokens == CACHE_BYTES // (2 * 2 * 2 * 32)
     assert tokens == 2 * whole

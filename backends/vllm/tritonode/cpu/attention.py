@@ -5,7 +5,7 @@ alone than in a batch. The kernels of ``native/punica/attention.inl`` add everyt
 is cut into steps and whatever else is in a step. They keep the KV cache in a layout of their own, in the memory that
 vLLM gives a layer.
 
-What they do not know (attention sinks, ALiBi, an fp8 cache, encoders, MLA) stays with vLLM's kernels, and the log says so.
+What they do not know (attention sinks, ALiBi, an fp8 cache, encoders, MLA) stays with vLLM's kernels, as the log says.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def extend_platform(platform_class: Any) -> None:
 
 @functools.cache
 def _say_once(reason: str) -> None:
-    logger.warning("Attention runs on vLLM's kernels, whose last bits depend on the batch: ours do not know %s.", reason)
+    logger.warning("Attention runs on vLLM's kernels, whose last bits depend on the batch; ours lack %s.", reason)
 
 
 def unknown(config: Any) -> str | None:

@@ -1,4 +1,4 @@
-import type { LanguageModelV3FilePart, LanguageModelV3Prompt, LanguageModelV3ToolResultPart } from "@ai-sdk/provider";
+import type { LanguageModelV3Prompt } from "@ai-sdk/provider";
 import { InvalidArgumentError } from "../errors";
 import type { ChatContentPart, ChatMessage } from "../model/openai";
 
@@ -31,9 +31,14 @@ function toMessages(message: LanguageModelV3Prompt[number]): ChatMessage[] {
   }
 }
 
-type AssistantContent = Extract<LanguageModelV3Prompt[number], { role: "assistant" }>["content"];
+type Content<Role extends LanguageModelV3Prompt[number]["role"]> = Extract<
+  LanguageModelV3Prompt[number],
+  { role: Role }
+>["content"];
+type FilePart = Extract<Content<"user">[number], { type: "file" }>;
+type ToolOutput = Extract<Content<"tool">[number], { type: "tool-result" }>["output"];
 
-function assistant(content: AssistantContent): ChatMessage {
+function assistant(content: Content<"assistant">): ChatMessage {
   let text = "";
   let reasoning = "";
   const calls: object[] = [];
@@ -55,7 +60,7 @@ function assistant(content: AssistantContent): ChatMessage {
   };
 }
 
-function file({ mediaType, data }: LanguageModelV3FilePart): ChatContentPart {
+function file({ mediaType, data }: FilePart): ChatContentPart {
   const [kind, format = ""] = mediaType.split("/");
   const base64 = data instanceof Uint8Array ? Buffer.from(data).toString("base64") : String(data);
   if (kind === "image") {
@@ -71,7 +76,7 @@ function file({ mediaType, data }: LanguageModelV3FilePart): ChatContentPart {
   });
 }
 
-function resultText(output: LanguageModelV3ToolResultPart["output"]): string {
+function resultText(output: ToolOutput): string {
   switch (output.type) {
     case "text":
     case "error-text":

@@ -10,7 +10,7 @@ export class GenerationStream extends CancellableStream<StreamChunk, GenerateRes
   /** The id that the request carries through Triton and vLLM. */
   readonly requestId: string;
 
-  /** @param begun - the trace of its request */
+  /** @internal Made by `model.stream`. */
   constructor(responses: ResponseStream, begun?: RequestTrace) {
     const reader = new ResponseReader();
     // Created once, not for every token.

@@ -89,3 +89,38 @@ test("errors", () => {
   expectTypeOf(new TritonodeError("c", "m")).toExtend<Error>();
   expectTypeOf<VllmModel>().toExtend<AsyncDisposable>();
 });
+
+test("events have their own types", () => {
+  model.on("restart", ({ phase, attempt }) => {
+    expectTypeOf(phase).toEqualTypeOf<"died" | "loading" | "ready" | "failed" | "stopped">();
+    expectTypeOf(attempt).toEqualTypeOf<number>();
+  });
+  model.once("adapter", ({ name, scale }) =>
+    expectTypeOf({ name, scale }).toEqualTypeOf<{ name: string; scale: number }>(),
+  );
+  expectTypeOf(model.off("log", ({ message }) => void message)).toEqualTypeOf<VllmModel>();
+  // @ts-expect-error: no such event
+  model.on("restarted", () => {});
+  expectTypeOf(model).not.toHaveProperty("emit");
+  expectTypeOf(model.metrics()).resolves.toHaveProperty("vllm");
+});
+
+test("engine arguments are those of vLLM; new ones are not refused", () => {
+  VllmModel.load({ engine: { model: "x", dtype: "float32", max_lora_rank: 16, an_argument_of_tomorrow: true } });
+  // @ts-expect-error: a number of tokens
+  VllmModel.load({ engine: { model: "x", max_model_len: "long" } });
+  // @ts-expect-error: a flag
+  VllmModel.load({ engine: { model: "x", enforce_eager: 5 } });
+});
+
+test("a prompt is a text or token ids; an adapter has a scale everywhere", () => {
+  const lora = { name: "sql", path: "./sql", scale: 0.5 };
+  model.generate([1, 2], { lora });
+  model.stream({ promptTokenIds: [1, 2] }, { lora });
+  model.chat([], { lora });
+  model.embed("x", { lora });
+  // @ts-expect-error: no such form
+  model.generate({ tokens: [1, 2] });
+  // @ts-expect-error: a scale is a number
+  model.generate("x", { lora: { name: "sql", scale: "0.5" } });
+});

@@ -144,6 +144,9 @@ describe("repairs", () => {
     await fakeRuntime(directory);
     const [again] = await repairsFor([check("numpy", "fail")], { directory });
     expect(again?.what).toContain(`set the runtime up again in ${directory}`);
+    const portable = { ...check("vLLM", "fail"), fix: "npx tritonode setup --device cpu --with portable" };
+    const [more] = await repairsFor([portable], { directory });
+    expect(more?.what).toContain(`set the runtime up with portable in ${directory}`);
   });
 
   it("are not made by the command where nobody can be asked", async () => {

@@ -42,7 +42,10 @@ export async function repairsFor(checks: readonly Check[], options: RepairOption
       run: async () => void (await compile({ signal: options.signal })),
     });
   }
-  if (checks.some(({ name, status }) => status === "fail" && ofRuntime.has(name))) repairs.push(await remake(options));
+  const broken = checks.filter(({ name, status }) => status === "fail" && ofRuntime.has(name));
+  // What the runtime was made without: then the rest of it is whole, and stays.
+  const lacking = broken.flatMap(({ fix }) => /--with ([a-z,]+)/.exec(fix ?? "")?.[1]?.split(",") ?? []);
+  if (broken.length > 0) repairs.push(await remake(options, lacking));
   return repairs;
 }
 
@@ -75,21 +78,21 @@ function end(pid: number): void {
   }
 }
 
-/** Makes the runtime, or makes it again with what it had. */
-async function remake(options: RepairOptions): Promise<Repair> {
+/** Makes the runtime, makes it again with what it had, or adds what it lacks. */
+async function remake(options: RepairOptions, lacking: readonly string[]): Promise<Repair> {
   const device: Device = options.device ?? "cpu";
   const directory = namedDirectory(options.directory) ?? defaultDirectory(device);
   const manifest = await readManifest(directory, options.device).catch(() => undefined);
-  const again = manifest === undefined ? "" : " again";
+  const how = manifest === undefined ? "" : lacking.length === 0 ? " again" : ` with ${lacking.join(", ")}`;
   return {
-    what: `set the runtime up${again} in ${directory} (downloads what it needs, some minutes)`,
+    what: `set the runtime up${how} in ${directory} (downloads what it needs, some minutes)`,
     async run() {
       // While it is there the runtime counts as complete.
-      if (manifest !== undefined) rmSync(join(directory, "manifest.json"), { force: true });
+      if (manifest !== undefined && lacking.length === 0) rmSync(join(directory, "manifest.json"), { force: true });
       await setup({
         device: manifest?.device ?? device,
         directory,
-        extras: Object.keys(manifest?.extras ?? {}),
+        extras: [...new Set([...Object.keys(manifest?.extras ?? {}), ...lacking])],
         triton: options.triton ?? manifest?.triton.installed,
         ...(manifest?.installed === undefined ? {} : { useInstalled: true, python: manifest.installed.python }),
         signal: options.signal,

@@ -1,7 +1,6 @@
 // `npm run matrix:vllm`: the conformance, LoRA and OpenAI tests on every version of vLLM that the backend is for. Writes
-// what it ran to docs/reference/versions.md. Arguments name versions (0.31.0 …), `--only=NAME` a group of tests; `--short` runs a
-// file or two of each group. Without `--no-write` the table in docs/reference/versions.md is written anew, rows of versions that
-// were not run kept.
+// what it ran to docs/reference/versions.md, unless `--no-write`: what was not run stays there as it was. Arguments name
+// versions (0.31.0 …), `--only=NAME` a group of tests; `--short` runs a file or two of each group.
 //
 // Each version gets a virtual environment over the runtime's own packages: vLLM's wheel without its dependencies, and
 // the few packages that this version needs in another version. Nothing of the runtime is changed.
@@ -22,10 +21,13 @@ const VERSIONS = {
   "0.29.0": { packages: [] },
   "0.30.0": { packages: [] },
   "0.31.0": { packages: [] },
-  "0.32.0": { packages: [] },
+  // Triton's compiler, for test_gpu_kernels.py; torch 2.11 above brings its own.
+  "0.32.0": { packages: ["triton==3.9.0"] },
   // No wheel for CPUs: the names in its source are checked, nothing is run.
   "0.33.0": { source: "vllm==0.33.0" },
 };
+
+const SHORT_LORA = ["test/python/lora/test_exact.py", "test/python/lora/test_gpu_kernels.py"];
 
 /** Files of tests; with `--short` those of `short`. */
 const GROUPS = {
@@ -34,7 +36,7 @@ const GROUPS = {
   LoRA: {
     vitest: ["test/integration/adapters.test.ts"],
     python: ["test/python/lora"],
-    short: { vitest: ["test/integration/adapters.test.ts"], python: ["test/python/lora/test_exact.py"] },
+    short: { vitest: ["test/integration/adapters.test.ts"], python: SHORT_LORA },
   },
   OpenAI: {
     vitest: ["test/openai"],
@@ -170,11 +172,13 @@ function processor() {
   return `${cpus()[0]?.model ?? "unknown"} (${levels.join(", ")})`;
 }
 
-/** The rows of the page's table by version. */
+/** The cells of the page's table by version. */
 function rowsOfPage() {
   const text = existsSync(page) ? readFileSync(page, "utf8") : "";
   const table = text.split(START)[1]?.split(END)[0] ?? "";
-  return new Map([...table.matchAll(/^\| (\d+\.\d+\.\d+) \|.*$/gm)].map((match) => [match[1], match[0]]));
+  return new Map(
+    [...table.matchAll(/^\| (\d+\.\d+\.\d+) \|.*$/gm)].map(([row, version]) => [version, row.split(" | ").slice(1)]),
+  );
 }
 
 main(async () => {
@@ -213,20 +217,20 @@ main(async () => {
     }
     const torch = source ? "—" : (await output(python, ["-I", "-c", "import torch; print(torch.__version__)"])).trim();
     const python3 = source ? "—" : runtime.pythonVersion;
-    const cells = Object.keys(GROUPS).map((name) => cell(results[name]));
-    rows.set(
-      version,
-      `| ${version} | ${torch} | ${python3} | ${cells.join(" | ")} | ${source ? "names" : short ? "short" : "all"} |`,
-    );
+    const known = only.length > 0 ? (rows.get(version) ?? []) : [];
+    const cells = Object.keys(GROUPS).map((name, at) => (results[name] ? cell(results[name]) : (known[2 + at] ?? "—")));
+    rows.set(version, [torch, python3, ...cells, `${source ? "names" : short ? "short" : "all"} |`]);
   }
   const head = ["vLLM", "torch", "Python", ...Object.keys(GROUPS), "run"];
   const table = [
     `| ${head.join(" | ")} |`,
     `|${" --- |".repeat(head.length)}`,
-    ...[...rows].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true })).map(([, row]) => row),
+    ...[...rows]
+      .sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }))
+      .map(([version, cells]) => `| ${[version, ...cells].join(" | ")}`),
   ].join("\n");
   console.log(table);
-  if (!args.includes("--no-write") && only.length === 0) {
+  if (!args.includes("--no-write")) {
     const when = new Date().toISOString().slice(0, 10);
     const note = `Triton ${runtime.triton.version}, ${processor()}; last run ${when}.`;
     const text = readFileSync(page, "utf8");

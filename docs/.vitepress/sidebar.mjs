@@ -33,6 +33,7 @@ const pages = {
   ],
   Reference: [
     "reference/api/index",
+    "reference/command-line",
     "errors",
     "reference/openai",
     "reference/formats",

@@ -1,4 +1,5 @@
 import { type LoadProgress, VllmModel, type VllmModelOptions } from "../model";
+import { type Device, findRuntime } from "../runtime";
 import type { Context } from "./context";
 import type { AdapterSource, ModelSource } from "./model-source";
 import { ProgressBar } from "./progress-bar";
@@ -58,9 +59,10 @@ async function loadModel(context: Context, settings: LoadSettings): Promise<Vllm
   const ignore = () => {};
   const show = (line: string) => bar.log(style("dim", line));
   try {
+    const runtime = await findRuntime({ device: settings.device });
     return await VllmModel.load({
-      ...toLoadOptions(settings),
-      device: settings.device,
+      ...toLoadOptions(settings, runtime.device),
+      runtime,
       signal: context.signal,
       logger: settings.verbose ? { debug: ignore, info: show, warn: show, error: show } : undefined,
       // Without it the load's times would not be kept for the next bar.
@@ -74,11 +76,13 @@ async function loadModel(context: Context, settings: LoadSettings): Promise<Vllm
   }
 }
 
-function toLoadOptions({ source, adapters = [], engine }: LoadSettings): VllmModelOptions {
+function toLoadOptions({ source, adapters = [], engine }: LoadSettings, device: Device): VllmModelOptions {
   if (source.kind === "repository") return { modelRepository: source.repository, model: source.name };
   const loras = adapters.flatMap(({ name, path }) => (path === undefined ? [] : [[name, path] as const]));
+  // Without adapters vLLM would compile the model at each start, which on a CPU takes longer than most conversations.
+  const defaults = device === "cpu" ? { enforce_eager: true } : {};
   return {
-    engine: { ...engine, model: source.path },
+    engine: { ...defaults, ...engine, model: source.path },
     loras: loras.length === 0 ? undefined : Object.fromEntries(loras),
   };
 }

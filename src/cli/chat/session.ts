@@ -1,6 +1,6 @@
 import { nearest } from "../../common/nearest";
 import { DisposedError, EngineDiedError, InvalidArgumentError, TritonodeError } from "../../errors";
-import type { VllmModel } from "../../model";
+import { AdapterNotFoundError, LoraDisabledError, type VllmModel } from "../../model";
 import { type Answer, type AskedModel, answerJson, ask, speedNote } from "../ask";
 import type { Context } from "../context";
 import { reportError } from "../report-error";
@@ -78,6 +78,7 @@ export class Session {
   /** Runs until the input ends or the user leaves. */
   async run(): Promise<void> {
     const { signal } = this.context;
+    signal.throwIfAborted();
     const prompt = styler(this.context.stdout, this.context.environment);
     const input = new Input(this.context, {
       prompt: () => prompt("cyan", `${this.conversation.lora ?? ""}> `),
@@ -113,7 +114,9 @@ export class Session {
       // A wrong name or a refused prompt does not end the conversation; an engine that is gone does.
       const over = error instanceof EngineDiedError || error instanceof DisposedError;
       if (this.context.signal.aborted || over || !(error instanceof TritonodeError)) throw error;
-      reportError(error, this.context);
+      const hint = "name them at the start: tritonode chat MODEL --lora NAME=PATH";
+      const disabled = error instanceof LoraDisabledError;
+      reportError(disabled ? new InvalidArgumentError(error.message, { hint, cause: error }) : error, this.context);
       if (error instanceof InvalidArgumentError && this.conversation.turns.length > 0 && !turn.startsWith("/")) {
         this.note("/clear forgets what was said so far");
       }
@@ -125,6 +128,17 @@ export class Session {
   async switchTo(lora: string | undefined): Promise<void> {
     if (lora !== undefined) await this.model.adapters.get(lora);
     this.conversation.lora = lora;
+  }
+
+  /** Answers with the adapter of a conversation from a file, if it is served. */
+  async switchBack(lora: string): Promise<void> {
+    try {
+      await this.switchTo(lora);
+    } catch (error) {
+      if (!(error instanceof AdapterNotFoundError || error instanceof LoraDisabledError)) throw error;
+      const instead = this.conversation.lora ?? "the base model";
+      this.say(`its adapter ${lora} is not served (--lora ${lora}=PATH): ${instead} answers`);
+    }
   }
 
   async lora(argument: string): Promise<boolean> {
@@ -167,7 +181,7 @@ export class Session {
     // The conversation can be gone on with, whoever answered before.
     loaded.lora = this.conversation.lora;
     this.conversation = loaded;
-    if (lora !== undefined) await this.switchTo(lora);
+    if (lora !== undefined) await this.switchBack(lora);
     return this.say(`${loaded.turns.length} messages`);
   }
 

@@ -21,7 +21,11 @@ export const run: Run = async (args, context) => {
     const template = !settings.raw && (await hasChatTemplate(model));
     const { sampling, quiet, raw } = settings;
     const session = new Session(context, model, conversation, { sampling, quiet, raw, template, json: values.json });
-    await session.switchTo(settings.load.adapters[0]?.name ?? conversation.lora);
+    const [adapter] = settings.load.adapters;
+    const { lora } = conversation;
+    conversation.lora = undefined;
+    if (adapter !== undefined) await session.switchTo(adapter.name);
+    else if (lora !== undefined) await session.switchBack(lora);
     await session.run();
     return 0;
   });

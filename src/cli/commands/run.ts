@@ -63,6 +63,7 @@ async function promptOf(words: readonly string[], context: Context): Promise<str
 
 /** All of standard input, without the line end at its end. */
 async function readInput({ stdin, signal }: Context): Promise<string> {
+  signal.throwIfAborted();
   const stop = () => stdin.destroy();
   signal.addEventListener("abort", stop, { once: true });
   try {

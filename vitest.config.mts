@@ -12,6 +12,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     maxWorkers: workers,
     pool: "forks",
+    // What an example imports of the built package is loaded as Node loads it.
+    server: { deps: { external: [/\/dist\//] } },
     // Bounds for a hang, not for speed: an engine that loads on a busy machine takes a minute.
     testTimeout: 180_000,
     hookTimeout: 300_000,

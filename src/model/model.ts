@@ -1,5 +1,6 @@
 import { checkLimit } from "../common/duration";
 import type { Emitter } from "../common/emitter";
+import { checkNames } from "../common/unknown";
 import { requireGpu } from "../runtime";
 import type { Runtime } from "../runtime/runtime";
 import type { TritonServer } from "../server";
@@ -371,6 +372,7 @@ export class VllmModel implements AsyncDisposable {
     if (this.#disposed === undefined) {
       let deadline: number | undefined;
       try {
+        checkNames("dispose", options, ["drain", "deadline"]);
         deadline = checkLimit("deadline", options.deadline);
       } catch (error) {
         return Promise.reject(error);

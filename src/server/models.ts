@@ -1,5 +1,6 @@
 import { onAbort } from "../common/abort";
 import { describe } from "../common/describe";
+import { checkNames } from "../common/unknown";
 import {
   EngineDiedError,
   InvalidArgumentError,
@@ -28,6 +29,14 @@ export interface LoadModelOptions {
   /** Aborting it cancels loading: the model's Python child is killed, because Triton can't cancel a load itself. */
   readonly signal?: AbortSignal | undefined;
 }
+
+const optionNames = Object.keys({
+  config: true,
+  files: true,
+  environment: true,
+  killConfigurationChild: true,
+  signal: true,
+} satisfies Record<keyof LoadModelOptions, true>);
 
 /** Told about children that end although they were not asked to. */
 export interface ModelListener {
@@ -105,6 +114,7 @@ export class Models {
         hint: "use letters, digits, '_', '-' and '.'",
       });
     }
+    checkNames("loadModel", options, optionNames);
     const { config, files, signal } = options;
     if (signal?.aborted) {
       throw new RequestCancelledError("the load was aborted by its signal", { cause: signal.reason });

@@ -42,7 +42,7 @@ export async function detokenize(
   if (!Array.isArray(tokens) || !tokens.every((token) => Number.isInteger(token))) {
     throw new InvalidArgumentError("detokenize takes a list of token ids");
   }
-  const checked = checkOptions(options);
+  const checked = checkOptions(options, { call: "detokenize", fields: [] });
   const { json } = await post(routes, "/detokenize", { tokens, ...checked.fields }, checked);
   return (await json<{ prompt: string }>()).prompt;
 }

@@ -99,8 +99,12 @@ export function plainReason(reason: string): string {
 
 /** Leaves out lists of all that vLLM knows, and advice for people who run its server. */
 function shorten(text: string): string {
-  return text
-    .replace(/ Supported architectures: dict_keys\([\s\S]*$/, "")
-    .replace(/\nYou can update Transformers with [\s\S]*$/, "")
-    .replace(/ To allow overriding this maximum, set the env var [\s\S]*$/, "");
+  return (
+    text
+      // The server sees a repository by a link in its private folder, which tells nobody anything.
+      .replace(/\S*\/tritonode-\d+-\w+\/repositories\/\w+\/(?=\S+\/model\.json: )/, "")
+      .replace(/ Supported architectures: dict_keys\([\s\S]*$/, "")
+      .replace(/\nYou can update Transformers with [\s\S]*$/, "")
+      .replace(/ To allow overriding this maximum, set the env var [\s\S]*$/, "")
+  );
 }

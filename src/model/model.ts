@@ -41,7 +41,7 @@ import { prewarm, type WarmChild } from "./prewarm";
 import { locateModel } from "./repository";
 import { type GenerateOptions, generateOptions, type Prompt, prepareRequest } from "./request";
 import { type GenerateResult, ResponseReader } from "./results";
-import { abortError, ServedModel } from "./served-model";
+import { ServedModel, throwIfAborted } from "./served-model";
 
 const defaultName = "vllm_model";
 
@@ -96,7 +96,9 @@ export class VllmModel implements AsyncDisposable {
     throwIfAborted(options.signal);
     const backend = backendFolder(options.backend);
     const name =
-      options.engine === undefined ? locateModel(options.modelRepository, options.model).name : nameOf(options);
+      options.engine === undefined
+        ? locateModel(options.modelRepository, options.model).name
+        : (options.model ?? defaultName);
     // First: if this machine can't load the addon, no other error matters.
     ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
@@ -395,12 +397,4 @@ export class VllmModel implements AsyncDisposable {
       await this.#core.stop();
     }
   }
-}
-
-function nameOf(options: { model?: string | undefined }): string {
-  return options.model ?? defaultName;
-}
-
-function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw abortError(signal);
 }

@@ -228,8 +228,12 @@ function stateFolder(core: ServerCore, name: string): string {
   return join(core.privateDirectory, "models", name);
 }
 
-export function abortError(signal: AbortSignal | undefined): RequestCancelledError {
+function abortError(signal: AbortSignal | undefined): RequestCancelledError {
   return new RequestCancelledError("the load was aborted by its signal", { cause: signal?.reason });
+}
+
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw abortError(signal);
 }
 
 /** Loads the model within the options' `timeout`. */

@@ -136,5 +136,8 @@ test("the reason is vLLM's own, without what pydantic puts around it", () => {
     "1 validation error for ModelConfig\n  Value error, Model architectures ['Foo'] are not supported for now. Supported " +
     "architectures: dict_keys(['A', 'B']) [type=value_error, input_value=ArgsKwargs(())]\n    For further information visit x";
   expect(plainReason(reason)).toBe("Model architectures ['Foo'] are not supported for now.");
+  const link =
+    "/tmp/tritonode-16748-7cdae4/repositories/11b0ebde16ba7460/vllm_model/1/model.json: engine argument 'dtype': x";
+  expect(plainReason(link)).toBe("vllm_model/1/model.json: engine argument 'dtype': x");
   expect(plainReason("Cannot find any model weights")).toBe("Cannot find any model weights");
 });

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { main } from "../../src/cli/main";
@@ -81,6 +81,32 @@ describe("main", () => {
     const surroundings = context({ signal: controller.signal });
     expect(await main(["setup", "--device", "cpu", "--dir", temporary()], surroundings)).toBe(0);
     expect(surroundings.stderr.text).not.toContain("error");
+  });
+
+  it("says which words of run do not go together, before anything is loaded", async () => {
+    const model = temporary();
+    writeFileSync(join(model, "config.json"), "{}");
+    const prompts = join(model, "prompts.jsonl");
+    writeFileSync(prompts, '{"prompt": "Hi"}\n');
+    const cases: [string[], string][] = [
+      [["run", model, prompts, prompts], "is a file of prompts, and not the only word"],
+      [["run", model, "Hi", "--file", prompts], "--file and the prompt"],
+      [["run", model, "Hi", "--out", "x.jsonl"], "--out goes with a file of prompts"],
+      [["run", model, join(model, "none.jsonl")], "the prompts can't be read"],
+      [["run", model, prompts, "--parallel", "0"], "--parallel"],
+      [["run", model], "the prompt is empty"],
+      [["run", model, "Hi", "--sampling-parameters", '{"n": 2}'], "n is 1"],
+      [["chat", model, "--model", model], "an option names the model already"],
+      [["chat", model, "--load", "/no/file"], "/no/file can't be read"],
+      [["chat", model, "--context", "0"], "--context"],
+    ];
+    for (const [words, message] of cases) {
+      const surroundings = context();
+      expect([await main(words, surroundings), surroundings.stderr.text]).toEqual([
+        2,
+        expect.stringContaining(message),
+      ]);
+    }
   });
 
   it("ends with the code of the signal that interrupted it", async () => {

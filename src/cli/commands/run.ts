@@ -18,6 +18,12 @@ export const run: Run = async (args, context) => {
   if (values.file !== undefined && words.length > 0) {
     throw new InvalidArgumentError(`--file and the prompt ${JSON.stringify(words[0])} exclude each other`);
   }
+  const stray = words.find(isFile);
+  if (stray !== undefined) {
+    throw new InvalidArgumentError(`${JSON.stringify(stray)} is a file of prompts, and not the only word`, {
+      hint: "one file at a time: tritonode run MODEL FILE --out RESULTS",
+    });
+  }
   if (file === undefined && values.out !== undefined) {
     throw new InvalidArgumentError("--out goes with a file of prompts", {
       hint: "the answer to one prompt goes to standard output: > FILE",

@@ -1,5 +1,5 @@
 import { createInterface } from "node:readline/promises";
-import { type Check, type DoctorOptions, doctor, type OnSetupProgress, type Repair, repairsFor } from "../../runtime";
+import { type Check, type DoctorOptions, doctor, type Repair, repairsFor } from "../../runtime";
 import { parse } from "../arguments";
 import type { Context, Run } from "../context";
 import { doctor as spec } from "../table/runtime";
@@ -17,7 +17,7 @@ export const run: Run = async (args, context) => {
   const options = { device, directory: values.dir, triton, signal: context.signal };
   const checks = await examine(context, options, values.json);
   if (!values.fix) return end(context, checks, values.json);
-  const repairs = await repairsFor(checks, { ...options, onProgress: progressOf(context) });
+  const repairs = await repairsFor(checks, { ...options, onStep: stepsOf(context) });
   if (repairs.length === 0) {
     if (!values.json) context.stdout.write("\nnothing that could be fixed from here\n");
     return end(context, checks, values.json);
@@ -75,11 +75,12 @@ async function agreed(context: Context, { what }: Repair, yes: boolean): Promise
   }
 }
 
-function progressOf(context: Context): OnSetupProgress {
+/** A line for each step, and one for steps that repeat themselves. */
+function stepsOf(context: Context): (step: string) => void {
   let last = "";
-  return ({ message }) => {
-    if (message !== last) context.stderr.write(`  ${message}\n`);
-    last = message;
+  return (step) => {
+    if (step !== last) context.stderr.write(`  ${step}\n`);
+    last = step;
   };
 }
 

@@ -4,7 +4,6 @@ import type { FindRuntimeOptions } from "../find/find";
 import { readManifest } from "../find/manifest";
 import { defaultDirectory, namedDirectory } from "../find/paths";
 import { compile } from "../install/compile";
-import type { OnSetupProgress } from "../install/progress";
 import { setup } from "../install/setup";
 import type { Device } from "../runtime";
 import type { Check } from "./check";
@@ -19,7 +18,8 @@ export interface Repair {
 
 export interface RepairOptions extends FindRuntimeOptions {
   readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: OnSetupProgress | undefined;
+  /** Gets what is being done, in a few words. */
+  readonly onStep?: ((step: string) => void) | undefined;
   /** Where leftovers are looked for; default: this machine's own places. */
   readonly places?: LeftoverPlaces | undefined;
 }
@@ -39,7 +39,7 @@ export async function repairsFor(checks: readonly Check[], options: RepairOption
   if (wrong("addon")) {
     repairs.push({
       what: "build the native addon from the package's sources",
-      run: async () => void (await compile({ signal: options.signal })),
+      run: async () => void (await compile({ signal: options.signal, onProgress: (file) => options.onStep?.(file) })),
     });
   }
   const broken = checks.filter(({ name, status }) => status === "fail" && ofRuntime.has(name));
@@ -96,7 +96,7 @@ async function remake(options: RepairOptions, lacking: readonly string[]): Promi
         triton: options.triton ?? manifest?.triton.installed,
         ...(manifest?.installed === undefined ? {} : { useInstalled: true, python: manifest.installed.python }),
         signal: options.signal,
-        onProgress: options.onProgress,
+        onProgress: ({ message }) => options.onStep?.(message),
       });
     },
   };

@@ -1,3 +1,10 @@
+/**
+ * Models with their adapters ({@link VllmModel}), any other model of Triton ({@link TritonServer}), the runtime ({@link setup},
+ * {@link doctor}), and the errors.
+ *
+ * @module tritonode
+ */
+
 export { CallbackError } from "./common/callbacks";
 export * from "./errors";
 export * from "./model";

@@ -21,7 +21,9 @@ export default defineConfig({
   lastUpdated: false,
   // Browsers ask the host for an icon where the page names none.
   head: [["link", { rel: "icon", href: "data:," }]],
-  markdown: { config: linkToRepository },
+  markdown: { config: linkToRepository, anchor: { slugify } },
+  // The index of the search, in kB; browsers load it when somebody searches.
+  vite: { build: { chunkSizeWarningLimit: 4_000 } },
   themeConfig: {
     nav: [
       { text: "Guides", link: "/guides/getting-started", activeMatch: "^/guides/" },
@@ -34,6 +36,15 @@ export default defineConfig({
     socialLinks: [{ icon: "github", link: repository }],
   },
 });
+
+/** A heading's anchor as GitHub makes it: the same links work in both places. */
+function slugify(heading: string): string {
+  return heading
+    .trim()
+    .toLowerCase()
+    .replaceAll(/[^\p{L}\p{N}\s_-]/gu, "")
+    .replaceAll(/\s/g, "-");
+}
 
 /** Links to what is no page lead to the file in the repository; one to a file that is not there fails the build. */
 function linkToRepository(md) {

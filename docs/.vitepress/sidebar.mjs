@@ -35,6 +35,7 @@ const pages = {
     "reference/api/index",
     "reference/command-line",
     "errors",
+    "reference/tools",
     "reference/openai",
     "reference/formats",
     "reference/runtime",

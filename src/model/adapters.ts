@@ -73,7 +73,15 @@ export interface AdapterLoadOptions {
 
 type Control = (request: Record<string, unknown>) => Promise<unknown>;
 
-/** The adapters of a model, while it runs. No call pauses the requests that run. */
+/**
+ * The adapters of a model, while it runs: `model.adapters`. No call pauses the requests that run.
+ *
+ * ```ts
+ * await model.adapters.load("sql", "./adapters/sql");
+ * for (const { name, state, served } of await model.adapters.list()) console.log(name, state, served);
+ * await model.adapters.unload("sql");
+ * ```
+ */
 export class Adapters {
   readonly #control: Control;
 

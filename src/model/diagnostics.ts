@@ -10,9 +10,11 @@ import type { StreamWatcher } from "./stream";
 export interface RequestDiagnostics {
   /** The model's name in Triton. */
   readonly model: string;
+  /** Which call it is. */
   readonly operation: "generate" | "chat" | "embeddings" | "fetch";
   /** The adapter's name; undefined for the base model. */
   readonly adapter: string | undefined;
+  /** Whether its answer comes in pieces. */
   readonly streaming: boolean;
   /** vLLM's own fields of the request, without the prompt; of `fetch` its method and path. */
   readonly parameters: Readonly<Record<string, unknown>>;
@@ -22,6 +24,7 @@ export interface RequestDiagnostics {
   duration?: number;
   /** Set at `end`, where there is one. */
   usage?: Usage;
+  /** Set at `end`: why each choice ended. */
   finishReasons?: readonly string[];
   /** Set at `end` of `fetch`. */
   status?: number;
@@ -31,8 +34,11 @@ export interface RequestDiagnostics {
 
 /** What the channels `tritonode:load:start`, `:end` and `:error` publish, as one object. */
 export interface LoadDiagnostics {
+  /** The model's name in Triton. */
   readonly model: string;
+  /** Set at `end` and `error`, milliseconds. */
   duration?: number;
+  /** Set at `error`. */
   error?: unknown;
 }
 

@@ -2,12 +2,17 @@ import { channel } from "node:diagnostics_channel";
 import type { Logger } from "../server";
 import type { RestartEvent } from "./restart";
 
-/** A change to the adapters of a model, whoever made it: this object, another thread, a request, a file that is watched. */
+/**
+ * A change to the adapters of a model, whoever made it: this object, another thread, a request, a file that is watched.
+ */
 export interface AdapterEvent {
+  /** What happened to it. */
   readonly action: "load" | "replace" | "unload" | "pin" | "unpin";
+  /** The adapter's name. */
   readonly name: string;
   /** Increases by one with each `replace`. */
   readonly version: number;
+  /** Its folder. */
   readonly path: string;
   /** See {@link AdapterChoice}. */
   readonly scale: number;
@@ -15,7 +20,9 @@ export interface AdapterEvent {
 
 /** A line of the log of Triton, vLLM or the child process. */
 export interface LogEvent {
+  /** How much it matters. */
   readonly level: keyof Logger;
+  /** The line, without its end. */
   readonly message: string;
 }
 
@@ -23,7 +30,9 @@ export interface LogEvent {
 export interface ModelEvents {
   /** A step of a restart (option `restart`). */
   readonly restart: RestartEvent;
+  /** An adapter was loaded, replaced, unloaded, pinned or unpinned. */
   readonly adapter: AdapterEvent;
+  /** A line of the log of Triton, vLLM or the child. */
   readonly log: LogEvent;
 }
 

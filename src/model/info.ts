@@ -1,14 +1,18 @@
 /** Facts about a loaded model. */
 export interface ModelInfo {
+  /** The base model's folder or file. */
   readonly model: string;
+  /** The vLLM that serves it, e.g. `"0.32.0"`. */
   readonly vllmVersion: string;
   /** The Python child's process id. */
   readonly pid: number;
+  /** Seconds that the engine took to load. */
   readonly loadSeconds: number;
   /** `tokens` that the KV cache holds, its size where it is known, and the longest sequence. */
   readonly kvCache: { readonly tokens: number; readonly bytes: number | undefined; readonly maxModelLen: number };
   /** vLLM's own count. */
   readonly requests: { readonly running: number; readonly waiting: number };
+  /** Whether it can serve adapters. */
   readonly enableLora: boolean;
   /** Adapters read from disk since the start, evicted from host memory, and in it now; undefined without LoRA. */
   readonly adapters: { readonly loads: number; readonly evictions: number; readonly inMemory: number } | undefined;

@@ -20,6 +20,7 @@ export interface LoadProgress {
   readonly adapter?: string;
   /** Steps done and to do within the phase, where they are known. */
   readonly done?: number;
+  /** See `done`. */
   readonly total?: number;
   /** Milliseconds since the load began. */
   readonly elapsed: number;
@@ -28,7 +29,9 @@ export interface LoadProgress {
    * `(elapsed + milliseconds since this step) / (elapsed + remaining)`.
    */
   readonly fraction: number;
-  /** Milliseconds that remain, from the last load of this model with `onProgress` on this machine; absent without one. */
+  /**
+   * Milliseconds that remain, from the last load of this model with `onProgress` on this machine; absent without one.
+   */
   readonly remaining?: number;
 }
 
@@ -36,6 +39,7 @@ export interface LoadProgress {
 export interface PrewarmOptions {
   /** The runtime's folder, or a runtime of `findRuntime`; by default the one that `npx tritonode setup` made. */
   runtime?: string | Runtime | undefined;
+  /** What the engine computes on. Default: CUDA's runtime where one is set up, else the CPU's. */
   device?: "cpu" | "cuda" | undefined;
   /**
    * The folder of another vLLM backend (`model.py`) to serve the model with, unmodified: in NVIDIA's container
@@ -54,6 +58,7 @@ export interface PrewarmOptions {
 }
 
 interface CommonOptions extends PrewarmOptions {
+  /** Gets each step of the load. */
   onProgress?: ((progress: LoadProgress) => void) | undefined;
   /**
    * Keep a warm child (see {@link VllmModel.prewarm}) while this model is loaded, for restarts and further models. The
@@ -76,7 +81,9 @@ export interface RepositoryOptions extends CommonOptions {
   modelRepository: string;
   /** The model's name, where the repository holds more than one. */
   model?: string | undefined;
+  /** Belongs to {@link ObjectOptions}. */
   engine?: undefined;
+  /** Belongs to {@link ObjectOptions}. */
   loras?: undefined;
 }
 
@@ -88,9 +95,11 @@ export interface ObjectOptions extends CommonOptions {
   loras?: Record<string, string> | undefined;
   /** The model's name within the process; `vllm_model` when left out. */
   model?: string | undefined;
+  /** Belongs to {@link RepositoryOptions}. */
   modelRepository?: undefined;
 }
 
+/** Options of {@link VllmModel.load}: a folder of Triton, or its content as objects. */
 export type VllmModelOptions = RepositoryOptions | ObjectOptions;
 
 /** The content of a progress line of the backend. */

@@ -2,7 +2,9 @@ import { type MetricFamily, type MetricSample, parseMetrics } from "../server/pr
 
 /** A distribution, as Prometheus counts it. */
 export interface Histogram {
+  /** How many values there are. */
   readonly count: number;
+  /** Their sum. */
   readonly sum: number;
   /** `sum / count`; 0 where there is none. */
   readonly mean: number;
@@ -12,9 +14,11 @@ export interface Histogram {
 
 /** What requests on one adapter have made, over all its versions. */
 export interface AdapterMetrics {
+  /** That it has answered. */
   readonly requests: number;
   /** Failed or cancelled. */
   readonly failures: number;
+  /** That it has generated. */
   readonly generationTokens: number;
   /** Seconds. */
   readonly timeToFirstToken: Histogram;
@@ -24,7 +28,9 @@ export interface AdapterMetrics {
 
 /** vLLM's own measures. */
 export interface EngineMetrics {
+  /** Read since the load. */
   readonly promptTokens: number;
+  /** Generated since the load. */
   readonly generationTokens: number;
   /** Seconds. */
   readonly timeToFirstToken: Histogram;

@@ -384,6 +384,7 @@ export class VllmModel implements AsyncDisposable {
     return this.#disposed;
   }
 
+  /** `dispose()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

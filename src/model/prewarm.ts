@@ -54,6 +54,7 @@ export class WarmChild implements AsyncDisposable {
     return this.#disposed;
   }
 
+  /** `dispose()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

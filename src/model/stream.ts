@@ -121,10 +121,12 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     );
   }
 
+  /** The stream itself: it can be iterated once. */
   [Symbol.asyncIterator](): this {
     return this;
   }
 
+  /** Cancels the request, as `return()` does. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.return();
   }

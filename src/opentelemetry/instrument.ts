@@ -33,7 +33,7 @@ const tokens = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576];
  * ```
  *
  * @returns a function that ends it; spans that are open are ended
- * @throws {@link InvalidArgumentError} for a bad option, and where `@opentelemetry/api` is not installed
+ * @throws `InvalidArgumentError` for a bad option, and where `@opentelemetry/api` is not installed
  */
 export function instrument(options: InstrumentOptions = {}): () => void {
   checkNames("instrument", options, ["tracerProvider", "meterProvider"]);

@@ -19,6 +19,7 @@ export interface ResponseStream extends AsyncIterableIterator<InferenceResponse>
   response(): Promise<InferenceResponse>;
   /** Settles when the request has ended: rejects as iterating it would. */
   readonly finished: Promise<void>;
+  /** Cancels the request. */
   return(): Promise<IteratorResult<InferenceResponse>>;
 }
 

@@ -24,6 +24,16 @@ let create: (core: ServerCore) => TritonServer;
 /**
  * NVIDIA Triton in this process. There is one for the whole process: further starts, from workers too, join it, and it
  * stops with the last one that stops.
+ *
+ * ```ts
+ * await using server = await TritonServer.start({
+ *   runtime: await findRuntime(),
+ *   modelRepositories: ["./model_repository"],
+ * });
+ * await server.loadModel("add");
+ * const inputs = [{ name: "INPUT0", datatype: "FP32", data: Float32Array.of(1, 2) }] as const;
+ * const { outputs } = await server.infer({ model: "add", inputs }).response();
+ * ```
  */
 export class TritonServer implements AsyncDisposable {
   static {
@@ -156,6 +166,7 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.stop();
   }
 
+  /** `stop()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop();
   }

@@ -8,9 +8,11 @@ import { HttpStatusError } from "./errors";
 import { embedFields } from "./fields";
 import type { EmbedOptions } from "./request-types";
 
+/** What {@link VllmModel.embed} resolves with. */
 export interface EmbedResult {
   /** One for each text, in their order. */
   readonly embeddings: readonly Float32Array[];
+  /** Tokens of the texts. */
   readonly usage: Usage;
 }
 

@@ -67,7 +67,9 @@ export interface RunToolsOptions<Args extends Record<string, unknown> = Record<s
   readonly onText?: ((text: string, step: number) => void) | undefined;
   /** Gets each piece of the answers, reasoning and tool calls included; with it the answers are streamed. */
   readonly onChunk?: ((chunk: ChatChunk, step: number) => void) | undefined;
+  /** Called before a tool is called. */
   readonly onToolCall?: ((call: ToolCall) => void) | undefined;
+  /** Called with what came of a call. */
   readonly onToolResult?: ((result: ToolResult) => void) | undefined;
 }
 

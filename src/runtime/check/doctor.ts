@@ -40,6 +40,10 @@ export interface DoctorOptions extends FindRuntimeOptions {
 /**
  * Looks at everything that keeps a model from loading or from serving well, one {@link Check} at a time, the quick ones
  * first. Changes nothing. A check that itself goes wrong is a failed check, so the list always comes to its end.
+ *
+ * ```ts
+ * for await (const { name, status, detail, fix } of doctor()) console.log(status, name, detail, fix ?? "");
+ * ```
  */
 export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check, void, void> {
   const { signal } = options;

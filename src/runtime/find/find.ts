@@ -19,6 +19,10 @@ export interface FindRuntimeOptions {
 /**
  * Finds the runtime that `setup` made. Reads its manifest and looks whether the parts are there; runs nothing.
  *
+ * ```ts
+ * const { directory, vllmVersion } = await findRuntime();
+ * ```
+ *
  * @throws {@link RuntimeMissingError} with the exact command that makes it: `ERR_RUNTIME_MISSING` where there is none,
  *   `ERR_RUNTIME_BROKEN` where a part is gone or does not fit, `ERR_RUNTIME_DEVICE` where it is for the other device.
  */

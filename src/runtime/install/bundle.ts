@@ -77,6 +77,10 @@ const DESCRIPTION = "bundle.json";
  * Downloads every wheel that `setup --offline` needs, for this machine's architecture and one Python version, into one
  * uncompressed tar (wheels are compressed already), or into a folder of parts. It appears whole or not at all.
  *
+ * ```ts
+ * await bundle({ output: "./kit", device: "cpu", parts: 60_000_000 });
+ * ```
+ *
  * @returns the absolute path of the bundle.
  * @throws {@link SetupError}; {@link InvalidArgumentError} for a folder for parts that is not empty
  */

@@ -86,6 +86,11 @@ const OVERLAY_SPACE = 0.6e9;
  * point and run again; of two at once the second waits for the first. The manifest is written last: until then
  * `findRuntime` finds nothing.
  *
+ * ```ts
+ * const runtime = await setup({ device: "cpu", onProgress: ({ message }) => console.log(message) });
+ * const model = await VllmModel.load({ engine: { model: "./my-model" }, runtime });
+ * ```
+ *
  * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { application, Machine, matrix, npm, pack } from "../support/install";
 import { temporaryFolder, tinyEngine } from "../support/models";
 import { paths, root } from "../support/paths";
+import { snippetsOf } from "../support/snippets";
 
 // The real tarball, really installed: into an empty folder, with an empty cache, no network and no compiler.
 
@@ -50,12 +51,14 @@ const worker = `
     });
   }`;
 
-/** The README's ten lines, on the workspace of the tests. */
-function tenLines(): string {
-  const readme = readFileSync(join(root, "README.md"), "utf8");
-  const code = /```js\n(import \{ VllmModel \}[\s\S]*?)```/.exec(readme)?.[1] ?? "";
-  expect(code).toContain("./workspace/model_repository");
-  return code.replace("./workspace/", `${paths.workspace}/`);
+/** The README's program with adapters, on the workspace of the tests. */
+function adaptersProgram(): string {
+  const code = snippetsOf("README.md").find((snippet) => snippet.code.includes("loras:"))?.code ?? "";
+  const weights = join(paths.workspace, "weights");
+  return code
+    .replace('"./my-model"', JSON.stringify(join(weights, "backbone/smollm2-135m-instruct")))
+    .replaceAll('"./adapters/pirate"', JSON.stringify(join(weights, "loras/alpaca")))
+    .replaceAll('"./adapters/json"', JSON.stringify(join(weights, "loras/bactrian")));
 }
 
 /** Takes the right to write from a folder and all in it, or gives it back. */
@@ -134,13 +137,13 @@ describe.each(Object.entries(matrix.nodes))("Node %s", (name, node) => {
     expect(machine.node(app, compiler, "-p", app).stdout).toContain("cjs.cts");
   });
 
-  test("npm ci --ignore-scripts, then the README's ten lines, for a user who may not write there", () => {
+  test("npm ci --ignore-scripts, then the README's program with adapters, for a user who may not write there", () => {
     const other = application(join(folder, `ci ${name}`));
     for (const file of ["package.json", "package-lock.json"]) copyFileSync(join(app, file), join(other, file));
     const install = machine.node(other, npm, "ci", "--ignore-scripts", "--offline");
     expect(install.stderr).toBe("");
     expect(install.status).toBe(0);
-    writeFileSync(join(other, "lines.mjs"), tenLines());
+    writeFileSync(join(other, "lines.mjs"), adaptersProgram());
     const installed = join(other, "node_modules/tritonode");
     setWritable(other, false);
     afterAll(() => setWritable(other, true));
@@ -149,7 +152,7 @@ describe.each(Object.entries(matrix.nodes))("Node %s", (name, node) => {
     const run = machine.unprivileged(other, "lines.mjs");
     expect(run.stderr).toBe("");
     expect(run.stdout).toContain("Arrr");
-    expect(run.stdout).toMatch(/\{"answer": .*\} (stop|length) \{/);
+    expect(run.stdout).toContain('{"answer": ');
     expect(run.status).toBe(0);
     const doctor = machine.unprivileged(other, join(installed, "dist/cli/main.js"), "doctor", "--json");
     const lines = doctor.stdout.trimEnd().split("\n");

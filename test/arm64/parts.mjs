@@ -80,7 +80,7 @@ export async function layOut() {
   rmSync(join(local, "dist-packages"), { force: true });
   symlinkSync(site, join(local, "dist-packages"));
   const python = join(sysroot, "usr/bin", `python${PYTHON}`);
-  const { tritonOfWheel } = await import(join(root, "dist/runtime/triton.js"));
+  const { tritonOfWheel } = await import(join(root, "dist/runtime/find/triton.js"));
   const files = tritonOfWheel(triton, PYTHON);
   return {
     sysroot,

@@ -15,7 +15,14 @@ import { prepareLinear } from "./prepare.mjs";
 /** By this package, through its OpenAI completions: those of prompts are in no other answer. */
 async function ours(file, dtype, windows) {
   const model = await VllmModel.load({
-    engine: { model: file, dtype, max_model_len: 1280, max_num_seqs: 4, kv_cache_memory_bytes: 256 << 20 },
+    engine: {
+      model: file,
+      enforce_eager: true,
+      dtype,
+      max_model_len: 1280,
+      max_num_seqs: 4,
+      kv_cache_memory_bytes: 256 << 20,
+    },
   });
   try {
     const {

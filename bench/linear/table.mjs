@@ -29,7 +29,13 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds);
 const began = performance.now();
 
-const ENGINE = { dtype: "bfloat16", max_model_len: 1280, max_num_seqs: 16, kv_cache_memory_bytes: 512 << 20 };
+const ENGINE = {
+  enforce_eager: true,
+  dtype: "bfloat16",
+  max_model_len: 1280,
+  max_num_seqs: 16,
+  kv_cache_memory_bytes: 512 << 20,
+};
 const LORA = { max_loras: 4, max_cpu_loras: 4, max_lora_rank: 16 };
 const FOUR = ["adapter-0", "adapter-1", "adapter-2", "adapter-3"];
 

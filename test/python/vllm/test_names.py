@@ -145,6 +145,11 @@ FUNCTIONS: dict[str, str] = {
     "vllm.model_executor.layers.rotary_embedding:RotaryEmbedding.forward_cpu": "positions query key",
     "vllm.model_executor.layers.rotary_embedding:RotaryEmbedding._match_cos_sin_cache_dtype": "query",
     "vllm.model_executor.layers.fused_moe.config:FusedMoEConfig.__post_init__": "",
+    "vllm.v1.worker.cpu_model_runner:CPUModelRunner.load_model": "",
+    "vllm.model_executor.models.llama:LlamaModel.forward": "input_ids positions intermediate_tensors inputs_embeds",
+    "vllm.model_executor.models.llama:LlamaModel.embed_input_ids": "input_ids",
+    "vllm.model_executor.models.qwen2:Qwen2Model.forward": "input_ids positions intermediate_tensors inputs_embeds",
+    "vllm.model_executor.models.qwen2:Qwen2Model.embed_input_ids": "input_ids",
     # The OpenAI application.
     "application:build_app": "args supported_tasks model_config",
     "application_state:init_app_state": "engine_client state args supported_tasks",
@@ -183,6 +188,20 @@ ATTRIBUTES: dict[str, str] = {
         "is_prefill no_lora"
     ),
     "vllm._custom_ops:CPUDNNLGEMMHandler": "n handler_tensor",
+    "vllm.model_executor.models.llama:LlamaModel": "layers norm",
+    "vllm.model_executor.models.llama:LlamaDecoderLayer": ("self_attn mlp input_layernorm post_attention_layernorm"),
+    "vllm.model_executor.models.llama:LlamaAttention": (
+        "qkv_proj o_proj rotary_emb attn num_heads num_kv_heads head_dim"
+    ),
+    "vllm.model_executor.models.llama:LlamaMLP": "gate_up_proj down_proj act_fn",
+    "vllm.model_executor.models.qwen2:Qwen2Attention": (
+        "qkv_proj o_proj rotary_emb attn num_heads num_kv_heads head_dim"
+    ),
+    "vllm.model_executor.models.qwen3:Qwen3Attention": "q_norm k_norm",
+    "vllm.model_executor.layers.layernorm:RMSNorm": "has_weight variance_size_override variance_epsilon",
+    "vllm.v1.attention.backends.cpu_attn:CPUAttentionMetadata": (
+        "slot_mapping query_start_loc seq_lens block_table causal dynamic_causal"
+    ),
     "vllm.model_executor.layers.fused_moe.config:FusedMoEConfig": "is_lora_enabled",
     "vllm.platforms.cpu:CpuPlatform": "simple_compile_backend",
     "vllm.entrypoints.openai.models.serving:OpenAIServingModels": "base_model_paths lora_requests lora_resolver_lock",

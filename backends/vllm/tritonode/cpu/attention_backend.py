@@ -27,13 +27,15 @@ class AttentionImpl(CPUAttentionBackendImpl):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._window = max(0, self.sliding_window)  # vLLM's -1: none
+        self.window = max(0, self.sliding_window)  # vLLM's -1: none
         self._ours = (
             self.alibi_slopes is None
             and self.sinks is None
             and not self.is_fp8_kv_cache
             and self.num_queries_per_kv <= _MOST_QUERIES_PER_KV
         )
+        # Whether our kernels serve each step of causal requests, and the layer keeps its own keys and values.
+        self.plain = self._ours and self.kv_sharing_target_layer_name is None
 
     def forward(
         self,
@@ -80,7 +82,7 @@ class AttentionImpl(CPUAttentionBackendImpl):
             attn_metadata.seq_lens,
             attn_metadata.block_table,
             store,
-            self._window,
+            self.window,
             attn_metadata.causal,
             self.scale,
             self.logits_soft_cap,

@@ -28,6 +28,7 @@ from tritonode.vllm.layers import (
     ColumnParallelLinearWithLoRA,
     CompilationMode,
     CPUDNNLGEMMHandler,
+    Llama3RotaryEmbedding,
     MergedColumnParallelLinear,
     MergedColumnParallelLinearWithLoRA,
     MergedQKVParallelLinearWithLoRA,
@@ -96,29 +97,30 @@ def settle(vllm_config: VllmConfig) -> None:
 def _register_norms() -> None:
 
     def plain(x: torch.Tensor, weight: torch.Tensor | None, variance_size: int | None) -> bool:
-        return (
-            variance_size is None
-            and weight is not None
-            and weight.dtype == x.dtype
-            and x.dim() == 2
-            and x.is_contiguous()
-            and x.device.type == "cpu"
-        )
+        return variance_size is None and weight is not None and weight.dtype == x.dtype and x.device.type == "cpu"
 
     @ir.ops.rms_norm.register_impl(
-        PROVIDER, supports_args=lambda x, weight, epsilon, variance_size=None: plain(x, weight, variance_size)
+        PROVIDER,
+        supports_args=lambda x, weight, epsilon, variance_size=None: (
+            plain(x, weight, variance_size) and x.dim() in (2, 3)
+        ),
     )
     def rms_norm(
         x: torch.Tensor, weight: torch.Tensor | None, epsilon: float, variance_size: int | None = None
     ) -> torch.Tensor:
-        out = torch.empty_like(x)
-        torch.ops.tritonode_punica.rms_norm_(out, x, weight, epsilon)
-        return out
+        rows = x if x.dim() == 2 and x.is_contiguous() else x.reshape(-1, x.size(-1))
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        torch.ops.tritonode_punica.rms_norm_(out, rows, weight, epsilon)
+        return out if out.dim() == x.dim() else out.view(x.shape)
 
     @ir.ops.fused_add_rms_norm.register_impl(
         PROVIDER,
         supports_args=lambda x, x_residual, weight, epsilon, variance_size=None: (
-            plain(x, weight, variance_size) and x_residual.is_contiguous() and x_residual.dtype == x.dtype
+            plain(x, weight, variance_size)
+            and x.dim() == 2
+            and x.is_contiguous()
+            and x_residual.is_contiguous()
+            and x_residual.dtype == x.dtype
         ),
         inplace=True,
     )
@@ -148,11 +150,15 @@ def _register_activation() -> None:
 
 
 def _register_rotary() -> None:
-    if "RotaryEmbedding" in op_registry_oot:
-        return  # somebody else's
+    # Those that differ in their tables of angles alone.
+    for base in (RotaryEmbedding, Llama3RotaryEmbedding):
+        if base.__name__ not in op_registry_oot:  # else somebody else's
+            _register_rotary_of(base)
 
-    @RotaryEmbedding.register_oot(name="RotaryEmbedding")
-    class RotaryEmbeddingCpu(RotaryEmbedding):  # type: ignore[misc]
+
+def _register_rotary_of(base: Any) -> None:
+    @base.register_oot(name=base.__name__)
+    class RotaryEmbeddingCpu(base):  # type: ignore[misc]
         def forward_cpu(
             self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -168,6 +174,16 @@ def _register_rotary() -> None:
             cos_sin = self._match_cos_sin_cache_dtype(query)
             torch.ops.tritonode_punica.rope_(query, key, positions, cos_sin, self.head_size)
             return query, key
+
+    _rotary_classes.add(RotaryEmbeddingCpu)
+
+
+_rotary_classes: set[type] = set()
+
+
+def rotates(rotary: Any) -> bool:
+    """Whether our kernel computes a rotary embedding of queries and keys that are matrices."""
+    return type(rotary) in _rotary_classes and rotary.rotary_dim == rotary.head_size and rotary.is_neox_style
 
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -209,7 +225,7 @@ class _Plain:
     return_bias: bool
 
 
-def _plain(base: Any) -> _Plain | None:
+def plain(base: Any) -> _Plain | None:
     """Return None for a layer that does more than multiply: quantised, of several ranks, or of a kind unknown here."""
     bases = (ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear)
     # Exact types: a subclass may have a forward of its own.
@@ -234,15 +250,29 @@ def _shorten_linears(direct: Callable[[], bool]) -> None:
     @functools.wraps(process)
     def process_and_shorten(self: Any, layer: torch.nn.Module) -> None:
         process(self, layer)
-        plain = _plain(layer) if direct() else None
-        if plain is not None and plain.multiply is not None:
-            layer.forward = _base_forward(layer, plain, plain.multiply)
+        _count_weights()
+        found = plain(layer) if direct() else None
+        if found is not None and found.multiply is not None:
+            layer.forward = _base_forward(layer, found, found.multiply)
 
     method.process_weights_after_loading = process_and_shorten
 
 
-def _base_forward(base: Any, plain: _Plain, how: _Multiply) -> Callable[..., Any]:
-    linear, returned_bias, return_bias = plain.linear, plain.returned_bias, plain.return_bias
+_weights_loaded = 0
+
+
+def weights_loaded() -> int:
+    """A number that is another one after a layer's weights were loaded (anew)."""
+    return _weights_loaded
+
+
+def _count_weights() -> None:
+    global _weights_loaded
+    _weights_loaded += 1
+
+
+def _base_forward(base: Any, found: _Plain, how: _Multiply) -> Callable[..., Any]:
+    linear, returned_bias, return_bias = found.linear, found.returned_bias, found.return_bias
     columns, multiply, arguments = how.columns, how.operator, how.arguments
     slow = type(base).forward
 
@@ -258,10 +288,11 @@ def _base_forward(base: Any, plain: _Plain, how: _Multiply) -> Callable[..., Any
 
 def shorten_packed(base: Any) -> None:
     """Give a layer of packed weights (`packed_layers`) a short forward, once it has its `cpu_linear`."""
-    plain = _plain(base)
-    if plain is None:
+    _count_weights()
+    found = plain(base)
+    if found is None:
         return
-    linear, own_bias, returned_bias, return_bias = plain.linear, plain.own_bias, plain.returned_bias, plain.return_bias
+    linear, own_bias, returned_bias, return_bias = found.linear, found.own_bias, found.returned_bias, found.return_bias
     slow = type(base).forward
 
     def forward(input_: torch.Tensor) -> Any:
@@ -271,6 +302,17 @@ def shorten_packed(base: Any) -> None:
         return (output, returned_bias) if return_bias else output
 
     base.forward = forward
+
+
+def takes_adapters(layer: Any) -> bool:
+    """Whether a LoRA layer is its base layer and the adapters' part added to it."""
+    return type(layer) in (
+        ColumnParallelLinearWithLoRA,
+        MergedColumnParallelLinearWithLoRA,
+        QKVParallelLinearWithLoRA,
+        MergedQKVParallelLinearWithLoRA,
+        RowParallelLinearWithLoRA,
+    )
 
 
 def direct_forward(
@@ -285,21 +327,14 @@ def direct_forward(
         flags: ``flags[flag]`` is zero while no row of the step has an adapter that touches this layer.
         flag: this layer's place in `flags`.
     """
-    known = (
-        ColumnParallelLinearWithLoRA,
-        MergedColumnParallelLinearWithLoRA,
-        QKVParallelLinearWithLoRA,
-        MergedQKVParallelLinearWithLoRA,
-        RowParallelLinearWithLoRA,
-    )
     base: Any = getattr(layer, "base_layer", None)
-    plain = _plain(base) if type(layer) in known else None
-    if plain is None:
+    found = plain(base) if takes_adapters(layer) else None
+    if found is None:
         return None
-    linear, weight, weights, slow = plain.linear, plain.weight, layer.lora_a_stacked[0], layer.forward
-    own_bias, returned_bias, return_bias = plain.own_bias, plain.returned_bias, plain.return_bias
+    linear, weight, weights, slow = found.linear, found.weight, layer.lora_a_stacked[0], layer.forward
+    own_bias, returned_bias, return_bias = found.own_bias, found.returned_bias, found.return_bias
 
-    how = plain.multiply
+    how = found.multiply
     if how is None:
 
         def forward(input_: torch.Tensor) -> Any:

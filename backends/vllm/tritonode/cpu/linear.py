@@ -285,5 +285,14 @@ def linear(
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     out = torch.empty((rows.size(0), weight.shape[0]), dtype=out_dtype or x.dtype)
-    torch.ops.tritonode_linear.linear_(out, rows, weight.data, _NO_BIAS if bias is None else bias)
+    multiply(out, rows, weight, bias)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
+
+
+def multiply(out: torch.Tensor, rows: torch.Tensor, weight: PackedWeight, bias: torch.Tensor | None) -> None:
+    """Fill ``out`` as :func:`linear` does. Both are matrices whose rows are contiguous; ``out`` may be part of another.
+
+    Raises:
+        RuntimeError: as :func:`linear`.
+    """
+    torch.ops.tritonode_linear.linear_(out, rows, weight.data, _NO_BIAS if bias is None else bias)

@@ -146,11 +146,15 @@ class PackedLayer:
         first = self.segments[0]
         if len(self.segments) == 1 and first.order is None:
             return linear.linear(x, first.weight, bias)
-        outputs = [
-            linear.linear(x if each.order is None else x[..., each.order], each.weight, None) for each in self.segments
-        ]
-        output = torch.cat(outputs, dim=-1)
-        return output if bias is None else output.add_(bias)
+        rows = x.reshape(-1, x.size(-1))
+        output = torch.empty((rows.size(0), sum(each.weight.shape[0] for each in self.segments)), dtype=x.dtype)
+        at = 0
+        for each in self.segments:
+            end = at + each.weight.shape[0]
+            part = rows if each.order is None else rows[:, each.order]
+            linear.multiply(output[:, at:end], part, each.weight, None if bias is None else bias[at:end])
+            at = end
+        return output.view(*x.shape[:-1], at)
 
 
 def pack_all(layers: list[tuple[str, PackedLayer]]) -> None:

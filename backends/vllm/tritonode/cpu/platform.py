@@ -23,6 +23,16 @@ _settings: dict[str, bool] = {"installed": False, "compile": False, "direct": Fa
 
 
 @functools.cache
+def _plan_decoders() -> None:
+    """Have models that are loaded from now on run in one call; once, and late: it imports much of vLLM."""
+    from tritonode.vllm import decoder
+
+    from . import decoder_plan
+
+    decoder.when_loaded(decoder_plan.install)
+
+
+@functools.cache
 def kernels_available() -> bool:
     """Tell whether the native kernels are in use. The log says which, or why not, once."""
     try:
@@ -95,6 +105,7 @@ def install(compile_model: bool | None = None) -> None:
         _settings["direct"] = eager.uncompiled(vllm_config)
         if _settings["direct"]:
             eager.settle(vllm_config)
+            _plan_decoders()
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():

@@ -100,6 +100,7 @@ class PunicaWrapper(PunicaWrapperBase):
         handle = self._library.tritonode_punica_engine_add_layer(self._engine, described, len(described), inputs)
         if handle < 0:
             raise MemoryError("tritonode_punica_engine_add_layer")
+        layer.punica_layer = handle
         self._watch_slots(layer, handle)
         for slot in range(self._slot_count):
             self._library.tritonode_punica_engine_slot_changed(self._engine, handle, slot, 1)
@@ -107,6 +108,11 @@ class PunicaWrapper(PunicaWrapperBase):
             forward = eager.direct_forward(layer, torch.ops.tritonode_punica.lora_.default, TOKENS, self._flags, handle)
             if forward is not None:
                 layer.forward = forward
+
+    def native_layer(self, layer: Any) -> tuple[int, int] | None:
+        """The native engine and the handle in it of a layer that is registered, for calls past torch."""
+        handle = getattr(layer, "punica_layer", None)
+        return None if self._engine is None or handle is None else (self._engine, handle)
 
     def _watch_slots(self, layer: Any, handle: int) -> None:
         """Tell the kernels about each change to a slot's weights, and skip zeroing slots that are zero already.

@@ -20,6 +20,7 @@ from vllm.lora.punica_wrapper.punica_base import PunicaWrapperBase
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
@@ -27,7 +28,7 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
     UnquantizedLinearMethod,
 )
-from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
+from vllm.model_executor.layers.rotary_embedding import Llama3RotaryEmbedding, RotaryEmbedding
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "FusedMoE3DWithLoRA",
     "FusedMoEConfig",
     "FusedMoEWithLoRA",
+    "Llama3RotaryEmbedding",
     "LoRAMapping",
     "MergedColumnParallelLinear",
     "MergedColumnParallelLinearWithLoRA",
@@ -46,6 +48,7 @@ __all__ = [
     "PunicaWrapperBase",
     "QKVParallelLinear",
     "QKVParallelLinearWithLoRA",
+    "RMSNorm",
     "RotaryEmbedding",
     "RowParallelLinear",
     "RowParallelLinearWithLoRA",

@@ -34,6 +34,7 @@ const pages = {
   Reference: [
     "reference/api/index",
     "reference/command-line",
+    "reference/command-line",
     "errors",
     "reference/tools",
     "reference/openai",

@@ -6,7 +6,10 @@ export interface Context {
   stderr: Output;
   stdin: NodeJS.ReadStream;
   environment: NodeJS.ProcessEnv;
-  /** Fires on SIGINT, SIGTERM and SIGHUP, and (reason EPIPE) when nobody reads standard output any more. */
+  /**
+   * Fires on SIGINT, SIGTERM and SIGHUP (their names are the reason), when nobody reads standard output any more (EPIPE),
+   * and with the error where it can't be written.
+   */
   signal: AbortSignal;
 }
 

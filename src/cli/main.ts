@@ -61,7 +61,7 @@ export async function main(args: readonly string[], context: Context): Promise<n
     if (context.signal.reason === "EPIPE") return 0;
     if (words.includes("--json")) context.stdout.write(`${JSON.stringify(errorJson(error))}\n`);
     if (context.signal.aborted) {
-      context.stderr.write("interrupted\n");
+      if (typeof context.signal.reason === "string") context.stderr.write("interrupted\n");
       return exitCodeOf(context.signal.reason);
     }
     reportError(error, context);
@@ -113,11 +113,12 @@ function watchSignals(controller: AbortController): void {
   }
 }
 
-/** A reader that has gone away ends a command in good order too: a model that is loaded is unloaded. */
+/** A reader that has gone away, or a full disk, ends a command in good order too: a model that is loaded is unloaded. */
 function watchPipes(controller: AbortController): void {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-    if (!controller.signal.aborted) controller.abort("EPIPE");
+    if (controller.signal.aborted) return;
+    if (error.code !== "EPIPE") process.stderr.write(`error: standard output can't be written: ${error.message}\n`);
+    controller.abort(error.code === "EPIPE" ? "EPIPE" : error);
   });
   // Notes that nobody reads are lost.
   process.stderr.on("error", (error: NodeJS.ErrnoException) => {
@@ -134,7 +135,7 @@ if (require.main === module) {
   const alive = setInterval(() => {}, 2 ** 30);
   void main(process.argv.slice(2), { stdout, stderr, stdin, environment, signal: controller.signal }).then((code) => {
     clearInterval(alive);
-    process.exitCode = code;
+    process.exitCode = controller.signal.reason instanceof Error ? 1 : code;
     // A terminal or an open pipe that nothing reads any more would keep the process alive.
     stdin.destroy();
   });

@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { cpSync, existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -279,6 +279,13 @@ test("chat at a terminal, on a GGUF file: prompts, pasted lines, Ctrl-C at each 
     { role: "assistant" },
   ]);
 }, 200_000);
+
+test("standard output that can't be written is an error of one line", () => {
+  const script = `'${process.execPath}' '${program}' help run > /dev/full; echo $?`;
+  const { stdout, stderr } = spawnSync("bash", ["-c", script], { encoding: "utf8" });
+  expect(stderr).toMatch(/^error: standard output can't be written: ENOSPC.*\n$/);
+  expect(stdout).toBe("1\n");
+});
 
 test("a model without a chat template, a reader that goes away", async () => {
   const plain = join(folder, "plain model");

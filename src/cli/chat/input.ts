@@ -47,6 +47,8 @@ export class Input {
     this.#lines.on("close", () => {
       if (this.#turns.open) this.#waiting.push({ text: this.#turns.end(), seen: true });
       this.#ended = true;
+      // Ctrl-D leaves the prompt where it is; what comes next begins on a line of its own.
+      if (this.terminal && !this.#muted) stdout.write("\n");
       this.#wake?.();
     });
     if (!this.terminal) return;
@@ -113,7 +115,6 @@ export class Input {
       this.#show();
       return;
     }
-    this.#context.stdout.write("\n");
     this.#lines.close();
   }
 

@@ -41,7 +41,7 @@ from tritonode.triton.senders import CancellationWatch, ResponseWriter, Sender, 
 from tritonode.vllm.arguments import engine_arg_types, frontend_arg_types
 from tritonode.vllm.engine import VERSION
 from tritonode.vllm.kv_cache import take_memory_as_it_is_used
-from tritonode.vllm.platform import is_cpu
+from tritonode.vllm.platform import device_memory, is_cpu
 
 from .errors import BackendError, SettingsError, UnavailableError
 
@@ -91,7 +91,7 @@ class Service:
         self._metrics = self._make_metrics(args)
         self._saved = SavedAdapters(os.environ.get("TRITONODE_PRIVATE_DIR"), self._name)
         self._adapters = AdapterStart(self._settings, self._saved, self._report, self._logger)
-        adapters = self._adapters.check()
+        adapters = self._adapters.check(self._memory())
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
         if self._settings.world_size > 1:
@@ -148,6 +148,12 @@ class Service:
             )
         # Removes /v1/load_lora_adapter from vLLM's application: it would change only one of the instances.
         os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
+
+    def _memory(self) -> int:
+        """Bytes that the engine may use, of the machine or of the GPU."""
+        if is_cpu():
+            return available_memory()
+        return int(device_memory() * float(self._settings.engine_args.get("gpu_memory_utilization", 0.9)))
 
     def _apply_defaults(self) -> None:
         for key in self._settings.ignored:

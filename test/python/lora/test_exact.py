@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 from tritonode.errors import SettingsError
+from tritonode.lora.slots import slot_bytes
 
 CONFIG = LlamaConfig(**tiny_models.SIZES)
 WEIGHTS = "adapter_model.safetensors"
@@ -61,6 +62,17 @@ def test_answers_equal_peft(served: Any, model: Path, adapters: dict[str, Path],
     wanted = {None: tiny_models.answers(model, None), name: tiny_models.answers(model, adapters[name])}
     assert served.answers(None, name) == wanted
     assert wanted[None] != wanted[name]
+
+
+def test_a_slot_takes_what_was_said(served: Any) -> None:
+    def allocated(worker: Any) -> int:
+        modules = worker.model_runner.lora_manager._adapter_manager.modules.values()
+        stacked = [getattr(each, f"lora_{side}_stacked") for each in modules for side in "ab"]
+        tensors = [tensor for group in stacked for tensor in (group if isinstance(group, tuple) else (group,))]
+        return sum(tensor[0].nbytes for tensor in tensors)
+
+    core = served.engine.client._core
+    assert allocated(core.model_executor.driver_worker.worker) == slot_bytes(CONFIG.to_dict(), 16, 4)
 
 
 def _changed(source: Path, folder: Path, rename: Callable[[str], str]) -> Path:

@@ -138,6 +138,7 @@ FUNCTIONS: dict[str, str] = {
     ),
     "vllm.lora.punica_wrapper.punica_base:PunicaWrapperBase._select_full_linear_output": "",
     "vllm.platforms.cpu:CpuPlatform.get_punica_wrapper": "",
+    "vllm.platforms.interface:Platform.get_device_total_memory": "",
     "vllm.platforms.cpu:CpuPlatform.check_and_update_config": "vllm_config",
     "vllm.platforms.cpu:CpuPlatform.opaque_attention_op": "",
     "vllm.model_executor.layers.linear:UnquantizedLinearMethod.process_weights_after_loading": "layer",

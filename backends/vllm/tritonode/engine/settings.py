@@ -69,6 +69,8 @@ class EngineSettings:
     own: dict[str, Any] = field(default_factory=dict)
     frontend_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of `vllm serve` that are not the engine's: for the OpenAI application."""
+    defaulted: set[str] = field(default_factory=set)
+    """Engine arguments that `apply_defaults` has chosen and that may be lowered later."""
 
     @property
     def world_size(self) -> int:
@@ -183,6 +185,7 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
     if settings.enable_lora and "max_loras" not in args:
         # vLLM's default of 1 would serve a batch of several adapters one adapter at a time.
         args["max_loras"] = max(_LEAST_SLOTS, min(_MOST_SLOTS, len(settings.loras)))
+        settings.defaulted.add("max_loras")
         notes.append(f"max_loras = {args['max_loras']}: adapters that share one batch (set max_loras to change)")
     if settings.enable_lora and "max_cpu_loras" not in args:
         # Twice the slots leave room for pinned and evicted adapters. Host memory is allocated as adapters are loaded.

@@ -14,6 +14,7 @@ from .engine import AdapterEngine
 from .files import highest_rank
 from .registry import AdapterRegistry
 from .saved import Entry, SavedAdapters
+from .slots import bound_slots
 
 # What vLLM takes for `max_lora_rank` (`MaxLoRARanks` in vllm/config/lora.py), and its default.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -49,8 +50,11 @@ class AdapterStart:
         # Set by `load`.
         self.engine: AdapterEngine
 
-    def check(self) -> AdapterRegistry | None:
-        """Check every adapter's files, before the engine is built; None without LoRA. Raises SettingsError."""
+    def check(self, memory: int) -> AdapterRegistry | None:
+        """Check every adapter's files, before the engine is built; None without LoRA. Raises SettingsError.
+
+        `memory`: bytes that the adapters' slots may take, and what else the engine allocates.
+        """
         if not self._settings.enable_lora:
             return None
         restored = self._saved.read()
@@ -60,6 +64,9 @@ class AdapterStart:
         args = self._settings.engine_args
         # vLLM's default would refuse adapters of a higher rank, although it is known which ones there are.
         args.setdefault("max_lora_rank", rank_for(entry.path for entry in wanted))
+        note = bound_slots(self._settings, memory)
+        if note is not None:
+            self._logger.log_info(f"[vllm] {note}")
         registry = AdapterRegistry(
             max_lora_rank=int(args["max_lora_rank"]),
             base_model=str(args["model"]),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from vllm.platforms import current_platform
 
-__all__ = ["compile_eagerly", "current_platform", "is_cpu"]
+__all__ = ["compile_eagerly", "current_platform", "device_memory", "is_cpu"]
 
 
 def is_cpu() -> bool:
     """Whether the installed vLLM computes on the CPU."""
     return bool(current_platform.is_cpu())
+
+
+def device_memory() -> int:
+    """Bytes of the first GPU's memory in all. Asks the driver, without a CUDA context."""
+    return int(current_platform.get_device_total_memory())
 
 
 def compile_eagerly() -> None:

@@ -39,7 +39,7 @@ class TritonPythonModel:
         # interpreter that Triton embeds does not read PYTHONPATH.
         sys.path.append(pb_utils.get_model_dir())
         page_cache.read_ahead(pb_utils.get_model_dir())
-        progress.report(args["model_name"], "import")
+        progress.report(args["model_name"], "import", warm="tritonode.service" in sys.modules)
         # Nothing that is imported goes away again: collections need not look at it, now or later. vLLM asks for five
         # full ones while it starts.
         gc.disable()

@@ -58,7 +58,8 @@ export class LoadReport {
       this.#emit("adapter", line as AdapterEvent);
       return;
     }
-    const { name: adapter, done, total } = line;
+    const { name: adapter, done, total, warm } = line;
+    if (warm) this.#clock?.setWarm();
     this.#progress({
       phase,
       ...(adapter === undefined ? {} : { adapter }),

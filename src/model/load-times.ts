@@ -22,15 +22,27 @@ const ORDER = Object.keys(PHASES) as Phase[];
 /** Milliseconds that each phase took. */
 export type LoadTimes = Partial<Record<Phase, number>>;
 
+/** The last load in a child that started for it, and the last in a child that had imported everything already. */
+export interface LastLoads {
+  readonly cold?: LoadTimes;
+  readonly warm?: LoadTimes;
+}
+
 /** Tells how far a load is: by the times of an earlier one where there is one, else by the usual shares of the phases. */
 export class LoadClock {
   readonly #times: LoadTimes = {};
   #phase: Phase = "start";
   #since = 0;
   #fraction = 0;
+  #warm = false;
 
-  /** @param last - the times of an earlier load of the same model */
-  constructor(private readonly last: LoadTimes | undefined) {}
+  /** @param last - the times of earlier loads of the same model */
+  constructor(private readonly last: LastLoads) {}
+
+  /** The load has got a child that had imported everything: it is compared with others that had. */
+  setWarm(): void {
+    this.#warm = true;
+  }
 
   /**
    * Takes a step of the load.
@@ -52,13 +64,15 @@ export class LoadClock {
     return { fraction: this.#fraction, ...(remaining === undefined ? {} : { remaining }) };
   }
 
-  /** The times of this load, once it is ready at `elapsed`. */
-  times(elapsed: number): LoadTimes {
-    return { ...this.#times, ...(this.#phase === "ready" ? {} : { [this.#phase]: elapsed - this.#since }) };
+  /** The times of this load, once it is ready at `elapsed`, under its kind. */
+  times(elapsed: number): LastLoads {
+    const times = { ...this.#times, ...(this.#phase === "ready" ? {} : { [this.#phase]: elapsed - this.#since }) };
+    return this.#warm ? { warm: times } : { cold: times };
   }
 
   #remaining(phase: Phase, inPhase: number, part: number): number | undefined {
-    const { last } = this;
+    const { cold, warm } = this.last;
+    const last = this.#warm ? (warm ?? cold) : (cold ?? warm);
     if (last === undefined) return undefined;
     const own = last[phase] ?? 0;
     const later = ORDER.slice(ORDER.indexOf(phase) + 1).reduce((sum, each) => sum + (last[each] ?? 0), 0);
@@ -93,28 +107,32 @@ function fileFor(options: VllmModelOptions, device: string): string {
   return join(loadTimesFolder(), `${key.slice(0, 24)}.json`);
 }
 
-/** The times of the last load of this model on this machine; undefined where there are none, or none that can be read. */
-export async function readLoadTimes(options: VllmModelOptions, device: string): Promise<LoadTimes | undefined> {
+/** The times of the last loads of this model on this machine; empty where there are none, or none that can be read. */
+export async function readLoadTimes(options: VllmModelOptions, device: string): Promise<LastLoads> {
   try {
-    const read: unknown = JSON.parse(await readFile(fileFor(options, device), "utf8"));
-    if (typeof read !== "object" || read === null) return undefined;
-    const times = Object.entries(read).filter(
-      ([phase, time]) => Object.hasOwn(PHASES, phase) && Number.isFinite(time) && time >= 0,
-    );
-    return times.length === 0 ? undefined : Object.fromEntries(times);
+    const { cold, warm } = JSON.parse(await readFile(fileFor(options, device), "utf8")) as Record<string, unknown>;
+    return { ...known("cold", cold), ...known("warm", warm) };
   } catch {
-    return undefined;
+    return {};
   }
 }
 
-/** Keeps the times of a load for the next one. A folder that can't be written to loses them, and no more. */
-export async function keepLoadTimes(options: VllmModelOptions, device: string, times: LoadTimes): Promise<void> {
+function known(kind: keyof LastLoads, read: unknown): LastLoads {
+  if (typeof read !== "object" || read === null) return {};
+  const times = Object.entries(read).filter(
+    ([phase, time]) => Object.hasOwn(PHASES, phase) && Number.isFinite(time) && time >= 0,
+  );
+  return times.length === 0 ? {} : { [kind]: Object.fromEntries(times) };
+}
+
+/** Keeps the times of a load for the next one, beside those of the other kind. A folder that can't be written to loses them, and no more. */
+export async function keepLoadTimes(options: VllmModelOptions, device: string, times: LastLoads): Promise<void> {
   const folder = loadTimesFolder();
   const temporary = join(folder, randomBytes(8).toString("hex"));
   try {
     const file = fileFor(options, device);
     await makeDirectories(folder);
-    await writeFile(temporary, JSON.stringify(times));
+    await writeFile(temporary, JSON.stringify({ ...(await readLoadTimes(options, device)), ...times }));
     await rename(temporary, file);
     const names = await readdir(folder);
     if (names.length <= KEPT) return;

@@ -109,6 +109,8 @@ export interface ProgressLine extends Partial<AdapterEvent> {
   readonly phase: LoadProgress["phase"] | "adapter";
   readonly done?: number;
   readonly total?: number;
+  /** With `import`: everything is imported already. */
+  readonly warm?: boolean;
 }
 
 const progressPrefix = "@tritonode ";

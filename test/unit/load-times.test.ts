@@ -9,10 +9,10 @@ const phases = ["start", "import", "check-adapters", "load-model", "load-adapter
 describe("a load's fraction", () => {
   it("never goes back, and is whole at the end alone", () => {
     for (const last of [
-      undefined,
       {},
-      { import: 1 },
-      { start: 300, import: 4_000, "load-model": 2_000, "warm-up": 500 },
+      { cold: {} },
+      { warm: { import: 1 } },
+      { cold: { start: 300, import: 4_000, "load-model": 2_000, "warm-up": 500 } },
     ]) {
       const clock = new LoadClock(last);
       const fractions = phases.map((phase, at) => clock.step(phase, at * 1_000).fraction);
@@ -23,18 +23,14 @@ describe("a load's fraction", () => {
   });
 
   it("is that of the usual shares where nothing is known", () => {
-    const clock = new LoadClock(undefined);
+    const clock = new LoadClock({});
     expect(clock.step("start", 0)).toEqual({ fraction: 0 });
     expect(clock.step("load-adapter", 900, 1, 2).fraction).toBeCloseTo(0.84);
   });
 
   it("is that of time where an earlier load tells how long it takes", () => {
     const clock = new LoadClock({
-      start: 500,
-      import: 4_000,
-      "load-model": 3_000,
-      "load-adapter": 1_000,
-      "warm-up": 1_500,
+      cold: { start: 500, import: 4_000, "load-model": 3_000, "load-adapter": 1_000, "warm-up": 1_500 },
     });
     expect(clock.step("start", 0)).toEqual({ fraction: 0, remaining: 10_000 });
     // A child that had imported everything: what was saved is no longer to come.
@@ -44,7 +40,19 @@ describe("a load's fraction", () => {
     expect(clock.step("load-adapter", 4_000, 0, 2).remaining).toBe(2_500);
     expect(clock.step("load-adapter", 4_100, 1, 2).remaining).toBe(2_000);
     expect(clock.step("ready", 6_000)).toEqual({ fraction: 1, remaining: 0 });
-    expect(clock.times(6_000)).toEqual({ start: 500, "load-model": 3_500, "load-adapter": 2_000 });
+    expect(clock.times(6_000)).toEqual({ cold: { start: 500, "load-model": 3_500, "load-adapter": 2_000 } });
+  });
+
+  it("is compared with loads of its own kind", () => {
+    const cold = { start: 500, import: 4_000, "load-model": 3_000 };
+    const clock = new LoadClock({ cold, warm: { start: 200, import: 10, "load-model": 2_000 } });
+    expect(clock.step("start", 0).remaining).toBe(7_500);
+    clock.setWarm();
+    expect(clock.step("import", 200).remaining).toBe(2_010);
+    expect(clock.times(2_200)).toEqual({ warm: { start: 200, import: 2_000 } });
+    const first = new LoadClock({ cold });
+    first.setWarm();
+    expect(first.step("load-model", 300).remaining).toBe(3_000);
   });
 });
 
@@ -54,13 +62,18 @@ describe("the times of a load", () => {
   afterEach(() => void vi.unstubAllEnvs());
 
   it("are those of the same model with the same settings on the same device", async () => {
-    expect(await readLoadTimes(options, "cpu")).toBeUndefined();
-    await keepLoadTimes(options, "cpu", { import: 12 });
-    expect(await readLoadTimes(options, "cpu")).toEqual({ import: 12 });
-    expect(await readLoadTimes(options, "cuda")).toBeUndefined();
-    expect(await readLoadTimes({ ...options, loras: {} }, "cpu")).toBeUndefined();
-    await keepLoadTimes({ modelRepository: "models" }, "cpu", { import: 7 });
-    expect(await readLoadTimes({ modelRepository: join(process.cwd(), "models") }, "cpu")).toEqual({ import: 7 });
+    expect(await readLoadTimes(options, "cpu")).toEqual({});
+    await keepLoadTimes(options, "cpu", { cold: { import: 12 } });
+    expect(await readLoadTimes(options, "cpu")).toEqual({ cold: { import: 12 } });
+    await keepLoadTimes(options, "cpu", { warm: { import: 1 } });
+    await keepLoadTimes(options, "cpu", { cold: { import: 13 } });
+    expect(await readLoadTimes(options, "cpu")).toEqual({ cold: { import: 13 }, warm: { import: 1 } });
+    expect(await readLoadTimes(options, "cuda")).toEqual({});
+    expect(await readLoadTimes({ ...options, loras: {} }, "cpu")).toEqual({});
+    await keepLoadTimes({ modelRepository: "models" }, "cpu", { cold: { import: 7 } });
+    expect(await readLoadTimes({ modelRepository: join(process.cwd(), "models") }, "cpu")).toEqual({
+      cold: { import: 7 },
+    });
     expect(readdirSync(loadTimesFolder())).toHaveLength(2);
   });
 
@@ -71,19 +84,19 @@ describe("the times of a load", () => {
       writeFileSync(file, "{}");
       utimesSync(file, at + 1, at + 1);
     }
-    await keepLoadTimes(options, "cpu", { import: 12 });
+    await keepLoadTimes(options, "cpu", { cold: { import: 12 } });
     expect(readdirSync(loadTimesFolder())).toHaveLength(64);
     expect(existsSync(join(loadTimesFolder(), "0.json"))).toBe(false);
     const own = readdirSync(loadTimesFolder()).find((name) => name.length > 10) ?? "";
-    for (const text of ["{", "null", '{"import":"x","other":1}']) {
+    for (const text of ["{", "null", '{"cold":{"import":"x","other":1},"warm":3}']) {
       writeFileSync(join(loadTimesFolder(), own), text);
-      expect(await readLoadTimes(options, "cpu")).toBeUndefined();
+      expect(await readLoadTimes(options, "cpu")).toEqual({});
     }
   });
 
   it("are lost, and nothing else, where nothing can be written", async () => {
     vi.stubEnv("XDG_CACHE_HOME", "/proc/nowhere");
-    await keepLoadTimes(options, "cpu", { import: 12 });
-    expect(await readLoadTimes(options, "cpu")).toBeUndefined();
+    await keepLoadTimes(options, "cpu", { cold: { import: 12 } });
+    expect(await readLoadTimes(options, "cpu")).toEqual({});
   });
 });

@@ -49,6 +49,8 @@ if (what === "crash") {
   seconds = (performance.now() - killed) / 1000;
   if ((await vllm.info()).pid !== next) throw new Error("the restart did not take the warm child");
 }
+// What the child does once it is idle is no part of its end.
+if (what === "cold") await sleep(3000);
 const disposed = performance.now();
 await vllm.dispose();
 await warm?.dispose();

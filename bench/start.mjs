@@ -1,4 +1,5 @@
-// `npm run bench:start`: how long it takes to the first token, cold, from a warm child, after a crash, and with two ranks.
+// `npm run bench:start`: how long it takes to the first token, cold, from a warm child, after a crash, and with two ranks; and
+// how long `dispose` takes.
 // Writes a line for each and, with --out FILE, JSON. `--only tiny,smollm2,ranks` runs a part. Nothing else may run meanwhile.
 // Every case is a process of its own; the files are in the page cache, because each case runs once before it counts.
 import { spawn } from "node:child_process";
@@ -65,8 +66,17 @@ main(async () => {
     console.log(`${model}: ${what}: ${seconds.toFixed(2)} s${row.note ?? ""}`);
     if (values.out !== undefined) writeFileSync(values.out, `${JSON.stringify(rows, undefined, 2)}\n`);
   };
+  // Out of the rounds of a cold start: how long `dispose` took once the model was idle.
+  const disposals = [];
+  const report = (model) => {
+    const seconds = median(disposals.splice(0));
+    rows.push({ model, what: "dispose, idle", seconds });
+    console.log(`${model}: dispose, idle: ${(seconds * 1000).toFixed(0)} ms`);
+    if (values.out !== undefined) writeFileSync(values.out, `${JSON.stringify(rows, undefined, 2)}\n`);
+  };
   const own = (what, config) => async () => {
     const result = await runCase(what, config);
+    if (what === "cold") disposals.push(result.dispose);
     return { ...result, seconds: what === "cold" ? result.sinceProcessStart : result.seconds };
   };
   const tinyLoras = Object.fromEntries(["lora_a", "lora_b"].map((name) => [name, join(fixtures, "adapters", name)]));
@@ -80,6 +90,7 @@ main(async () => {
       await measure(model, "node-llama-cpp", async () => ({ seconds: await peerStart("node-llama-cpp", config) }));
     }
     await measure(model, "cold", own("cold", config));
+    report(model);
     await measure(model, "from a warm child", own("warm", config));
     await measure(model, "after kill -9, with a warm child", own("crash", config));
   }
@@ -88,6 +99,7 @@ main(async () => {
     for (const ranks of [1, 2]) {
       const engine = { ...config.engine, tensor_parallel_size: ranks };
       await measure(`tiny, ranks: ${ranks}`, "cold", own("cold", { ...config, engine }));
+      report(`tiny, ranks: ${ranks}`);
     }
   }
 });

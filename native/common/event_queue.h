@@ -18,11 +18,12 @@ struct LogLine {
   std::string text;
 };
 
-// A child process that the stub wrapper announced, or that ended.
+// A child process that the stub wrapper announced, or that ended. `asked`: as far as is known, Triton has ended it.
 struct ChildChange {
   int pid = 0;
   bool running = false;
   std::string arguments;
+  bool asked = true;
 };
 
 // Runs on the environment's thread, e.g. to settle a promise. `context` is the environment, as the addon knows it.

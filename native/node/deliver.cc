@@ -162,6 +162,7 @@ void Delivery::Add(const ChildChange& change) {
     Put(Field::k_pid, Napi::Number::New(env_, change.pid));
     Put(Field::k_running, Napi::Boolean::New(env_, change.running));
     Put(Field::k_arguments, Text(env_, change.arguments.data(), change.arguments.size()));
+    Put(Field::k_asked, Napi::Boolean::New(env_, change.asked));
   });
 }
 

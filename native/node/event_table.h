@@ -17,8 +17,8 @@ namespace tritonode {
       FIELD(parameters)
 // A line of the log.
 #define TRITONODE_LOG_FIELDS(FIELD) FIELD(text)
-// A child process started or ended.
-#define TRITONODE_CHILD_FIELDS(FIELD) FIELD(pid) FIELD(running) FIELD(arguments)
+// A child process started or ended; `asked`: as far as is known, Triton has ended it.
+#define TRITONODE_CHILD_FIELDS(FIELD) FIELD(pid) FIELD(running) FIELD(arguments) FIELD(asked)
 // `outputs` is flat again: these for each tensor. `datatype` is the C API's number.
 #define TRITONODE_OUTPUT_FIELDS(FIELD) FIELD(name) FIELD(datatype) FIELD(shape) FIELD(data)
 

@@ -24,6 +24,9 @@
 #include <utility>
 
 #include "../common/descriptor.h"
+#include "../python_backend/children.h"
+#include "../python_backend/lost_replies.h"
+#include "../python_backend/repairs.h"
 #include "process_handle.h"
 
 namespace tritonode {
@@ -280,7 +283,16 @@ class MonitorThread final : public ChildMonitor {
 
   template <typename Ended>
   void ChildrenEnded(Ended ended) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<int> gone;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      EraseEnded(ended, &gone);
+    }
+    for (const int pid : gone) DropFactoriesOf(pid);
+  }
+
+  template <typename Ended>
+  void EraseEnded(Ended ended, std::vector<int>* gone) {
     for (auto at = children_.begin(); at != children_.end();) {
       auto& [pid, child] = *at;
       if (!ended(child)) {
@@ -288,8 +300,10 @@ class MonitorThread final : public ChildMonitor {
         continue;
       }
       // First what needs memory: if that fails, the child is still there to be looked at again.
+      gone->push_back(pid);
       const std::string path = directory_ + "/" + std::to_string(pid);
-      for (const auto& queue : queues_) queue->Push(ChildChange{pid, false, child.arguments});
+      const bool asked = !IsActive(Repair::kIdleChild) || EndHasBegun(pid);
+      for (const auto& queue : queues_) queue->Push(ChildChange{pid, false, child.arguments, asked});
       if (!child.polled) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, child.process.fd(), nullptr);
       at = children_.erase(at);
       unlink(path.c_str());

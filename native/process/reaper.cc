@@ -8,10 +8,12 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <exception>
 #include <string_view>
 #include <utility>
 
 #include "../common/quiet_write.h"
+#include "leftovers.h"
 
 namespace tritonode {
 namespace {
@@ -84,13 +86,23 @@ Status Reaper::Start(const std::string& privateDirectory, const std::string& shm
   }
   pipe_ = ends[1];
   pid_ = pid;
+  directory_ = privateDirectory;
+  prefix_ = shmPrefix;
   return {};
+}
+
+bool Reaper::CleanUpHere() const {
+  try {
+    return RemoveLeftovers(directory_, prefix_);
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 void Reaper::Release(bool cleanUp) {
   if (pipe_ < 0) return;
-  // Without a word the host is dead.
-  const std::string_view word = cleanUp ? "clean\n" : "end\n";
+  // The shell has to do it where memory or descriptors ran out here. Without a word the host is dead.
+  const std::string_view word = cleanUp && !CleanUpHere() ? "clean\n" : "end\n";
   // A reaper that was killed leaves a pipe without a reader.
   WriteQuietly(pipe_, word);
   close(std::exchange(pipe_, -1));

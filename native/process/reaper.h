@@ -16,12 +16,16 @@ class Reaper {
   // Everything whose environment holds TRITONODE_PRIVATE_DIR=`privateDirectory` is killed at the end, then
   // /dev/shm/`shmPrefix`* and the directory itself are removed. SYSTEM if the shell can't be started.
   Status Start(const std::string& privateDirectory, const std::string& shmPrefix);
-  // `cleanUp`: do it now (as if this process had ended); else the shell just ends.
+  // `cleanUp`: do it now (as if this process had ended), here where that is possible; else the shell just ends.
   void Release(bool cleanUp);
 
   int pid() const { return pid_; }
 
  private:
+  bool CleanUpHere() const;
+
+  std::string directory_;
+  std::string prefix_;
   int pipe_ = -1;
   int pid_ = 0;
 };

@@ -72,6 +72,7 @@ int InitSemaphore(sem_t* semaphore, int shared, unsigned value) {
     const std::lock_guard<std::mutex> lock(w.mutex);
     w.children.erase(semaphore);
   }
+  ForgetAddresses();
   return sem_init(semaphore, shared, value);
 }
 
@@ -119,6 +120,8 @@ unsigned SleepForHealth(unsigned seconds) {
   const void* memory = LastLocked();
   const pid_t child = IsActive(Repair::kIdleChild) ? ChildAt(memory) : 0;
   if (child == 0) return sleep(seconds);
+  // Triton asks only where it ends a child.
+  NoteEnd(child);
   using std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kStep{10};
   const auto end = steady_clock::now() + std::chrono::seconds(seconds);

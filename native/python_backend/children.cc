@@ -18,6 +18,9 @@ namespace {
 struct Children {
   std::mutex mutex;
   std::map<std::string, pid_t> byFile;
+  // What was looked up in byFile.
+  std::map<const void*, pid_t> byAddress;
+  std::set<pid_t> ending;
   std::set<pid_t> mayEnd;
 };
 
@@ -52,6 +55,8 @@ void NoteChild(const void* address, pid_t child) {
   Children& c = children();
   const std::lock_guard<std::mutex> lock(c.mutex);
   c.mayEnd.erase(child);
+  c.ending.erase(child);
+  c.byAddress.clear();
   // Of each child one file; that of an earlier child with this number is gone.
   std::erase_if(c.byFile, [child](const auto& each) { return each.second == child; });
   if (!file.empty()) c.byFile[file] = child;
@@ -69,6 +74,37 @@ bool IsDead(pid_t child) {
   siginfo_t info{};
   if (waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) != 0) return errno == ECHILD;
   return info.si_pid == child;
+}
+
+pid_t ChildUsing(const void* address) {
+  Children& c = children();
+  {
+    const std::lock_guard<std::mutex> lock(c.mutex);
+    const auto found = c.byAddress.find(address);
+    if (found != c.byAddress.end()) return found->second;
+  }
+  const pid_t child = ChildAt(address);
+  const std::lock_guard<std::mutex> lock(c.mutex);
+  c.byAddress[address] = child;
+  return child;
+}
+
+void ForgetAddresses() {
+  Children& c = children();
+  const std::lock_guard<std::mutex> lock(c.mutex);
+  c.byAddress.clear();
+}
+
+void NoteEnd(pid_t child) {
+  Children& c = children();
+  const std::lock_guard<std::mutex> lock(c.mutex);
+  c.ending.insert(child);
+}
+
+bool EndHasBegun(pid_t child) {
+  Children& c = children();
+  const std::lock_guard<std::mutex> lock(c.mutex);
+  return c.ending.count(child) != 0;
 }
 
 timespec SoonFromNow() {

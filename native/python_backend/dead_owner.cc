@@ -69,6 +69,11 @@ const pthread_mutex_t* LastLocked() { return lastLocked; }
 int TryLock(pthread_mutex_t* mutex) { return Recover(mutex, pthread_mutex_trylock(mutex)); }
 
 int TimedLock(pthread_mutex_t* mutex, const timespec* until) {
+  const pid_t child = ChildUsing(mutex);
+  const bool dead = child != 0 && IsDead(child);
+  AssignFactories(child, dead);
+  // As if the lock were held: Triton then answers the request that it was about to send.
+  if (dead && IsActive(Repair::kDeadChild)) return ETIMEDOUT;
   constexpr time_t kPatienceSeconds = 2;
   const timespec later = {until->tv_sec + (IsActive(Repair::kSlowChild) ? kPatienceSeconds : 0), until->tv_nsec};
   return Recover(mutex, pthread_mutex_timedlock(mutex, &later));

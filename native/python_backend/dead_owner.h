@@ -17,7 +17,8 @@ int Lock(pthread_mutex_t* mutex);
 // The mutex that this thread has taken last by that; null if none.
 const pthread_mutex_t* LastLocked();
 int TryLock(pthread_mutex_t* mutex);
-// Used for the stub's health alone, with a second: too little on a busy machine, as for its messages (child_waits.h).
+// Used for the stub's health alone, before each request: with a second, which is too little on a busy machine, as for its
+// messages (child_waits.h), and for ever again where the child is dead, so that the request would have no end.
 int TimedLock(pthread_mutex_t* mutex, const timespec* until);
 // Waking up takes the mutex again.
 int Wait(pthread_cond_t* condition, pthread_mutex_t* mutex);

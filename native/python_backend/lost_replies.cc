@@ -29,7 +29,12 @@ class Factory {
 
   TRITONBACKEND_ResponseFactory* const triton;
   const void* const request;
+  // The child that answers the request, once it is known.
+  pid_t child = 0;
 };
+
+// The numbers of factories that this thread has made for requests that are not sent yet.
+thread_local std::vector<uintptr_t> unsent;
 
 struct Factories {
   std::mutex mutex;
@@ -134,6 +139,7 @@ TRITONSERVER_Error* NewFactory(TRITONBACKEND_ResponseFactory** factory, TRITONBA
   if (++f.last >= kNumbers) f.last = 1;
   f.byNumber[f.last] = entry;
   f.byRequest[request] = f.last;
+  unsent.push_back(f.last);
   *factory = reinterpret_cast<TRITONBACKEND_ResponseFactory*>(f.last);
   return nullptr;
 }
@@ -172,6 +178,33 @@ void DropFactory(const TRITONSERVER_InferenceRequest* request) {
     if (found != f.byRequest.end()) number = found->second;
   }
   if (number != 0) Take(number);
+}
+
+void AssignFactories(pid_t child, bool dead) {
+  if (unsent.empty()) return;
+  if (!dead) {
+    Factories& f = factories();
+    const std::lock_guard<std::mutex> lock(f.mutex);
+    for (const uintptr_t number : unsent) {
+      const auto found = f.byNumber.find(number);
+      if (found != f.byNumber.end()) found->second->child = child;
+    }
+  } else {
+    for (const uintptr_t number : unsent) Take(number);
+  }
+  unsent.clear();
+}
+
+void DropFactoriesOf(pid_t child) {
+  std::vector<uintptr_t> numbers;
+  {
+    Factories& f = factories();
+    const std::lock_guard<std::mutex> lock(f.mutex);
+    for (const auto& [number, factory] : f.byNumber) {
+      if (factory->child == child) numbers.push_back(number);
+    }
+  }
+  for (const uintptr_t number : numbers) Take(number);
 }
 
 size_t LiveFactories() {

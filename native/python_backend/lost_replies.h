@@ -6,7 +6,7 @@
 // timeout.
 //
 // So the backend gets a number for each factory, never its address, and the factories of requests that a dead child left
-// unfinished are deleted here. What the child had sent before it died finds nothing under that number.
+// unfinished are deleted here, those of an ensemble's own requests too. What the child had sent before it died finds nothing under that number.
 //
 // A child can also die between a message and its acknowledgement, for which a thread of the backend waits without a limit.
 // The flag that it waits for follows the condition in memory; it is set for the child when that is dead.
@@ -16,6 +16,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +50,11 @@ TRITONSERVER_Error* NewResponseFromFactory(TRITONBACKEND_Response** response, TR
 
 // The child that got this request is dead: deletes the request's factory, if there still is one.
 void DropFactory(const TRITONSERVER_InferenceRequest* request);
+// This thread is about to send `child` the requests for which it has made factories since it last called this. If the
+// child is dead, they are not sent, and their factories are deleted.
+void AssignFactories(pid_t child, bool dead);
+// Deletes the factories of all requests that were sent to this child, which is dead.
+void DropFactoriesOf(pid_t child);
 // How many there are.
 size_t LiveFactories();
 

@@ -83,15 +83,20 @@ const std::array<Entry, kRepairCount>& Table() {
        {{"fork", Address(&ForkChild)},
         {"sem_init", Address(&InitSemaphore)},
         {"sem_wait", Address(&WaitForChild)},
+        {"pthread_mutex_timedlock", Address(&TimedLock)},
         {"pthread_cond_wait", Address(&Wait)},
         {"TRITONBACKEND_ResponseFactoryNew", Address(&NewFactory), true, Place(triton.create)},
         {"TRITONBACKEND_ResponseFactoryDelete", Address(&DeleteFactory), true, Place(triton.remove)},
         {"TRITONBACKEND_ResponseFactorySendFlags", Address(&SendFactoryFlags), true, Place(triton.sendFlags)},
         {"TRITONBACKEND_ResponseFactoryIsCancelled", Address(&IsFactoryCancelled), true, Place(triton.isCancelled)},
         {"TRITONBACKEND_ResponseNewFromFactory", Address(&NewResponseFromFactory), true, Place(triton.newResponse)}}},
-      // A load waits for ever for a child that is dead. The wait ends with the child. (child_waits.h)
+      // A load waits for ever for a child that is dead, and a request is sent to one without an end. The wait ends with the
+      // child; the request fails. (child_waits.h, dead_owner.h)
       {Repair::kDeadChild, "dead-child", k2404, k2508, kLimitedFirstWait,
-       {{"fork", Address(&ForkChild)}, {"sem_init", Address(&InitSemaphore)}, {"sem_wait", Address(&WaitForChild)}}},
+       {{"fork", Address(&ForkChild)},
+        {"sem_init", Address(&InitSemaphore)},
+        {"sem_wait", Address(&WaitForChild)},
+        {"pthread_mutex_timedlock", Address(&TimedLock)}}},
       // A child that is short of CPU counts as dead after a second, and goes on writing into memory that is freed. It gets
       // ten seconds. (child_waits.h, dead_owner.h)
       {Repair::kSlowChild, "slow-child", k2404, k2508, kLimitedFirstWait,

@@ -101,14 +101,19 @@ Status Server::Stop(uint32_t exitTimeoutSeconds) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
-  UnloadAll(deadline);
+  const bool empty = UnloadAll(deadline);
+  // Triton 24.10 counts a model whose reload has failed as one that is still to be unloaded, for ever
+  // (model_lifecycle.cc, background_models_), and gives up after the timeout, without deleting the server.
+  const bool miscounts = empty && loadFailed_;
+  if (miscounts) exitTimeoutSeconds = 0;
   if (api_.ServerSetExitTimeout != nullptr) api_.Take(api_.ServerSetExitTimeout(server_, exitTimeoutSeconds));
-  return api_.Take(api_.ServerDelete(server_));
+  const Status status = api_.Take(api_.ServerDelete(server_));
+  return miscounts ? Status() : status;
 }
 
 // Triton's own stop checks once a second whether all models are unloaded. Here they are unloaded first, with a check every
 // few milliseconds, so that Triton's first check finds none.
-void Server::UnloadAll(std::chrono::steady_clock::time_point deadline) {
+bool Server::UnloadAll(std::chrono::steady_clock::time_point deadline) {
   std::set<std::string> models;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -117,15 +122,16 @@ void Server::UnloadAll(std::chrono::steady_clock::time_point deadline) {
   for (const std::string& model : models) api_.Take(api_.ServerUnloadModel(server_, model.c_str()));
   while (!models.empty() && std::chrono::steady_clock::now() < deadline) {
     TRITONSERVER_Message* message = nullptr;
-    if (!api_.Take(api_.ServerModelIndex(server_, 0, &message)).ok()) return;
+    if (!api_.Take(api_.ServerModelIndex(server_, 0, &message)).ok()) return false;
     const char* base = nullptr;
     size_t size = 0;
     const bool read = api_.Take(api_.MessageSerializeToJson(message, &base, &size)).ok();
     const std::string index = read ? std::string(base, size) : std::string();
     api_.Take(api_.MessageDelete(message));
-    if (index.find("\"READY\"") == std::string::npos && index.find("\"UNLOADING\"") == std::string::npos) return;
+    if (index.find("\"READY\"") == std::string::npos && index.find("\"UNLOADING\"") == std::string::npos) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  return models.empty();
 }
 
 Status Server::IsLive(bool* live) {
@@ -201,28 +207,35 @@ Status Server::Metrics(std::string* text) {
 }
 
 Status Server::LoadModel(const std::string& model, const std::string& config, const std::vector<ModelFile>& files) {
-  return Use([&](TRITONSERVER_Server* server) -> Status {
+  const Status status = Use([&](TRITONSERVER_Server* server) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       loaded_.insert(model);
     }
-    if (config.empty() && files.empty()) return api_.Take(api_.ServerLoadModel(server, model.c_str()));
-    struct Parameters {
-      const TritonApi& api;
-      std::vector<const TRITONSERVER_Parameter*> list = {};
-      ~Parameters() {
-        for (const auto* parameter : list) api.ParameterDelete(const_cast<TRITONSERVER_Parameter*>(parameter));
-      }
-    } parameters{api_};
-    parameters.list.reserve(files.size() + 1);
-    if (!config.empty()) parameters.list.push_back(api_.ParameterNew("config", ParameterType::kString, config.c_str()));
-    for (const ModelFile& file : files) {
-      const std::string name = "file:" + file.path;
-      parameters.list.push_back(api_.ParameterBytesNew(name.c_str(), file.bytes.data(), file.bytes.size()));
-    }
-    return api_.Take(api_.ServerLoadModelWithParameters(server, model.c_str(), parameters.list.data(),
-                                                        parameters.list.size()));
+    return Load(server, model, config, files);
   });
+  if (!status.ok()) loadFailed_ = true;
+  return status;
+}
+
+Status Server::Load(TRITONSERVER_Server* server, const std::string& model, const std::string& config,
+                    const std::vector<ModelFile>& files) {
+  if (config.empty() && files.empty()) return api_.Take(api_.ServerLoadModel(server, model.c_str()));
+  struct Parameters {
+    const TritonApi& api;
+    std::vector<const TRITONSERVER_Parameter*> list = {};
+    ~Parameters() {
+      for (const auto* parameter : list) api.ParameterDelete(const_cast<TRITONSERVER_Parameter*>(parameter));
+    }
+  } parameters{api_};
+  parameters.list.reserve(files.size() + 1);
+  if (!config.empty()) parameters.list.push_back(api_.ParameterNew("config", ParameterType::kString, config.c_str()));
+  for (const ModelFile& file : files) {
+    const std::string name = "file:" + file.path;
+    parameters.list.push_back(api_.ParameterBytesNew(name.c_str(), file.bytes.data(), file.bytes.size()));
+  }
+  return api_.Take(api_.ServerLoadModelWithParameters(server, model.c_str(), parameters.list.data(),
+                                                      parameters.list.size()));
 }
 
 Status Server::UnloadModel(const std::string& model, bool dependents) {

@@ -66,12 +66,16 @@ class Server : public std::enable_shared_from_this<Server> {
   Server(const TritonApi& api, TRITONSERVER_Server* server) : api_(api), server_(server) {}
   Status Ask(std::string* json, const std::function<TRITONSERVER_Error*(TRITONSERVER_Server*, TRITONSERVER_Message**)>&);
 
-  void UnloadAll(std::chrono::steady_clock::time_point deadline);
+  Status Load(TRITONSERVER_Server* server, const std::string& model, const std::string& config,
+              const std::vector<ModelFile>& files);
+  // Whether no model is left.
+  bool UnloadAll(std::chrono::steady_clock::time_point deadline);
 
   const TritonApi& api_;
   TRITONSERVER_Server* server_;
   std::mutex mutex_;
   std::set<std::string> loaded_;
+  std::atomic<bool> loadFailed_{false};
   // Callers inside Triton right now; the top bit says that Stop has begun.
   std::atomic<uint32_t> users_{0};
   static constexpr uint32_t kStopping = 1u << 31;

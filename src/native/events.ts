@@ -28,6 +28,8 @@ export interface ChildFields {
   readonly pid: number;
   readonly running: boolean;
   readonly arguments: string;
+  /** Triton has ended it, as far as is known. */
+  readonly asked: boolean;
 }
 
 /** Who gets the events, one call for each. */
@@ -75,7 +77,7 @@ export class EventReader {
       "parameters",
     ]);
     this.#log = positions(fieldsOf("log"), ["text"]);
-    this.#child = positions(fieldsOf("child"), ["pid", "running", "arguments"]);
+    this.#child = positions(fieldsOf("child"), ["pid", "running", "arguments", "asked"]);
     this.#output = positions(output, ["name", "datatype", "shape", "data"]);
     this.#outputSize = output.length;
   }
@@ -91,11 +93,12 @@ export class EventReader {
           sink.log(batch[at + this.#log.text] as string);
           break;
         case "child": {
-          const { pid, running, arguments: text } = this.#child;
+          const { pid, running, arguments: text, asked } = this.#child;
           sink.child({
             pid: batch[at + pid] as number,
             running: batch[at + running] as boolean,
             arguments: batch[at + text] as string,
+            asked: batch[at + asked] as boolean,
           });
         }
       }

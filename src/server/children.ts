@@ -16,6 +16,9 @@ export interface ServerChild {
   readonly since: number;
 }
 
+/** `asked`: a child that runs no longer was ended by Triton, as far as is known. */
+export type ChildListener = (child: ServerChild, running: boolean, asked: boolean) => void;
+
 /**
  * Which child serves which model, and which of them died.
  *
@@ -25,7 +28,7 @@ export interface ServerChild {
  */
 export class Children {
   readonly #running = new Map<number, ServerChild>();
-  readonly #listeners = new Set<(child: ServerChild, running: boolean) => void>();
+  readonly #listeners = new Set<ChildListener>();
   readonly #stop: () => void;
 
   constructor(channel: Channel) {
@@ -40,7 +43,7 @@ export class Children {
     return [...this.#running.values()];
   }
 
-  onChange(listener: (child: ServerChild, running: boolean) => void): () => void {
+  onChange(listener: ChildListener): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -55,7 +58,7 @@ export class Children {
     const child = known ?? toChild(event);
     if (event.running) this.#running.set(event.pid, child);
     else this.#running.delete(event.pid);
-    for (const listener of [...this.#listeners]) listener(child, event.running);
+    for (const listener of [...this.#listeners]) listener(child, event.running, event.asked);
   }
 }
 

@@ -90,7 +90,7 @@ export class Models {
     this.#workspace = workspace;
     this.#children = children;
     this.#listener = listener;
-    children.onChange((child, running) => this.#onChild(child, running));
+    children.onChange((child, running, asked) => this.#onChild(child, running, asked));
   }
 
   get anyDead(): boolean {
@@ -264,7 +264,7 @@ export class Models {
     });
   }
 
-  #onChild(child: ServerChild, running: boolean): void {
+  #onChild(child: ServerChild, running: boolean, asked: boolean): void {
     const { model } = child;
     if (running) {
       // Started again by another environment. A load of this environment resolves by itself when the model is up.
@@ -286,10 +286,13 @@ export class Models {
     if (child.instance === model || this.#unloading.has(model) || this.#closed) return;
     // Triton loads a model again whose files changed when it loads an ensemble over it: it starts a child of the same
     // instance, and ends the old one when that is up and the old one's requests are done. If the new one fails, the old
-    // one goes on.
+    // one goes on. If the old one dies before that, what was sent meanwhile was sent to it; until the new one is up,
+    // Triton refuses what comes (fromResponse in transport/failure.ts).
     const other = this.#children.of(model).find(({ instance }) => instance === child.instance);
     if (other === undefined) this.#modelDied(model, child);
-    else if (other.since > child.since) this.#listener.replaced(model, goneError(child), other.since);
+    else if (other.since > child.since) {
+      this.#listener.replaced(model, goneError(child), asked ? other.since : performance.now());
+    }
   }
 
   // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other

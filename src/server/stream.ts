@@ -2,7 +2,7 @@ import { onAbort } from "../common/abort";
 import { callback } from "../common/callbacks";
 import { DeadlineExceededError, RequestCancelledError, TritonServerError } from "../errors";
 import type { CallHandler, InferenceResponse } from "../transport/channel";
-import { fromTriton } from "../transport/failure";
+import { fromResponse } from "../transport/failure";
 
 /**
  * The responses of one request: iterate it, or await {@link ResponseStream.response} where there is only one.
@@ -115,9 +115,8 @@ export class StreamState implements CallHandler {
   }
 
   onFailure(code: string, message: string, final: boolean): void {
-    const error = fromTriton(code, message);
     if (this.#ended) return;
-    this.#error = code === "CANCELLED" ? new RequestCancelledError(message, { cause: error }) : error;
+    this.#error = fromResponse(this.model, code, message);
     const cancel = this.#cancelNative;
     this.#end();
     if (!final) cancel?.();

@@ -33,6 +33,8 @@ export interface ChildEvent {
   readonly pid: number;
   readonly running: boolean;
   readonly arguments: readonly string[];
+  /** Triton has ended it, as far as is known; it did not die. */
+  readonly asked: boolean;
 }
 
 /** The parameters of a response that has none. */
@@ -118,8 +120,8 @@ export class Channel {
     return () => this.#childListeners.delete(listener);
   }
 
-  #child({ pid, running, arguments: text }: ChildFields): void {
-    const event = { pid, running, arguments: text.split("\n").filter((line) => line !== "") };
+  #child({ pid, running, arguments: text, asked }: ChildFields): void {
+    const event = { pid, running, arguments: text.split("\n").filter((line) => line !== ""), asked };
     if (running) this.#children.set(pid, event);
     else this.#children.delete(pid);
     for (const listener of this.#childListeners) tell(() => listener(event));

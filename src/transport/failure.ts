@@ -1,5 +1,12 @@
 import { describe } from "../common/describe";
-import { InvalidArgumentError, RuntimeMissingError, TritonodeError, TritonServerError } from "../errors";
+import {
+  EngineDiedError,
+  InvalidArgumentError,
+  RequestCancelledError,
+  RuntimeMissingError,
+  TritonodeError,
+  TritonServerError,
+} from "../errors";
 
 const tritonCodes = new Set([
   "UNKNOWN",
@@ -54,7 +61,21 @@ function fromSystem(code: string, error: Error): TritonodeError {
   return new TritonodeError("ERR_SYSTEM", error.message, { cause: error, hint: systemHints[code] });
 }
 
-/** The error of a response, or of a call of the C API. */
+/** Triton's messages for a request whose child is dead (python_backend, SendMessageToStub; native/python_backend/dead_owner.h). */
+const childIsDead = /^(?:Failed to obtain the health mutex|Stub process is not healthy)\.?$/;
+
+/** The error of a response of `model`. */
+export function fromResponse(model: string, code: string, message: string): TritonodeError {
+  const error = fromTriton(code, message);
+  if (code === "CANCELLED") return new RequestCancelledError(message, { cause: error });
+  if (!childIsDead.test(message)) return error;
+  return new EngineDiedError(`the Python child of model '${model}' is gone`, {
+    cause: error,
+    hint: "another one may be starting: its last lines in the log say why; send the request again, or load the model again",
+  });
+}
+
+/** The error of a call of the C API. */
 export function fromTriton(code: string, message: string): TritonServerError {
   return new TritonServerError(code, message);
 }

@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <ctime>
 #include <exception>
 #include <map>
 #include <string>
@@ -227,6 +229,32 @@ void Factories() {
   CHECK(DeleteFactory(second) == nullptr && DeleteFactory(third) == nullptr && live() == 0 && LiveFactories() == 0);
   drop(0);
   CHECK(live() == 0);
+
+  // A request whose child is dead is not sent, and neither that nor what was sent before keeps its factory.
+  Child child;
+  Child other;
+  const auto send = [&](Child& to, bool sent) {
+    timespec until{};
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 10;
+    CHECK(TimedLock(&to.message().mutex, &until) == (sent ? 0 : ETIMEDOUT));
+    if (sent) pthread_mutex_unlock(&to.message().mutex);
+  };
+  auto* owed = make(0);
+  send(child, true);
+  make(1);
+  send(other, true);
+  child.Kill();
+  while (!IsDead(child.pid())) std::this_thread::sleep_for(milliseconds(1));
+  make(0);
+  send(child, false);
+  CHECK(live() == 2);
+  DropFactoriesOf(child.pid());
+  CHECK(live() == 1 && SendFactoryFlags(owed, 0) == nullptr);
+  send(other, true);
+  DropFactoriesOf(other.pid());
+  CHECK(live() == 0 && LiveFactories() == 0);
+  CHECK(!EndHasBegun(child.pid()) && child.Slept() < milliseconds(900) && EndHasBegun(child.pid()));
 
   // While a thread still sends what the child said last.
   for (int round = 0; round < 200; ++round) {

@@ -35,7 +35,7 @@ describe("the addon's events", () => {
       version: 1,
       parameters: undefined,
     };
-    const child = { pid: 5, running: true, arguments: "a\nb" };
+    const child = { pid: 5, running: true, arguments: "a\nb", asked: false };
     const flat = turned.output.map((name) => output[name as keyof typeof output]);
     expect(
       read(turned, [

@@ -41,7 +41,7 @@ describe("an ensemble over a Python model", () => {
     mkdirSync(join(repository, "command/1"), { recursive: true });
     writeFileSync(join(repository, "command/1/model.py"), commandModel);
     // Triton looks at the models below an ensemble when it loads it for the first time.
-    for (const name of ["first", "second", "third"]) {
+    for (const name of ["first", "second", "third", "fourth"]) {
       mkdirSync(join(repository, name, "1"), { recursive: true });
       writeFileSync(join(repository, name, "config.pbtxt"), ensemble);
     }
@@ -104,4 +104,22 @@ describe("an ensemble over a Python model", () => {
     expect(await collect(server.infer(request("command", {})))).toEqual([["a"]]);
     await until(() => loadAddon().liveCalls() === 0);
   });
+
+  it("rejects what is sent to a killed child while its successor starts, before and after its death", async () => {
+    const before = childOf("command");
+    change(30_000, `import time\ntime.sleep(3)\n${commandModel}`);
+    const loaded = server.loadModel("fourth");
+    const successor = () => server.children.find(({ instance, pid }) => instance !== "command" && pid !== before);
+    await until(() => successor() !== undefined, 10_000);
+    const stream = server.infer(request("command", { count: 100_000, sleep: 0.005 }));
+    await stream.next();
+    process.kill(before ?? 0, "SIGKILL");
+    await expect(collect(stream)).rejects.toMatchObject({ code: "ERR_ENGINE_DIED" });
+    await expect(collect(server.infer(request("command", {})))).rejects.toMatchObject({ code: "ERR_ENGINE_DIED" });
+    expect(successor()).toBeDefined();
+    await loaded;
+    expect(died).toEqual([]);
+    expect(await collect(server.infer(request("command", {})))).toEqual([["a"]]);
+    await until(() => loadAddon().liveCalls() === 0);
+  }, 30_000);
 });

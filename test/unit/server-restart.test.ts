@@ -62,3 +62,36 @@ test("a child that is killed while its successor starts: what it served is lost,
     await server.stop();
   }
 }, 120_000);
+
+/** Its instance fails to start, after a while. */
+const failing = commandModel.replace(
+  "def initialize(self, args):",
+  'def initialize(self, args):\n        time.sleep(2)\n        raise ValueError("on purpose")',
+);
+
+test("a reload that fails: the version before it goes on, and is dead if its child was killed meanwhile", async () => {
+  const server = await TritonServer.start({ ...(await startOptions()), exitTimeout: 10 });
+  const died: string[] = [];
+  server.onModelDied((model) => died.push(model));
+  const instances = () => server.children.filter(({ instance, model }) => instance !== model);
+  await load(server, "command", commandModel);
+  await expect(load(server, "command", failing)).rejects.toMatchObject({ code: "ERR_MODEL_LOAD" });
+  expect(await collect(server.infer(command({})))).toEqual([["a"]]);
+  expect(died).toEqual([]);
+
+  const first = instances()[0]?.pid as number;
+  const stream = server.infer(command({ count: 1_000_000, sleep: 0.01 }));
+  await stream.next();
+  const reload = load(server, "command", failing.replace("on purpose", "on purpose again"));
+  await until(() => instances().some(({ pid }) => pid !== first), 20_000);
+  process.kill(first, "SIGKILL");
+  await expect(collect(stream)).rejects.toBeInstanceOf(EngineDiedError);
+  expect(died).toEqual([]);
+  await expect(reload).rejects.toMatchObject({ code: expect.stringMatching(/^ERR_(MODEL_LOAD|STUB_START)$/) });
+  expect(died).toEqual(["command"]);
+  await expect(collect(server.infer(command({})))).rejects.toBeInstanceOf(EngineDiedError);
+
+  await load(server, "command", commandModel);
+  expect(await collect(server.infer(command({})))).toEqual([["a"]]);
+  await server.stop();
+}, 120_000);

@@ -113,6 +113,22 @@ def test_what_is_said_stands() -> None:
     assert {key: settings.engine_args[key] for key in said} == said
 
 
+@pytest.mark.parametrize(
+    "said", [{"enforce_eager": False}, {"compilation_config": {"mode": 3}}, {"optimization_level": 2}]
+)
+def test_an_engine_on_a_cpu_is_compiled_where_that_is_asked_for(said: dict[str, Any]) -> None:
+    usual = EngineSettings({"model": "m"}, False)
+    notes = apply_defaults(usual, on_cpu=True, available_memory=20 * GIB)
+    assert usual.engine_args["enforce_eager"] is True
+    assert any("enforce_eager" in note for note in notes)
+    asked = EngineSettings({"model": "m", **said}, False)
+    apply_defaults(asked, on_cpu=True, available_memory=20 * GIB)
+    assert asked.engine_args.get("enforce_eager", False) is False
+    on_gpu = EngineSettings({"model": "m"}, False)
+    apply_defaults(on_gpu, on_cpu=False, available_memory=20 * GIB)
+    assert "enforce_eager" not in on_gpu.engine_args
+
+
 def test_a_gpus_memory_is_left_to_vllm() -> None:
     settings = EngineSettings({"model": "m", "block_size": 16}, False)
     apply_defaults(settings, on_cpu=False, available_memory=20 * GIB)

@@ -51,6 +51,8 @@ OWN_KEYS: dict[str, Any] = {
     "unload_timeout": float,
 }
 
+_COMPILING = {"enforce_eager", "compilation_config", "optimization_level"}
+"""Arguments that say whether the engine is compiled."""
 _LEAST_SLOTS = 4
 _MOST_SLOTS = 16
 _MOST_IN_HOST_MEMORY = 256
@@ -197,6 +199,11 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
         # vLLM's attention on the CPU accepts multiples of 32 only. The tutorial's file is for GPUs and says 16.
         args["block_size"] = -(-block_size // _CPU_BLOCK_SIZE) * _CPU_BLOCK_SIZE
         notes.append(f"block_size = {args['block_size']}, not {block_size}: vLLM's attention on the CPU requires it")
+    if on_cpu and not _COMPILING & args.keys():
+        # vLLM compiles engines without LoRA: most of a minute at each start, for steps that are a few percent quicker
+        # than those of our own kernels (docs/benchmarks/lora.md).
+        args["enforce_eager"] = True
+        notes.append("enforce_eager = True: no minute of torch.compile at each start (set enforce_eager to change)")
     if on_cpu and "kv_cache_memory_bytes" not in args and "num_gpu_blocks_override" not in args:
         args["kv_cache_memory_bytes"] = default_kv_cache_bytes(available_memory)
         notes.append(

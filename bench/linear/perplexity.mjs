@@ -1,7 +1,7 @@
 // Perplexity of this project's documentation by one GGUF file: transformers on the dequantised weights in float32, this
-// package in float32 and in bfloat16, and llama.cpp. A difference comes with its standard error over the tokens.
+// package in float32 and in bfloat16, and (with --llama) llama.cpp. A difference comes with its standard error over the tokens.
 //
-//   node bench/linear/perplexity.mjs [--windows 6] [--file MODEL.gguf]
+//   node bench/linear/perplexity.mjs [--windows 6] [--file MODEL.gguf] [--llama]
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,6 +45,9 @@ async function ours(file, dtype, windows) {
   }
 }
 
+/** The whole vocabulary as it is: by default llama.cpp's sampler leaves out what is unlikely, also from the sum. */
+const EVERY_TOKEN = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+
 /** By llama.cpp: for each position the next token's logit, the largest, and the sum of exponentials less the largest. */
 async function llamaCpp(file, windows) {
   const llama = await getLlama({
@@ -63,7 +66,7 @@ async function llamaCpp(file, windows) {
       await sequence.clearHistory();
       const asked = window.slice(0, -1).map((token, at) => {
         const logits = { filter: { tokens: [window[at + 1]], includeMax: true } };
-        return [token, { generateNext: { logits, totalLogitWeight: true } }];
+        return [token, { generateNext: { logits, totalLogitWeight: true, options: EVERY_TOKEN } }];
       });
       const answers = await sequence.controlledEvaluate(asked);
       found.push(
@@ -104,13 +107,13 @@ function against(found, other) {
 const percent = ({ ratio, error }) =>
   `${ratio < 0 ? "" : "+"}${(100 * ratio).toFixed(3)}% ± ${(100 * error).toFixed(3)}%`;
 
-/** Resolves with the log-probabilities of all tokens by each contender. */
-export async function perplexities(python, file, windows) {
+/** Resolves with the log-probabilities of all tokens by each contender; llama.cpp takes minutes for a thousand. */
+export async function perplexities(python, file, windows, withLlama = false) {
   const found = {
     "transformers, float32": await reference(python, file, windows),
     "tritonode, float32": await ours(file, "float32", windows),
     "tritonode, bfloat16": await ours(file, "bfloat16", windows),
-    "llama.cpp": await llamaCpp(file, windows),
+    ...(withLlama ? { "llama.cpp": await llamaCpp(file, windows) } : {}),
   };
   return Object.fromEntries(Object.entries(found).map(([name, each]) => [name, each.flat()]));
 }
@@ -124,17 +127,23 @@ export function perplexityTable(found) {
       name,
       Math.exp(-mean(values)).toFixed(4),
       values === truth ? "" : percent(against(values, truth)),
-      values === llama ? "" : percent(against(values, llama)),
+      values === llama || llama === undefined ? "" : percent(against(values, llama)),
     ]),
   );
 }
 
 if (process.argv[1] === import.meta.filename) {
   main(async () => {
-    const { values } = parseArgs({ options: { windows: { type: "string", default: "6" }, file: { type: "string" } } });
+    const { values } = parseArgs({
+      options: {
+        windows: { type: "string", default: "6" },
+        file: { type: "string" },
+        llama: { type: "boolean", default: false },
+      },
+    });
     const { python, files } = await prepareLinear();
     const file = values.file ?? files.q4_1;
-    const found = await perplexities(python, file, files.windows.slice(0, Number(values.windows)));
+    const found = await perplexities(python, file, files.windows.slice(0, Number(values.windows)), values.llama);
     console.log(perplexityTable(found).join("\n"));
     process.exit(0);
   });

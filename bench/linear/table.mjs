@@ -210,7 +210,7 @@ main(async () => {
     async perplexity() {
       say(`perplexity (${((performance.now() - began) / 60_000).toFixed(1)} min)`);
       notes.push("", "SmolLM2 Q4_1, aimed at: equal within 0.1%.", "");
-      notes.push(...perplexityTable(await perplexities(python, files.q4_1, files.windows.slice(0, 4))));
+      notes.push(...perplexityTable(await perplexities(python, files.q4_1, files.windows.slice(0, 6))));
     },
   };
 

@@ -22,6 +22,7 @@ from tritonode.engine.engine import Engine, available_memory
 from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
 from tritonode.engine.gguf_model import use_gguf
 from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
+from tritonode.engine.thread_client import ThreadClient
 from tritonode.lora.adapter import Adapter
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.lora.saved import SavedAdapters
@@ -206,7 +207,11 @@ class Service:
         except OSError:
             self._logger.log_info("[vllm] torch's OpenMP library is not GNU's: its threads wait as it lets them")
             return
-        self._engine.client.pace = Pace(gomp, threads, bind=binding_is_ours())
+        client = self._engine.client
+        # Where the engine has a thread of its own, the loop's needs a CPU beside it: the engine waits for it.
+        beside = 1.0 if isinstance(client, ThreadClient) else 0.0
+        # The team is that of the thread that steps the engine.
+        client.pace = await client.call(lambda core: Pace(gomp, threads, binding_is_ours(), beside))
 
     def _engine_died(self) -> None:
         """Called on the engine's thread after the engine failed. Ends this process if the host starts another."""

@@ -194,6 +194,16 @@ def test_it_yields_where_others_need_a_core_of_the_team(
     assert not pace.yielding
 
 
+def test_a_thread_beside_the_engine_needs_a_cpu_too(gomp: Gomp) -> None:
+    pace = Pace(gomp, len(OtherLoad().cpus), bind=False, beside=1.0)
+    try:
+        pace.decide(0)
+        assert pace.yielding
+    finally:
+        pace.decide(-2)
+    assert not pace.yielding
+
+
 def test_between_the_two_limits_nothing_changes(gomp: Gomp) -> None:
     pace = Pace(gomp, len(OtherLoad().cpus))
     pace.decide(0.3)

@@ -84,11 +84,12 @@ class Pace:
         gomp: the OpenMP library.
         threads: how many the engine's team has.
         bind: whether each may get a CPU of its own.
+        beside: cores that other threads of this process need while the engine computes.
     """
 
-    def __init__(self, gomp: Gomp, threads: int, bind: bool = True) -> None:
+    def __init__(self, gomp: Gomp, threads: int, bind: bool = True, beside: float = 0.0) -> None:
         self._load = OtherLoad()
-        self._threads, self._cpus = threads, len(self._load.cpus)
+        self._threads, self._cpus, self._beside = threads, len(self._load.cpus), beside
         # Enough for one thread more than there are CPUs; libgomp does not count a team's first thread.
         self._sleeping = SleepingTeam(gomp, max(2, self._cpus - threads + 2))
         self._binding = Binding(gomp.team(threads)) if bind and threads <= self._cpus else None
@@ -141,8 +142,8 @@ class Pace:
             self._binding.release_new_threads()
 
     def decide(self, others: float) -> None:
-        """Yield, or stop yielding, by how many cores others use."""
-        missing = self._threads + others - self._cpus
+        """Yield, or stop yielding, by how many cores other processes use."""
+        missing = self._threads + self._beside + others - self._cpus
         if missing > _BUSY_CORES and not self.yielding:
             self.yielding = True
             if self._binding is not None:

@@ -63,7 +63,7 @@ class InProcessAsyncClient(EngineCoreClient):
         self.on_death: Callable[[], None] = lambda: None
         # Called on the loop with the id of a request that the engine could not take in, and the reason.
         self.on_request_failure: Callable[[str, Exception], None] = lambda request_id, failure: None
-        # For a core that is stepped on the loop.
+        # For an engine whose threads are this process's, on a CPU.
         self.pace: Pace | None = None
 
     @abstractmethod

@@ -67,12 +67,16 @@ class ThreadClient(InProcessAsyncClient):
         inbox = self._inbox
         while True:
             block = not has_work(core)
+            if block and self.pace is not None:
+                self.pace.rest()
             while block or not inbox.empty():
                 task = inbox.get()
                 if task is _STOP:
                     return
                 task(core)
                 block = False
+            if self.pace is not None:
+                self.pace.step()
             outputs, executed = core.step_fn()
             core.post_step(model_executed=executed)
             for output in (outputs or {}).values():

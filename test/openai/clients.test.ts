@@ -1,13 +1,9 @@
-import { existsSync } from "node:fs";
-import type { Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { VllmModel } from "../../src";
 import { loadTiny } from "../support/models";
 import { adapter, root } from "../support/paths";
-import { unless } from "../support/skip";
 
 // The examples are plain JavaScript, as their readers write it.
 // biome-ignore lint/suspicious/noExplicitAny: JavaScript without types
@@ -16,7 +12,6 @@ const example = (file: string): Promise<Example> => import(join(root, "examples"
 let openaiExample: Example;
 let aiSdk: Example;
 let langchain: Example;
-let webChat: Example;
 
 // The examples, each with its real client package, all on one engine.
 let model: VllmModel;
@@ -24,7 +19,6 @@ beforeAll(async () => {
   openaiExample = await example("openai/main.mjs");
   aiSdk = await example("ai-sdk/main.mjs");
   langchain = await example("langchain/main.mjs");
-  webChat = await example("web-chat/server.mjs");
   // The tools' arguments are held to their schema: this model has never heard of one.
   model = await loadTiny(
     { enable_auto_tool_choice: true, tool_call_parser: "hermes", tool_strict_level: "parameter" },
@@ -201,94 +195,3 @@ describe("langchain", () => {
     expect(langchain.Trip.safeParse(await langchain.extract(longer, "Three days in Rome")).success).toBe(true);
   });
 });
-
-const chromium = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-
-describe("web chat", () => {
-  let server: Server;
-  let address: string;
-  beforeAll(async () => {
-    server = await webChat.serve(model);
-    address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  });
-  afterAll(() => {
-    server?.close();
-    server?.closeAllConnections();
-  });
-
-  test("its server passes the adapters' answers on, and stops vLLM with the browser", async () => {
-    expect(await (await fetch(`${address}/api/models`)).json()).toEqual(["vllm_model", "lora_a", "lora_b"]);
-    expect((await fetch(`${address}/nowhere`)).status).toBe(404);
-    const controller = new AbortController();
-    const response = await fetch(`${address}/api/chat`, {
-      method: "POST",
-      body: JSON.stringify({
-        model: "lora_a",
-        messages: [{ role: "user", content: "Hi" }],
-        stream: true,
-        max_tokens: 450,
-        ignore_eos: true,
-      }),
-      signal: controller.signal,
-    });
-    const reader = response.body?.getReader();
-    await reader?.read();
-    expect((await model.info()).requests.running).toBe(1);
-    controller.abort();
-    const end = Date.now() + 20_000;
-    while ((await model.info()).requests.running > 0) expect(Date.now()).toBeLessThan(end);
-  });
-
-  test(
-    "in a browser: adapters in menus, answers side by side (needs Chromium)",
-    unless(chromium === undefined, "no Chromium here: install Debian's package `chromium`"),
-    async () => {
-      const { chromium: driver } = await import("playwright-core");
-      const browser = await driver.launch({
-        executablePath: chromium as string,
-        args: ["--no-sandbox", "--disable-dev-shm-usage"],
-      });
-      try {
-        const page = await browser.newPage();
-        await page.goto(address);
-        const menus = page.getByLabel("Model", { exact: true });
-        // The page asks for the models before it makes its columns.
-        await menus.nth(2).waitFor({ timeout: 20_000 });
-        expect(await menus.count()).toBe(3);
-        expect(await menus.first().locator("option").allTextContents()).toEqual(["vllm_model", "lora_a", "lora_b"]);
-        expect(
-          await menus.evaluateAll((all) => all.map((menu) => (menu as unknown as { value: string }).value)),
-        ).toEqual(["vllm_model", "lora_a", "lora_b"]);
-        await page.getByLabel("Question").fill("Hello");
-        await page.getByLabel("Question").press("Enter");
-        const answers = page.locator("li.assistant");
-        // Side by side: every column has begun before any is done.
-        await page.waitForFunction(
-          () => {
-            const { document } = globalThis as unknown as { document: DocumentLike };
-            const texts = [...document.querySelectorAll("li.assistant")].map((item) => item.textContent);
-            const running = document.querySelectorAll("#stop:enabled");
-            return texts.length === 3 && texts.every((text) => text !== "") && [...running].length === 1;
-          },
-          undefined,
-          { timeout: 20_000 },
-        );
-        // They may all have ended by now; then there is nothing to stop.
-        await page
-          .locator("#stop")
-          .click({ timeout: 2_000 })
-          .catch(() => {});
-        await page.locator("#send:enabled").waitFor({ timeout: 10_000 });
-        const [base, a, b] = await answers.allTextContents();
-        expect(new Set([base, a, b]).size).toBe(3);
-        expect(await page.locator("li.error").count()).toBe(0);
-      } finally {
-        await browser.close();
-      }
-    },
-  );
-});
-
-interface DocumentLike {
-  querySelectorAll(selector: string): Iterable<{ textContent: string | null }>;
-}

@@ -11,7 +11,7 @@ const asking = {
     short: "m",
     value: "MODEL",
     takes: "file",
-    help: "the model, in place of the first word; beside --model-repository its name there",
+    help: "the model, instead of the first argument; with --model-repository, its name in the repository",
   },
   "model-repository": {
     type: "string",
@@ -25,17 +25,26 @@ const asking = {
     multiple: true,
     value: "NAME=PATH",
     takes: "folder",
-    help: "serve this adapter (a PEFT folder) under this name; may be given several times. NAME alone is one that the repository serves, PATH alone is named after its folder",
+    help: "serve this adapter (a PEFT folder) under this name; may be repeated. NAME without a path is an adapter of the model repository; PATH without a name is named after its folder",
   },
   system: { type: "string", value: "TEXT", help: "the system message" },
-  "max-tokens": { type: "string", default: "512", value: "N", help: "the longest answer, in tokens (default: 512)" },
+  "max-tokens": {
+    type: "string",
+    default: "512",
+    value: "N",
+    help: "the maximum length of an answer, in tokens (default: 512)",
+  },
   temperature: {
     type: "string",
     value: "T",
-    help: "0 gives the likeliest answer, more gives more variety (default: the model's own, else 1)",
+    help: "0 gives the most likely answer, higher values more variety (default: the model's own, else 1)",
   },
-  "top-p": { type: "string", value: "P", help: "sample from the likeliest tokens of this joint probability" },
-  seed: { type: "string", value: "N", help: "make sampling repeatable" },
+  "top-p": {
+    type: "string",
+    value: "P",
+    help: "sample only from the most likely tokens, whose probabilities add up to P",
+  },
+  seed: { type: "string", value: "N", help: "the seed of sampling, for repeatable answers" },
   "sampling-parameters": {
     type: "string",
     value: "JSON",
@@ -44,19 +53,19 @@ const asking = {
   raw: {
     type: "boolean",
     default: false,
-    help: "continue the text as it is, without the model's chat template; so it is where a model has none",
+    help: "continue the text without the model's chat template (always so if the model has no template)",
   },
   context: {
     type: "string",
     value: "N",
-    help: "the longest conversation in tokens (default: the model's, as far as the memory for it goes)",
+    help: "the maximum length of a conversation in tokens (default: the model's own, or less if its memory does not suffice)",
   },
   engine: {
     type: "string",
     value: "JSON",
     help: 'further engine arguments under vLLM\'s names, for a folder or a file: \'{"dtype": "float32"}\'',
   },
-  device: { type: "string", choices: ["cpu", "cuda"], help: "the runtime to use, where both are installed" },
+  device: { type: "string", choices: ["cpu", "cuda"], help: "the runtime to use, if both are installed" },
   quiet: { type: "boolean", short: "q", default: false, help: "no progress and no notes on standard error" },
   verbose: { type: "boolean", short: "v", default: false, help: "show the log while the model loads" },
 } as const satisfies Record<string, OptionSpec>;
@@ -71,43 +80,43 @@ export const run = command({
       optional: true,
       repeated: true,
       takes: "file",
-      help: "the prompt; - is standard input, and so is no prompt at all; several are joined by an empty line. A name that ends in .jsonl is a file of prompts",
+      help: "the prompt; - or no prompt reads standard input; several are joined by an empty line. A name that ends in .jsonl is a file of prompts",
     },
   ],
   description: [
-    "Answers a prompt through the model's own chat template. The answer alone goes to standard output, as it comes; progress and notes go to standard error.",
-    'With a file of prompts, one JSON object a line: {"prompt": "..."} or {"messages": [...]}, with "lora" (an adapter\'s name; null is the base model), "id", and sampling parameters under vLLM\'s names as one likes. Lines are answered side by side. With --out the results are kept in a file in the order of the lines; run again, the same command answers only what is missing.',
+    "Answers a prompt with the model's own chat template. Standard output gets only the answer, as it is generated; progress and notes go to standard error.",
+    'With a file of prompts, one JSON object a line: {"prompt": "..."} or {"messages": [...]}, with "lora" (an adapter\'s name; null is the base model), "id", and sampling parameters under vLLM\'s  names. Lines are answered concurrently. With --out the results are written to a file in the order of the lines; run the same command again to answer only the missing lines.',
   ],
   options: {
     ...asking,
     use: {
       type: "string",
       value: "NAME",
-      help: "the adapter that answers (default: the first --lora; for a file the base model where a line names none)",
+      help: "the adapter to use (default: the first --lora; for lines of a file that name none, the base model)",
     },
     file: {
       type: "string",
       value: "FILE",
       takes: "file",
-      help: "take the prompts from this file, whatever its name; - is standard input",
+      help: "read the prompts from this file, whatever its name; - is standard input",
     },
     out: {
       type: "string",
       short: "o",
       value: "FILE",
       takes: "file",
-      help: "write the results of a file of prompts here, and go on with what is there (default: standard output)",
+      help: "write the results of a file of prompts here, and keep results that it already has (default: standard output)",
     },
     parallel: {
       type: "string",
       value: "N",
       default: "64",
-      help: "how many lines of a file are under way at a time (default: 64)",
+      help: "how many lines of a file are answered at a time (default: 64)",
     },
     json: { ...json, help: "the answer as one JSON object: text, finish_reason, lora, usage, seconds" },
   },
   notes: [
-    "Lines of a file that fail are written to FILE.failed.jsonl, say on standard error why, and are tried again the next time. Exit code 1 when a line failed.",
+    "Lines of a file that fail are written to FILE.failed.jsonl, the reason goes to standard error, and the next run tries them again. The exit code is 1 if a line failed.",
   ],
   examples: [
     'tritonode run ./model "What is the capital of France?" --max-tokens 12',
@@ -122,15 +131,15 @@ export const chat = command({
   summary: "talk with a model and its adapters",
   arguments: [{ name: "MODEL", optional: true, takes: "file", help: MODEL }],
   description: [
-    "Talks with a model through its own chat template, its answers streamed as they come. From a pipe each line is a turn, and the answers alone go to standard output.",
+    "Starts a conversation with a model, with its own chat template and streamed answers. From a pipe each line is a turn, and standard output gets only the answers.",
   ],
   options: {
     ...asking,
-    load: { type: "string", value: "FILE", takes: "file", help: "go on with a conversation that /save has written" },
+    load: { type: "string", value: "FILE", takes: "file", help: "continue a conversation that /save has written" },
     json: { ...json, help: "each answer as one JSON object a line" },
   },
   notes: [
-    'The first --lora answers at the beginning. In the conversation, /help lists the commands. A line that ends in \\ goes on in the next one, and so does a text between """ and """. Ctrl-C stops an answer; at the prompt it leaves.',
+    'The first --lora is used at the beginning. In the conversation, /help lists the commands. A line that ends in \\ continues on the next one, and so does a text between """ and """. Ctrl-C stops an answer; at the prompt it exits.',
   ],
   examples: [
     "tritonode chat ./model",
@@ -145,7 +154,7 @@ export const generate = command({
   summary: "answer the prompts of a text file, with the tutorial client's flags",
   arguments: [],
   description: [
-    "Runs every prompt of a text file (one a line) through a model, all at once, and writes the answers to a file. The options are those of the client script of Triton's vLLM backend, with a model repository in place of a server's URL.",
+    "Runs every prompt of a text file (one a line) through a model, all at once, and writes the answers to a file. The options are those of the client script of Triton's vLLM backend, with a model repository instead of a server's URL.",
   ],
   options: {
     "model-repository": {
@@ -205,7 +214,7 @@ export const generate = command({
     },
     json: { ...json, help: "one JSON object a line for each request: id, text, or id, error" },
   },
-  notes: ["Exit code 1 when a request failed."],
+  notes: ["The exit code is 1 if a request failed."],
 });
 
 export const info = command({
@@ -213,10 +222,14 @@ export const info = command({
   summary: "say what a model is, without loading it",
   arguments: [{ name: "MODEL", optional: true, takes: "file", help: MODEL }],
   description: [
-    "Says what a model's files hold: architecture, parameters, format, context, chat template, adapters of a repository. With --load it loads the model, and says what the engine made of it as well.",
+    "Says what a model's files contain: architecture, parameters, format, context, chat template, adapters of a repository. With --load it also loads the model and reports what the engine chose.",
   ],
   options: {
-    load: { type: "boolean", default: false, help: "load the model, and tell load time, memory and engine arguments" },
+    load: {
+      type: "boolean",
+      default: false,
+      help: "load the model, and report load time, memory and engine arguments",
+    },
     json,
   },
   examples: ["tritonode info ./model", "tritonode info ./model.gguf --json"],
@@ -227,7 +240,7 @@ export const inspect = command({
   summary: "say whether an adapter can be served, and why not",
   arguments: [{ name: "ADAPTER", repeated: true, takes: "folder", help: "the adapter's folder, as PEFT writes it" }],
   description: [
-    "Reads adapters' files and says what they are and whether they can be served: features, tensors, ranks, and with --model whether they fit that base model. Nothing is loaded. Exit code 1 when one can't be served.",
+    "Reads adapters' files and says whether they can be served: features, tensors, ranks, and with --model whether they fit that base model. Nothing is loaded. The exit code is 1 if an adapter can't be served.",
   ],
   options: {
     model: {
@@ -250,11 +263,11 @@ export const adapters = command({
       name: "PATH",
       optional: true,
       takes: "folder",
-      help: "a model repository, a model in it, or a folder with adapters' folders below it (default: ./model_repository)",
+      help: "a model repository, a model in it, or a folder that contains adapters' folders (default: ./model_repository)",
     },
   ],
   description: [
-    "Lists adapters with rank, size and modules, and says of each whether it can be served. Nothing is loaded. Exit code 1 when one can't be served.",
+    "Lists adapters with rank, size and modules, and says whether each can be served. Nothing is loaded. The exit code is 1 if an adapter can't be served.",
   ],
   options: { json: { ...json, help: "one JSON object a line for each adapter" } },
   examples: ["tritonode adapters ./model_repository", "tritonode adapters ./loras"],
@@ -262,16 +275,16 @@ export const adapters = command({
 
 export const quantize = command({
   name: "quantize",
-  summary: "make a 4-bit or 8-bit model of a Hugging Face folder",
+  summary: "make a 4-bit or 8-bit copy of a Hugging Face folder",
   arguments: [
     { name: "SRC", takes: "folder", help: "the Hugging Face folder to read" },
     { name: "OUT", takes: "folder", help: "the folder to write" },
   ],
   description: [
-    "Quantizes the linear layers of a Hugging Face folder to 4 or 8 bits, and writes a folder that is loaded as any other, adapters for the original included. Then measures what it costs: the perplexity of a text, before and after, by the engine itself.",
+    "Quantizes the linear layers of a Hugging Face folder to 4 or 8 bits, and writes a folder that can be loaded like any other. Adapters for the original model work with it. Then it measures the loss: the perplexity of a text before and after, computed by the engine itself.",
   ],
   options: {
-    bits: { type: "string", default: "4", choices: ["4", "8"], help: "bits of a weight (default: 4)" },
+    bits: { type: "string", default: "4", choices: ["4", "8"], help: "bits per weight (default: 4)" },
     text: {
       type: "string",
       value: "FILE",
@@ -282,16 +295,16 @@ export const quantize = command({
     json: { ...json, help: "the result as one JSON object: out, bits, layers, before, after" },
   },
   notes: [
-    "Weights are rounded to the nearest, in groups of 32 (8 bits: up to 128) that share a scale; the format is compressed-tensors' W4A16 or W8A16. Embeddings and the logits' layer stay as they are.",
+    "Weights are rounded to the nearest value, in groups of 32 (8 bits: up to 128) that share a scale; the format is compressed-tensors' W4A16 or W8A16. The embeddings and the output layer are not quantized.",
   ],
   examples: ["tritonode quantize ./llama ./llama-4bit --bits 4"],
 });
 
 export const completion = command({
   name: "completion",
-  summary: "print what makes a shell complete commands and options",
+  summary: "print a shell's completion script",
   arguments: [{ name: "SHELL", choices: ["bash", "zsh", "fish"], help: "bash, zsh or fish" }],
-  description: ["Prints a shell's completions of this command line: commands, options, their values, and files."],
+  description: ["Prints a shell's completion script for commands, options, their values, and files."],
   options: { json: { ...json, help: "the commands and options themselves, as one JSON object" } },
   examples: [
     "source <(tritonode completion bash)",

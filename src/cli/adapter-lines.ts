@@ -3,7 +3,7 @@ import { formatBytes } from "../runtime/install/progress";
 import type { Context } from "./context";
 import { styler } from "./terminal";
 
-/** An adapter for people: what it is, and what keeps it from being served. */
+/** Describes an adapter for people, with the problems that keep it from being served. */
 export function adapterLines(adapter: AdapterDescription, context: Context, name = adapter.path): string {
   const style = styler(context.stdout, context.environment);
   const mark = adapter.loadable ? style("green", "ok  ") : style("red", "FAIL");

@@ -7,7 +7,7 @@ type ValuesOf<Options extends NonNullable<ParseArgsConfig["options"]>> = ReturnT
   typeof parseArgs<{ args: string[]; options: Options; allowPositionals: true; strict: true }>
 >["values"];
 
-/** The values as parseArgs types them, but for options with `choices`: theirs are one of these. */
+/** The values with parseArgs' types; the value of an option with `choices` has the type of its choices. */
 type Values<Options extends NonNullable<ParseArgsConfig["options"]>> = {
   [Name in keyof ValuesOf<Options>]: Name extends keyof Options
     ? Options[Name] extends { readonly choices: readonly (infer Choice)[] }
@@ -22,9 +22,9 @@ export interface Parsed<Spec extends CommandSpec> {
 }
 
 /**
- * node:util's parseArgs with better errors: the offending word, and for an unknown option the nearest known one.
+ * Calls node:util's parseArgs, with better errors: they name the wrong argument, and the nearest option to an unknown one.
  *
- * @throws {@link InvalidArgumentError}, for a word too many or too few as well
+ * @throws {@link InvalidArgumentError}, also for missing or unexpected arguments
  */
 export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Parsed<Spec> {
   const help = `run: tritonode ${spec.name} --help`;

@@ -18,7 +18,7 @@ export interface AskFlags extends SamplingFlags {
   verbose: boolean;
 }
 
-/** The same, read: what to load, and how to ask. */
+/** The parsed options: which model to load, and the settings of its requests. */
 export interface AskSettings {
   readonly load: LoadSettings & { readonly adapters: readonly AdapterSource[] };
   readonly sampling: Record<string, unknown>;
@@ -27,7 +27,7 @@ export interface AskSettings {
   readonly quiet: boolean;
 }
 
-/** Whether the model is named by an option, and not by the first word. */
+/** Whether an option names the model, instead of the first argument. */
 export function namesModel(flags: AskFlags): boolean {
   return flags.model !== undefined || flags["model-repository"] !== undefined;
 }
@@ -35,7 +35,7 @@ export function namesModel(flags: AskFlags): boolean {
 /**
  * Reads the options that `run` and `chat` share.
  *
- * @param word - the model, where no option names it
+ * @param word - the model, if no option names it
  * @throws {@link InvalidArgumentError}, before anything is loaded
  */
 export function askSettings(flags: AskFlags, word: string | undefined): AskSettings {

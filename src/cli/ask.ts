@@ -9,7 +9,7 @@ export type AskedModel = Pick<VllmModel, "chatStream" | "stream" | "tokenize">;
 /** A question: a conversation for the chat template, or a text to continue. */
 export type Question = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
 
-/** What a question is asked with, besides vLLM's sampling parameters. */
+/** Options of a question, besides vLLM's sampling parameters. */
 export interface AskOptions {
   readonly lora?: string | undefined;
   readonly signal: AbortSignal;
@@ -19,7 +19,7 @@ export interface AskOptions {
 /** An answer and how long it took. */
 export interface Answer {
   readonly text: string;
-  /** vLLM's word for why it ended: "length" where --max-tokens cut it off. */
+  /** vLLM's reason why it ended: "length" if --max-tokens cut it off. */
   readonly finishReason: string;
   readonly promptTokens: number;
   readonly completionTokens: number;
@@ -32,16 +32,16 @@ export interface Answer {
 }
 
 /**
- * Whether the model has a chat template: vLLM's application is asked to use it.
+ * Finds out whether the model has a chat template, by a request to vLLM's application that needs it.
  *
- * @throws what a request throws, but for the refusal of a conversation
+ * @throws what a request throws, except the error of a model without a chat template
  */
 export async function hasChatTemplate(model: Pick<VllmModel, "tokenize">): Promise<boolean> {
   try {
     await model.tokenize([{ role: "user", content: "?" }]);
     return true;
   } catch (error) {
-    // Every template takes one message of a user.
+    // Every template accepts a single user message.
     if (error instanceof InvalidArgumentError) return false;
     throw error;
   }

@@ -1,7 +1,7 @@
 import { quote } from "../common/shell";
 import type { CommandSpec, OptionSpec, Taken } from "./spec";
 
-// Each script is plain words of one table: it starts no Node while a person types.
+// Each script contains all words of the table, so that completing does not start Node.
 
 type Option = OptionSpec & { readonly name: string };
 
@@ -16,12 +16,12 @@ function spellings({ name, short }: Option): string[] {
   return [...(short === undefined ? [] : [`-${short}`]), `--${name}`];
 }
 
-/** The first sentence's beginning, as much as a list of candidates has room for. */
+/** The beginning of the first sentence, short enough for a list of candidates. */
 function brief(text: string): string {
   return text.split(/ \(|; |: |\. /)[0] ?? text;
 }
 
-/** What bash's compgen calls files and folders. */
+/** The letters of bash's compgen for files and folders. */
 const LETTERS = { file: "f", folder: "d" } as const;
 
 /** Completions of `bash`: a function that is called with the words so far. */

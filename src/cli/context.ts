@@ -7,8 +7,8 @@ export interface Context {
   stdin: NodeJS.ReadStream;
   environment: NodeJS.ProcessEnv;
   /**
-   * Fires on SIGINT, SIGTERM and SIGHUP (their names are the reason), when nobody reads standard output any more (EPIPE),
-   * and with the error where it can't be written.
+   * Fires on SIGINT, SIGTERM and SIGHUP (the reason is the signal's name), when the reader of standard output has closed it
+   * (EPIPE), and with the error if standard output can't be written.
    */
   signal: AbortSignal;
 }

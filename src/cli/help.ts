@@ -2,7 +2,7 @@ import type { ArgumentSpec, CommandSpec, OptionSpec } from "./spec";
 
 /** Columns of a help text. */
 const WIDTH = 100;
-/** Column at which an explanation begins; a longer option has it on the next line. */
+/** Column at which an explanation begins; after a longer option it begins on the next line. */
 const COLUMN = 28;
 
 /** The whole text of `tritonode NAME --help`. */

@@ -8,10 +8,10 @@ import { errorJson, reportError } from "./report-error";
 import type { CommandSpec } from "./spec";
 import { type CommandName, commands } from "./table";
 
-/** Exit code for an invalid command line, as of shells and most programs. */
+/** Exit code for an invalid command line, the same as that of shells and most programs. */
 const USAGE = 2;
 
-/** Loaded when they are run: `--help` and `setup` need nothing of the engine's code. */
+/** The commands' modules are loaded when they run, because `--help` and `setup` do not need the engine's code. */
 const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
   setup: async () => (await import("./commands/setup.js")).run,
   doctor: async () => (await import("./commands/doctor.js")).run,
@@ -57,7 +57,7 @@ export async function main(args: readonly string[], context: Context): Promise<n
     const run = await RUNS[command.name]();
     return await run(rest, context);
   } catch (error) {
-    // `tritonode ... | head` is no failure
+    // `tritonode ... | head` is not a failure
     if (context.signal.reason === "EPIPE") return 0;
     if (words.includes("--json")) context.stdout.write(`${JSON.stringify(errorJson(error))}\n`);
     if (context.signal.aborted) {
@@ -101,7 +101,7 @@ function exitCodeOf(reason: unknown): number {
   return number === undefined ? 1 : 128 + number;
 }
 
-/** The process's own signals end a command in good order; a second one ends it at once. */
+/** A signal ends a command cleanly; a second one ends it at once. */
 function watchSignals(controller: AbortController): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
@@ -113,14 +113,14 @@ function watchSignals(controller: AbortController): void {
   }
 }
 
-/** A reader that has gone away, or a full disk, ends a command in good order too: a model that is loaded is unloaded. */
+/** A closed pipe or a full disk also ends a command cleanly: a loaded model is unloaded. */
 function watchPipes(controller: AbortController): void {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
     if (controller.signal.aborted) return;
     if (error.code !== "EPIPE") process.stderr.write(`error: standard output can't be written: ${error.message}\n`);
     controller.abort(error.code === "EPIPE" ? "EPIPE" : error);
   });
-  // Notes that nobody reads are lost.
+  // Notes are lost if their reader has closed the pipe.
   process.stderr.on("error", (error: NodeJS.ErrnoException) => {
     if (error.code !== "EPIPE") throw error;
   });
@@ -131,12 +131,12 @@ if (require.main === module) {
   watchSignals(controller);
   watchPipes(controller);
   const { stdout, stderr, stdin, env: environment } = process;
-  // the program ends when its command does, not when nothing happens to keep the event loop alive in between
+  // the program must end when its command ends, even if nothing keeps the event loop alive in between
   const alive = setInterval(() => {}, 2 ** 30);
   void main(process.argv.slice(2), { stdout, stderr, stdin, environment, signal: controller.signal }).then((code) => {
     clearInterval(alive);
     process.exitCode = controller.signal.reason instanceof Error ? 1 : code;
-    // A terminal or an open pipe that nothing reads any more would keep the process alive.
+    // A terminal or an open pipe on standard input would keep the process alive.
     stdin.destroy();
   });
 }

@@ -5,7 +5,7 @@ import { InvalidArgumentError } from "../errors";
 /** A model of a repository, as its two files describe it. */
 export interface RepositoryModel {
   readonly name: string;
-  /** The base model: a path, or whatever else `model.json` says. */
+  /** The base model as `model.json` names it: usually a path. */
   readonly base: string;
   readonly adapters: readonly { readonly name: string; readonly path: string }[];
 }
@@ -14,7 +14,7 @@ export interface RepositoryModel {
  * Reads the models of a repository.
  *
  * @param name - the only one to read
- * @throws {@link InvalidArgumentError} for a file that is no JSON object
+ * @throws {@link InvalidArgumentError} for a file that is not a JSON object
  */
 export function readRepository(repository: string, name: string | undefined): RepositoryModel[] {
   const has = (model: string) => existsSync(join(repository, model, "1", "model.json"));

@@ -12,7 +12,7 @@ export type ModelSource =
 const DEFAULT = "model_repository";
 
 /**
- * What a path means: a Hugging Face folder, a GGUF file (or a folder with one), a model repository, or a model in one.
+ * Finds out what a path is: a Hugging Face folder, a GGUF file (or a folder with one), a model repository, or a model in one.
  *
  * @throws {@link InvalidArgumentError} saying what is there instead
  */
@@ -51,7 +51,7 @@ export function findModel(path: string | undefined): ModelSource {
   return inFolder(full, entries);
 }
 
-/** A folder with a GGUF file in it, as they are downloaded. */
+/** A folder that contains a GGUF file, as a download makes it. */
 function inFolder(folder: string, entries: readonly string[]): ModelSource {
   const files = entries.filter((name) => /\.gguf$/i.test(name));
   if (files.length === 1 && files[0] !== undefined) return { kind: "gguf", path: join(folder, files[0]) };
@@ -78,12 +78,12 @@ function missing(given: string, full: string): InvalidArgumentError {
   });
 }
 
-/** A word as a person would type it in a shell. */
+/** Quotes a word for a shell where necessary. */
 function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : quote(text);
 }
 
-/** An adapter of the command line. Without a path it is one that the model's repository serves. */
+/** An adapter named on the command line. Without a path it is one that the model's repository serves. */
 export interface AdapterSource {
   readonly name: string;
   readonly path: string | undefined;

@@ -5,13 +5,13 @@ import type { AdapterSource, ModelSource } from "./model-source";
 import { ProgressBar } from "./progress-bar";
 import { styler } from "./terminal";
 
-/** What the commands need of a loaded model: the part of {@link VllmModel} that they call. */
+/** The part of {@link VllmModel} that the commands call. */
 export interface TextModel {
   generate(prompt: string, options: Record<string, unknown>): Promise<{ text: string }>;
   stream(prompt: string, options: Record<string, unknown>): AsyncIterable<{ text: string; index: number }>;
 }
 
-/** The phases of a load in words. */
+/** The names of a load's phases, for people. */
 const PHASES: Readonly<Record<LoadProgress["phase"], string>> = {
   start: "starting Triton",
   import: "importing vLLM",
@@ -52,7 +52,7 @@ export async function withModel<T>(
   }
 }
 
-/** Loads a model with a progress bar on stderr, the log above it where `verbose`. */
+/** Loads a model with a progress bar on stderr, and with `verbose` the log above it. */
 async function loadModel(context: Context, settings: LoadSettings): Promise<VllmModel> {
   const bar = new ProgressBar(context.stderr, context.environment);
   const style = styler(context.stderr, context.environment);
@@ -65,7 +65,7 @@ async function loadModel(context: Context, settings: LoadSettings): Promise<Vllm
       runtime,
       signal: context.signal,
       logger: settings.verbose ? { debug: ignore, info: show, warn: show, error: show } : undefined,
-      // Without it the load's times would not be kept for the next bar.
+      // Without it the load's times would not be saved for the next progress bar.
       onProgress: (progress) => {
         const at = performance.now();
         if (!settings.quiet) bar.update(() => barState(progress, performance.now() - at));
@@ -79,7 +79,7 @@ async function loadModel(context: Context, settings: LoadSettings): Promise<Vllm
 function toLoadOptions({ source, adapters = [], engine }: LoadSettings, device: Device): VllmModelOptions {
   if (source.kind === "repository") return { modelRepository: source.repository, model: source.name };
   const loras = adapters.flatMap(({ name, path }) => (path === undefined ? [] : [[name, path] as const]));
-  // Without adapters vLLM would compile the model at each start, which on a CPU takes longer than most conversations.
+  // vLLM would compile a model without adapters at each start, which on a CPU takes longer than most conversations.
   const defaults = device === "cpu" ? { enforce_eager: true } : {};
   return {
     engine: { ...defaults, ...engine, model: source.path },
@@ -88,7 +88,7 @@ function toLoadOptions({ source, adapters = [], engine }: LoadSettings, device: 
 }
 
 /**
- * A load's progress as the bar shows it, some time after its last step.
+ * Describes a load's progress for the bar, some time after its last step.
  *
  * @param since - milliseconds since that step
  */

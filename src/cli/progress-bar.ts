@@ -2,11 +2,11 @@ import { type Output, styler } from "./terminal";
 
 /** What a progress display shows at one moment. */
 export interface BarState {
-  /** The current step. A new one gets a line of its own where there is no terminal. */
+  /** The current step. Without a terminal, each new step is written on its own line. */
   phase: string;
   /** The step in words. */
   message: string;
-  /** 0 to 1; undefined where the end is not known. */
+  /** 0 to 1; undefined if the end is not known. */
   fraction?: number | undefined;
 }
 
@@ -40,7 +40,7 @@ export class ProgressBar {
     this.style = styler(output, environment);
   }
 
-  /** @param next - what is shown from now on; a function is asked at each redraw, for what changes with time */
+  /** @param next - what is shown from now on; a function is called at each redraw, for text that changes with time */
   update(next: BarState | (() => BarState)): void {
     const before = this.phase;
     this.state = typeof next === "function" ? next : () => next;

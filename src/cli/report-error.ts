@@ -2,7 +2,7 @@ import { TritonodeError } from "../errors";
 import type { Context } from "./context";
 import { styler } from "./terminal";
 
-/** Prints an error: what, why, what to do. The stack only with TRITONODE_DEBUG, or for a bug of this package. */
+/** Prints an error's message, hint and code. The stack is printed only with TRITONODE_DEBUG, or for a bug of this package. */
 export function reportError(error: unknown, context: Pick<Context, "stderr" | "environment">): void {
   const { stderr, environment } = context;
   const style = styler(stderr, environment);
@@ -14,7 +14,7 @@ export function reportError(error: unknown, context: Pick<Context, "stderr" | "e
   const known = error instanceof TritonodeError;
   if (known && error.hint !== undefined) stderr.write(`${style("cyan", "hint")}:  ${error.hint}\n`);
   if (known) stderr.write(`${style("dim", `code:  ${error.code}, ${error.docs}`)}\n`);
-  // A file that can't be read or written is no bug: the system's message says which.
+  // A file that can't be read or written is not a bug: the system's message names the file.
   const system = (error as NodeJS.ErrnoException).syscall !== undefined;
   if (!(known || system) || environment.TRITONODE_DEBUG) {
     for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
@@ -28,7 +28,7 @@ export function errorJson(error: unknown): { event: "error"; code: string; messa
   return { event: "error", ...errorFields(error) };
 }
 
-/** What a program reads of an error. */
+/** The fields of an error for programs. */
 export function errorFields(error: unknown): { code: string; message: string; hint?: string } {
   const { code, message, hint } = error as Partial<TritonodeError>;
   return {

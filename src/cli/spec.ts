@@ -1,7 +1,7 @@
-/** What a word of the command line is, so that a shell can offer files for it. */
+/** Whether an argument is a file or a folder, so that a shell can complete it. */
 export type Taken = "file" | "folder";
 
-/** An option of a command, in the form that node:util's parseArgs takes, with what --help and a shell say about it. */
+/** An option of a command: the fields of node:util's parseArgs, and those for --help and shell completions. */
 export interface OptionSpec {
   readonly type: "string" | "boolean";
   readonly short?: string;
@@ -9,24 +9,24 @@ export interface OptionSpec {
   readonly default?: string | boolean;
   /** The name of its value in --help: PATH, N. */
   readonly value?: string;
-  /** The only values there are. */
+  /** The allowed values. */
   readonly choices?: readonly string[];
   readonly takes?: Taken;
   readonly help: string;
 }
 
-/** A word of a command besides its options. */
+/** A positional argument of a command. */
 export interface ArgumentSpec {
   readonly name: string;
   readonly optional?: boolean;
-  /** It may be given several times; the last one alone. */
+  /** It may be repeated. Only the last argument may. */
   readonly repeated?: boolean;
   readonly choices?: readonly string[];
   readonly takes?: Taken;
   readonly help: string;
 }
 
-/** A command as it is parsed, explained by --help, and completed by a shell. */
+/** The description of a command, for parsing, --help and shell completions. */
 export interface CommandSpec {
   readonly name: string;
   /** One line for the list of commands. */

@@ -18,7 +18,7 @@ const CODES: Readonly<Record<Style, [number, number]>> = {
 
 /**
  * Whether to colour what goes to `output`: only on a terminal, never with NO_COLOR set to anything (no-color.org) or on a
- * terminal without capabilities; FORCE_COLOR says yes where there is no terminal (a CI log that shows colours).
+ * terminal without capabilities; FORCE_COLOR turns colours on without a terminal (for a CI log that shows colours).
  */
 export function hasColor(output: Output, environment: NodeJS.ProcessEnv = process.env): boolean {
   if (environment.NO_COLOR) return false;
@@ -26,7 +26,7 @@ export function hasColor(output: Output, environment: NodeJS.ProcessEnv = proces
   return output.isTTY === true && environment.TERM !== "dumb";
 }
 
-/** Returns a function that styles a text, or leaves it alone where colours are off. */
+/** Returns a function that styles a text, or returns it unchanged if colours are off. */
 export function styler(output: Output, environment: NodeJS.ProcessEnv = process.env) {
   const on = hasColor(output, environment);
   return (style: Style, text: string): string => {

@@ -88,7 +88,7 @@ describe("ResultsFile", () => {
     expect(() => new ResultsFile(path, other.rows)).toThrow("holds the result of another prompt under 1");
     for (const content of ["my notes", "my notes\n", '{"a": 1}\n']) {
       writeFileSync(path, content);
-      expect(() => new ResultsFile(path, rows)).toThrow("is no result of tritonode run");
+      expect(() => new ResultsFile(path, rows)).toThrow("is not a result of tritonode run");
       expect(readFileSync(path, "utf8")).toBe(content);
     }
     expect(() => new ResultsFile("/no/folder/results.jsonl", rows)).toThrow("/no/folder/results.jsonl");

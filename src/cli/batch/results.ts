@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import { InvalidArgumentError } from "../../errors";
 import type { Row } from "./rows";
 
-/** A result as it is written, with the line that it belongs to. */
+/** A result in the form that is written, with the line that it belongs to. */
 export interface Result {
   readonly line: number;
   readonly id: string | number;
@@ -13,24 +13,24 @@ export interface Result {
 
 /** Where the results of a run go. */
 export interface Results {
-  /** Whether the result of a row was there at the start. */
+  /** Whether the row already had a result at the start. */
   has(row: Row): boolean;
   add(result: Result): void;
   fail(failure: Result): void;
-  /** Puts everything in the order of the lines. */
+  /** Sorts everything in the order of the lines. */
   finish(): void;
 }
 
 /**
- * The results in a file, and the failures in one beside it. Each is appended when it is there, so that nothing is lost
- * however the run ends; a run that comes to its end leaves them in the order of the lines.
+ * Writes results to a file, and failures to a second file next to it. Each is appended at once, so that none is lost if the
+ * run is interrupted; at the end of a run both are sorted in the order of the lines.
  */
 export class ResultsFile implements Results {
   readonly failedPath: string;
   readonly #done = new Map<string | number, Result>();
   #failures = 0;
 
-  /** @throws {@link InvalidArgumentError} where the file holds something else, or results of other prompts */
+  /** @throws {@link InvalidArgumentError} if the file is not a results file, or has results of other prompts */
   constructor(
     private readonly path: string,
     rows: readonly Row[],
@@ -44,7 +44,7 @@ export class ResultsFile implements Results {
         hint: "name another file with --out, or remove this one to begin again",
       });
     }
-    // Before anything is loaded: a file that can't be written is known now.
+    // Opened before the model is loaded, so that a file that can't be written is reported at once.
     appendFileSync(path, "");
     rmSync(this.failedPath, { force: true });
   }
@@ -74,7 +74,7 @@ export class ResultsFile implements Results {
   }
 }
 
-/** Results on standard output, in the order of the lines: one that is early waits for those before it. */
+/** Writes results to standard output in the order of the lines: a result waits for those of earlier lines. */
 export class ResultsStream implements Results {
   readonly #waiting = new Map<number, Result | undefined>();
   readonly #lines: number[];
@@ -132,7 +132,7 @@ function read(path: string): Result[] {
     .filter((line) => line.trim() !== "")
     .map((line, index) => parseResult(line, `${path}, line ${index + 1}`));
   if (end < bytes.length) {
-    // A file of another kind may end without a line end: it is left alone.
+    // A file of another kind may end without a line end: it is not changed.
     if (results.length === 0) parseResult(bytes.toString("utf8"), path);
     truncateSync(path, end);
   }
@@ -146,12 +146,12 @@ function parseResult(line: string, where: string): Result {
   } catch {
     // Reported below.
   }
-  throw new InvalidArgumentError(`${where} is no result of tritonode run`, {
+  throw new InvalidArgumentError(`${where} is not a result of tritonode run`, {
     hint: "name another file with --out: this one is not overwritten",
   });
 }
 
-/** Writes a file anew, at once: a process that is killed leaves the old or the new one. */
+/** Replaces a file atomically: if the process is killed, either the old or the new file is there. */
 function replace(path: string, results: readonly Result[]): void {
   const draft = `${path}.${process.pid}.new`;
   try {

@@ -5,17 +5,17 @@ import type { ChatMessage } from "../../model/openai";
 export interface Row {
   /** The line's number in the file, from 1. */
   readonly line: number;
-  /** The line's own `id`, else its number: what its result is found by. */
+  /** Identifies the line's result: the line's own `id`, or else its number. */
   readonly id: string | number;
   /** The line as it was read. */
   readonly input: Readonly<Record<string, unknown>>;
   readonly question: { readonly prompt: string } | { readonly messages: readonly ChatMessage[] };
-  /** Undefined where the line does not say; null for the base model. */
+  /** Undefined if the line has no `lora`; null for the base model. */
   readonly lora: string | null | undefined;
   readonly sampling: Readonly<Record<string, unknown>>;
 }
 
-/** A line that can't be asked. */
+/** A line that can't be used. */
 export interface BadRow {
   readonly line: number;
   readonly id: string | number;
@@ -27,7 +27,7 @@ export interface BadRow {
 /**
  * Reads a file of prompts, one JSON object a line. Empty lines count as lines and are left out.
  *
- * @throws {@link InvalidArgumentError} for an id that is there twice, or where no line can be used
+ * @throws {@link InvalidArgumentError} for an id that occurs twice, or if no line can be used
  */
 export function readRows(text: string, file: string): { rows: Row[]; bad: BadRow[] } {
   const rows: Row[] = [];

@@ -18,7 +18,7 @@ export interface FileRun {
   readonly out: string | undefined;
   /** The adapter of lines that name none. */
   readonly use: string | undefined;
-  /** Lines under way at a time. */
+  /** How many lines are answered at a time. */
   readonly parallel: number;
 }
 
@@ -46,7 +46,7 @@ export async function runFile(context: Context, settings: AskSettings, run: File
   return batch.end();
 }
 
-/** An adapter that would not be used, or is not there, is known before the model is loaded. */
+/** Reports an adapter that would not be used, or that does not exist, before the model is loaded. */
 function checkAdapters(rows: readonly Row[], { load }: AskSettings, { file, use }: FileRun): void {
   const names = load.adapters.map(({ name }) => name);
   if (names.length > 0 && use === undefined && rows.every(({ lora }) => typeof lora !== "string")) {
@@ -67,7 +67,7 @@ function checkAdapters(rows: readonly Row[], { load }: AskSettings, { file, use 
   );
 }
 
-/** The answering of many rows side by side: counts, progress, and what goes where. */
+/** Answers many rows concurrently: counts them, shows progress, and writes results and failures. */
 class Batch {
   private readonly bar: ProgressBar | undefined;
   private began = performance.now();
@@ -83,12 +83,12 @@ class Batch {
     private readonly results: Results,
     private readonly total: number,
   ) {
-    // Results and a bar on one terminal would write over each other.
+    // Results and a progress bar on the same terminal would overwrite each other.
     const shared = run.out === undefined && context.stdout.isTTY === true;
     if (!settings.quiet && !shared) this.bar = new ProgressBar(context.stderr, context.environment);
   }
 
-  /** Counts rows whose results are there already. */
+  /** Counts rows that already have a result. */
   skip(count: number): void {
     this.skipped = count;
     if (count > 0) this.tell(`${count} of ${this.total} lines are answered already`);
@@ -96,7 +96,7 @@ class Batch {
 
   async answer(model: VllmModel, rows: readonly Row[]): Promise<void> {
     const template = !this.settings.raw && (await hasChatTemplate(model));
-    if (!template && !this.settings.raw) this.tell("the model has no chat template: prompts are continued as they are");
+    if (!template && !this.settings.raw) this.tell("the model has no chat template: it continues each prompt");
     const stop = new AbortController();
     const signal = AbortSignal.any([this.context.signal, stop.signal]);
     const next = rows.values();
@@ -120,7 +120,7 @@ class Batch {
     this.context.signal.throwIfAborted();
   }
 
-  /** Answers one row. Throws what ends the whole run. */
+  /** Answers one row. Throws only errors that end the whole run. */
   private async one(model: AskedModel, row: Row, template: boolean, signal: AbortSignal): Promise<void> {
     const { line, id, input } = row;
     const lora = row.lora === undefined ? this.run.use : (row.lora ?? undefined);
@@ -135,7 +135,7 @@ class Batch {
       this.results.add({ line, id, input, ...answerJson(answer, lora) });
     } catch (error) {
       if (signal.aborted) return;
-      // A line that was refused says nothing about the next one; an engine that is gone does.
+      // A refused line does not affect the next one; a dead engine does.
       if (!(error instanceof TritonodeError) || error instanceof EngineDiedError || error instanceof DisposedError) {
         throw error;
       }
@@ -151,7 +151,7 @@ class Batch {
     return { messages: system === undefined || own ? messages : [{ role: "system", content: system }, ...messages] };
   }
 
-  /** Keeps a failed row apart, and says why. */
+  /** Records a failed row, and prints the reason. */
   fail(row: Row | BadRow, error: unknown): void {
     this.failed++;
     const fields = errorFields(error);
@@ -160,7 +160,7 @@ class Batch {
     this.log(`${style("red", "failed")}: ${this.run.file}, line ${row.line}: ${fields.message}`);
   }
 
-  /** Takes the bar away, and says how far it came. */
+  /** Removes the progress bar, and prints how many lines were answered. */
   stop(): void {
     this.bar?.end();
     if (this.run.out === undefined) {

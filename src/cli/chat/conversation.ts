@@ -4,13 +4,13 @@ import { join, resolve } from "node:path";
 import { InvalidArgumentError } from "../../errors";
 import type { ChatMessage } from "../../model/openai";
 
-/** What was said, who answers, and the system message. */
+/** The messages of a conversation, the adapter that answers, and the system message. */
 export class Conversation {
   system: string | undefined;
   lora: string | undefined;
   turns: ChatMessage[] = [];
 
-  /** The messages that a question is asked with. */
+  /** The messages to send with a question. */
   with(question: string): ChatMessage[] {
     return [...this.messages(), { role: "user", content: question }];
   }
@@ -24,7 +24,7 @@ export class Conversation {
   }
 
   /**
-   * Writes the conversation to a file. Another conversation there is overwritten, any other file is not.
+   * Writes the conversation to a file. An existing file is overwritten only if it is a conversation.
    *
    * @returns the file's path
    * @throws {@link InvalidArgumentError}
@@ -93,7 +93,7 @@ function unusable(what: string, path: string, cause: unknown): InvalidArgumentEr
   return new InvalidArgumentError(`${path} can't be ${what}: ${(cause as Error).message}`, { cause });
 }
 
-/** A shell would have put the home folder in place of ~. */
+/** Replaces a leading ~ by the home folder, as a shell does. */
 function toPath(file: string): string {
   return resolve(/^~(\/|$)/.test(file) ? join(homedir(), file.slice(1)) : file);
 }

@@ -3,20 +3,20 @@ import { Writable } from "node:stream";
 import type { Context } from "../context";
 import { Turns } from "./turns";
 
-/** Makes terminals say where pasted text begins and ends, so that its line ends do not send it. */
+/** Makes the terminal mark where pasted text begins and ends, so that line ends in it do not send it. */
 const PASTE_ON = "\u001b[?2004h";
 const PASTE_OFF = "\u001b[?2004l";
 
 export interface InputOptions {
-  /** What stands before the line that is typed. */
+  /** The prompt before the line that is typed. */
   prompt(): string;
-  /** Ctrl-C at a terminal. Returns false where there was nothing to stop: then the input ends. */
+  /** Called for Ctrl-C at a terminal. Returns false if there was nothing to stop: then the input ends. */
   interrupt(): boolean;
 }
 
 /**
- * The turns that a person types, or that come through a pipe. At a terminal, what is typed while an answer is written is
- * kept, and shown with the next prompt.
+ * The turns that a person types, or that come through a pipe. At a terminal, text that is typed during an answer is kept,
+ * and shown with the next prompt.
  */
 export class Input {
   /** Whether a person types at a terminal. */
@@ -25,7 +25,7 @@ export class Input {
   readonly #options: InputOptions;
   readonly #lines: Interface;
   readonly #turns = new Turns();
-  /** Complete turns that wait; `seen` is false where they were typed unseen. */
+  /** Complete turns that wait; `seen` is false if they were typed during an answer, without being shown. */
   readonly #waiting: { readonly text: string; readonly seen: boolean }[] = [];
   #wake: (() => void) | undefined;
   #ended = false;
@@ -47,7 +47,7 @@ export class Input {
     this.#lines.on("close", () => {
       if (this.#turns.open) this.#waiting.push({ text: this.#turns.end(), seen: true });
       this.#ended = true;
-      // Ctrl-D leaves the prompt where it is; what comes next begins on a line of its own.
+      // After Ctrl-D the cursor stays behind the prompt; further output begins on a new line.
       if (this.terminal && !this.#muted) stdout.write("\n");
       this.#wake?.();
     });
@@ -107,7 +107,7 @@ export class Input {
   #interrupt(): void {
     if (this.#options.interrupt()) return;
     if (this.#turns.open || this.#lines.line !== "") {
-      // As in a shell: what was typed is dropped, and the line begins anew.
+      // As in a shell: the typed text is deleted, and a new line begins.
       this.#turns.clear();
       this.#lines.write(null, { ctrl: true, name: "e" });
       this.#lines.write(null, { ctrl: true, name: "u" });
@@ -118,7 +118,7 @@ export class Input {
     this.#lines.close();
   }
 
-  /** Standard output for readline, which writes what is typed: nothing while an answer is written. */
+  /** Standard output for readline, which echoes typed text: it writes nothing during an answer. */
   #output(): Writable {
     const stdout = this.#context.stdout as NodeJS.WriteStream;
     const output = new Writable({

@@ -10,9 +10,9 @@ import { Input } from "./input";
 
 export interface SessionOptions {
   readonly sampling: Readonly<Record<string, unknown>>;
-  /** Whether the model has a chat template, and it is used; else each turn is a text that it continues. */
+  /** Whether the model's chat template is used. If not, each turn is a text that the model continues. */
   readonly template: boolean;
-  /** The chat template is left out because the user wants it so. */
+  /** The user asked not to use the chat template (`--raw`). */
   readonly raw: boolean;
   /** No notes on standard error. */
   readonly quiet: boolean;
@@ -33,15 +33,15 @@ const COMMANDS: readonly ChatCommand[] = [
   {
     names: ["lora"],
     argument: "NAME",
-    help: "answer with this adapter from now on; NAME=PATH loads it first; alone: the base model",
+    help: "use this adapter from now on; NAME=PATH loads it first; without a name: the base model",
     run: (session, argument) => session.lora(argument),
   },
-  { names: ["base"], help: "answer with the base model from now on", run: (session) => session.lora("") },
+  { names: ["base"], help: "use the base model from now on", run: (session) => session.lora("") },
   { names: ["adapters"], help: "list the adapters", run: (session) => session.listAdapters() },
   {
     names: ["system"],
     argument: "TEXT",
-    help: "set the system message; alone: none",
+    help: "set the system message; without a text: remove it",
     run: (session, argument) => session.system(argument),
   },
   { names: ["clear", "reset"], help: "forget what was said", run: (session) => session.clear() },
@@ -54,11 +54,11 @@ const COMMANDS: readonly ChatCommand[] = [
   {
     names: ["load"],
     argument: "FILE",
-    help: "go on with a conversation from a file",
+    help: "continue a conversation from a file",
     run: (session, argument) => session.load(argument),
   },
   { names: ["help", "?"], help: "this list", run: (session) => session.help() },
-  { names: ["exit", "quit", "bye"], help: "leave (Ctrl-D and Ctrl-C do it too)", run: () => false },
+  { names: ["exit", "quit", "bye"], help: "exit (also Ctrl-D and Ctrl-C)", run: () => false },
 ];
 
 /** A conversation with a model, at a terminal or through a pipe. */
@@ -75,7 +75,7 @@ export class Session {
     this.style = styler(context.stderr, context.environment);
   }
 
-  /** Runs until the input ends or the user leaves. */
+  /** Runs until the input ends or the user exits. */
   async run(): Promise<void> {
     const { signal } = this.context;
     signal.throwIfAborted();
@@ -104,14 +104,14 @@ export class Session {
     signal.throwIfAborted();
   }
 
-  /** Takes one turn. @returns false when the conversation is over. */
+  /** Handles one turn. @returns false when the conversation is over. */
   async take(turn: string): Promise<boolean> {
     if (turn === "") return true;
     try {
       if (turn.startsWith("/")) return await this.command(turn);
       await this.answer(turn);
     } catch (error) {
-      // A wrong name or a refused prompt does not end the conversation; an engine that is gone does.
+      // A wrong name or a refused prompt does not end the conversation; a dead engine does.
       const over = error instanceof EngineDiedError || error instanceof DisposedError;
       if (this.context.signal.aborted || over || !(error instanceof TritonodeError)) throw error;
       const hint = "name them at the start: tritonode chat MODEL --lora NAME=PATH";
@@ -178,7 +178,7 @@ export class Session {
     if (argument === "") return this.say("/load FILE");
     const loaded = Conversation.load(argument);
     const { lora } = loaded;
-    // The conversation can be gone on with, whoever answered before.
+    // The conversation can be continued with any adapter, whichever one answered before.
     loaded.lora = this.conversation.lora;
     this.conversation = loaded;
     if (lora !== undefined) await this.switchBack(lora);
@@ -236,7 +236,7 @@ export class Session {
     this.note(answer === undefined ? "stopped" : speedNote(answer));
   }
 
-  /** A line that the user asked for. Answers alone go to standard output. */
+  /** Prints a line that the user asked for. Only answers go to standard output. */
   private say(text: string): true {
     this.context.stderr.write(`${text}\n`);
     return true;

@@ -1,8 +1,8 @@
 const FENCE = '"""';
 
 /**
- * Puts lines together to turns of a conversation: a line that ends in a backslash goes on in the next one, and so does
- * everything between two fences of three quotation marks.
+ * Joins lines to turns of a conversation: a line that ends in a backslash continues on the next one, and so does everything
+ * between two fences of three quotation marks.
  */
 export class Turns {
   #lines: string[] = [];
@@ -13,7 +13,7 @@ export class Turns {
     return this.#lines.length > 0 || this.#fenced;
   }
 
-  /** Takes a line. Returns the turn that it completes. */
+  /** Adds a line. Returns the turn if the line completes it. */
   push(line: string): string | undefined {
     if (!this.open && line.trimStart().startsWith(FENCE)) {
       this.#fenced = true;
@@ -28,12 +28,12 @@ export class Turns {
     return this.end();
   }
 
-  /** Keeps a line whose turn goes on, whatever it ends in: it was pasted with others. */
+  /** Adds a line that does not end its turn, whatever it ends in, because it was pasted together with others. */
   hold(line: string): void {
     this.#lines.push(line);
   }
 
-  /** The turn as far as it has come; the next line begins a new one. */
+  /** Returns the incomplete turn; the next line begins a new one. */
   end(): string {
     const text = this.#lines.join("\n");
     this.clear();

@@ -15,7 +15,7 @@ interface Listed {
   readonly base?: string | undefined;
 }
 
-/** How far below a folder adapters are looked for. */
+/** How many levels of subfolders are searched for adapters. */
 const DEPTH = 3;
 
 export const run: Run = async (args, context) => {

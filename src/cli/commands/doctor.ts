@@ -57,7 +57,7 @@ function end(context: Context, checks: readonly Check[], json: boolean): number 
   return failed === 0 ? 0 : 1;
 }
 
-/** Says what will be done, and asks where somebody can answer. Nothing is done without an answer or --yes. */
+/** Says what will be done, and asks if there is a terminal. Nothing is done without an answer or --yes. */
 async function agreed(context: Context, { what }: Repair, yes: boolean): Promise<boolean> {
   const style = styler(context.stderr, context.environment);
   context.stderr.write(`\n${style("cyan", "fix")}: ${what}\n`);
@@ -75,7 +75,7 @@ async function agreed(context: Context, { what }: Repair, yes: boolean): Promise
   }
 }
 
-/** A line for each step, and one for steps that repeat themselves. */
+/** One line for each step; repeated steps share a line. */
 function stepsOf(context: Context): (step: string) => void {
   let last = "";
   return (step) => {

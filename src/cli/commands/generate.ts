@@ -6,7 +6,7 @@ import { type TextModel, withModel } from "../model";
 import { errorFields } from "../report-error";
 import { generate } from "../table/models";
 
-/** The client script's own. */
+/** The defaults of the client script. */
 const SAMPLING = { temperature: 0.1, top_p: 0.95, max_tokens: 100 };
 
 export interface GenerateFlags {

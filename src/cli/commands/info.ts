@@ -26,7 +26,7 @@ export const run: Run = async (args, context) => {
     Object.assign(told, { repository: source.repository, name, adapters: adapters.map((adapter) => adapter.name) });
     rows.push(["repository", source.repository], ["model", name]);
     rows.push(["adapters", adapters.length === 0 ? "none" : adapters.map((adapter) => adapter.name).join(", ")]);
-    // The base may be a name that vLLM is to find itself: then there is nothing to read here.
+    // The base model may be a name that vLLM resolves itself: then there is nothing to read here.
     if (existsSync(base)) describeBase(await describeModel(base, context));
     else rows.push(["base", base]);
   } else {

@@ -9,7 +9,7 @@ import { ProgressBar } from "../progress-bar";
 import { quantize } from "../table/models";
 import { styler } from "../terminal";
 
-/** What the Python part tells, a line of JSON each. */
+/** The messages of the Python part, one JSON object on each line. */
 type Told =
   | { quantise: "weights"; name: string; fraction: number }
   | { quantise: "perplexity"; fraction: number }

@@ -67,7 +67,7 @@ async function promptOf(words: readonly string[], context: Context): Promise<str
   return prompt;
 }
 
-/** All of standard input, without the line end at its end. */
+/** Reads all of standard input, without a final line end. */
 async function readInput({ stdin, signal }: Context): Promise<string> {
   signal.throwIfAborted();
   const stop = () => stdin.destroy();

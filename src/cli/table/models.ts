@@ -4,7 +4,7 @@ import { json } from "./runtime";
 const MODEL =
   "a Hugging Face folder, a GGUF file, or a model repository or a model in it (default: ./model_repository)";
 
-/** How a model is loaded and asked: the same for `run` and `chat`. */
+/** The options for loading a model and for its requests, which `run` and `chat` share. */
 const asking = {
   model: {
     type: "string",

@@ -1,6 +1,6 @@
 import { command, type OptionSpec } from "../spec";
 
-/** Options that mean the same wherever they are. */
+/** Options that several commands share. */
 export const json = { type: "boolean", default: false, help: "the result as JSON on standard output" } as const;
 const device = { type: "string", choices: ["cpu", "cuda"] } as const;
 const directory = { type: "string", value: "FOLDER", takes: "folder" } as const satisfies Partial<OptionSpec>;

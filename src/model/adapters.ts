@@ -9,17 +9,17 @@ export type AdapterState = "slot" | "host" | "disk";
 
 /** An adapter that a model serves. */
 export interface AdapterInfo {
-  /** What requests call it. */
+  /** The name that requests use. */
   readonly name: string;
   /** Increases by one with each `replace`. */
   readonly version: number;
   /** Its folder, absolute. */
   readonly path: string;
-  /** What its weights are multiplied with besides its own `alpha / rank`; 1: as trained. */
+  /** A factor for its weights, in addition to its own `alpha / rank`; 1: as trained. */
   readonly scale: number;
   /** The largest rank of its modules. */
   readonly rank: number;
-  /** LoRA's alpha, from `adapter_config.json`: its weights count `alpha / rank` times. */
+  /** LoRA's alpha, from `adapter_config.json`: its weights are multiplied by `alpha / rank`. */
   readonly alpha: number;
   /** The modules that it changes, e.g. `["q_proj", "v_proj"]`. */
   readonly targetModules: readonly string[];
@@ -27,9 +27,9 @@ export interface AdapterInfo {
   readonly sizeBytes: number;
   /** Where its weights are now. */
   readonly state: AdapterState;
-  /** Whether it is kept from eviction. */
+  /** Whether it is pinned, so that it is not evicted. */
   readonly pinned: boolean;
-  /** Requests that run on it now, and that it has served and failed since it was loaded. */
+  /** Requests that use it now. */
   readonly running: number;
   /** Requests that it has answered since it was loaded. */
   readonly served: number;
@@ -43,21 +43,21 @@ export interface AdapterInfo {
   readonly loadedAt: Date;
 }
 
-/** What an adapter's folder holds, and whether this model could serve it. */
+/** What an adapter's folder contains, and whether this model could serve it. */
 export interface AdapterInspection {
   /** The folder that was read, absolute. */
   readonly path: string;
-  /** Whether `load` would take it. */
+  /** Whether `load` would accept it. */
   readonly loadable: boolean;
-  /** Why not. */
+  /** The reasons why not. */
   readonly problems: readonly string[];
-  /** The largest rank of its modules; absent where the files cannot tell. */
+  /** The largest rank of its modules; absent if the files do not say. */
   readonly rank?: number;
   /** LoRA's alpha. */
   readonly alpha?: number;
   /** The modules that it changes. */
   readonly targetModules?: readonly string[];
-  /** The base model that its training named, for people: it is not compared. */
+  /** The base model that its training named. This is information only: it is not compared. */
   readonly baseModel?: string | undefined;
   /** Bytes of its weights. */
   readonly sizeBytes?: number;
@@ -74,7 +74,7 @@ export interface AdapterLoadOptions {
 type Control = (request: Record<string, unknown>) => Promise<unknown>;
 
 /**
- * The adapters of a model, while it runs: `model.adapters`. No call pauses the requests that run.
+ * Manages the adapters of a running model: `model.adapters`. None of its calls pauses running requests.
  *
  * ```ts
  * await model.adapters.load("sql", "./adapters/sql");
@@ -90,20 +90,20 @@ export class Adapters {
     this.#control = control;
   }
 
-  /** Every adapter that the model serves. */
+  /** Lists every adapter that the model serves. */
   async list(): Promise<AdapterInfo[]> {
     return ((await this.#control({ op: "adapters.list" })) as RawAdapter[]).map(toInfo);
   }
 
-  /** One adapter. @throws {@link AdapterNotFoundError} */
+  /** Returns one adapter. @throws {@link AdapterNotFoundError} */
   async get(name: string): Promise<AdapterInfo> {
     return toInfo((await this.#control({ op: "adapters.get", name: text("name", name) })) as RawAdapter);
   }
 
   /**
-   * Checks an adapter's files and loads it; the next request can name it.
+   * Checks an adapter's files and loads it. Afterwards requests can name it.
    *
-   * @param path - the adapter's folder, seen from this process
+   * @param path - the adapter's folder; a relative path is relative to the working directory
    * @param options - `scale` multiplies its weights (0.5: half as strong); default 1
    * @throws {@link AdapterLoadError} saying what is wrong with the files; ERR_TRITON_ALREADY_EXISTS for a name in use
    */
@@ -112,7 +112,7 @@ export class Adapters {
   }
 
   /**
-   * Serves another adapter under the same name. Requests that run finish with the version they started with.
+   * Replaces an adapter by another one under the same name. Running requests finish with the version they started with.
    *
    * @throws {@link AdapterNotFoundError}, {@link AdapterLoadError}
    */
@@ -120,7 +120,7 @@ export class Adapters {
     return this.#act("adapters.replace", name, path, options);
   }
 
-  /** Stops serving an adapter. Requests that run on it finish first. @throws {@link AdapterNotFoundError} */
+  /** Unloads an adapter. Requests that use it finish first. @throws {@link AdapterNotFoundError} */
   async unload(name: string): Promise<void> {
     await this.#act("adapters.unload", name);
   }
@@ -135,7 +135,7 @@ export class Adapters {
     return this.#act("adapters.unpin", name);
   }
 
-  /** Reads an adapter's folder without loading it, and tells whether this model could serve it. */
+  /** Reads an adapter's folder without loading it, and says whether this model could serve it. */
   async inspect(path: string): Promise<AdapterInspection> {
     const raw = (await this.#control({ op: "adapters.inspect", path: resolve(text("path", path)) })) as RawInspection;
     const { target_modules, base_model, size_bytes, ...rest } = raw;

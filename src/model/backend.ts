@@ -7,13 +7,13 @@ import { DeltaChannel, type ReadEntry } from "../transport/deltas";
 import { BackendFeatureError, type BackendInputs, inputsOf, toContract } from "./contract";
 import { control } from "./control";
 
-/** Parameters of a request that only this host sends (backends/vllm/tritonode). */
+/** Request parameters that only this package sends to its own backend (backends/vllm/tritonode). */
 const parameters = {
   /** Names a request for the `cancel` operation. */
   cancelToken: "tritonode_cancel_token",
-  /** Opens a channel of that name. */
+  /** Opens a channel with this name. */
   openChannel: "tritonode_open_channel",
-  /** Sends the responses through the channel of that name. */
+  /** Sends the responses through the channel with this name. */
   channel: "tritonode_channel",
 } as const;
 
@@ -22,7 +22,7 @@ export type BackendRequest = Pick<
   InferenceRequest,
   "id" | "inputs" | "outputs" | "parameters" | "raw" | "signal" | "deadline" | "merge"
 > & {
-  /** Reads the responses that come through the channel; without it none do. */
+  /** Reads responses from the channel; without it no response comes through the channel. */
   readonly read?: ReadEntry | undefined;
 };
 
@@ -34,7 +34,7 @@ export class Backend {
   // The threads of a process share models, so tokens must differ between threads.
   readonly #tokenPrefix = `${randomBytes(6).toString("hex")}-`;
   #nextToken = 1;
-  /** Of another backend; undefined: this package's own. */
+  /** The contract of another backend; undefined for this package's own. */
   #foreign: BackendInputs | undefined;
   readonly #cancelled: string[] = [];
   #closed = false;
@@ -48,9 +48,9 @@ export class Backend {
   }
 
   /**
-   * Looks which backend serves the model, and opens the channel. Requests that are sent before do without it.
+   * Finds out which backend serves the model, and opens the channel. Requests that are sent earlier do not use it.
    *
-   * Another backend than this package's would take the request that opens a channel for a prompt, and answer it.
+   * Any other backend would treat the request that opens a channel as a prompt, and answer it.
    */
   async open(): Promise<void> {
     const inputs = inputsOf(await this.#core.ask((addon) => addon.modelConfig(this.#model)));
@@ -58,12 +58,12 @@ export class Backend {
     else await this.#channel.open();
   }
 
-  /** Takes no further requests; those that run go on. */
+  /** Accepts no further requests. Running requests continue. */
   close(): void {
     this.#closed = true;
   }
 
-  /** Cancels the requests that run, or waits (up to `deadline` milliseconds) until they are done; closes the channel. */
+  /** Cancels the running requests, or waits up to `deadline` milliseconds until they finish; then closes the channel. */
   async end({ drain, deadline }: { drain: boolean; deadline: number | undefined }): Promise<void> {
     this.close();
     const cancel = () => this.#core.cancelAll(new RequestCancelledError("the model was disposed of"));
@@ -74,7 +74,7 @@ export class Backend {
     this.#channel.close();
   }
 
-  /** Sends a request. @throws {@link DisposedError}, and what keeps it from being sent */
+  /** Sends a request. @throws {@link DisposedError}, and errors of sending it */
   send({ read, ...request }: BackendRequest): ResponseStream {
     if (this.#foreign !== undefined) return this.#sendContract(request, this.#foreign);
     const channel = read === undefined ? undefined : this.#channel.name;
@@ -83,7 +83,7 @@ export class Backend {
     return this.#send(named, (token) => ({ deliver: (handler) => this.#channel.add(token, handler, read) }));
   }
 
-  /** Cancels through Triton alone, which such a backend asks. */
+  /** Cancels only through Triton, which another backend checks. */
   #sendContract(request: BackendRequest, foreign: BackendInputs): ResponseStream {
     if (this.#closed) throw new DisposedError(`the model '${this.#model}'`);
     if (request.inputs?.some(({ name }) => name === "http_request")) {
@@ -141,8 +141,8 @@ export class Backend {
   }
 
   /**
-   * Tells the backend which requests were cancelled. It could ask Triton, but would have to ask for each running
-   * request in turn. All requests that are cancelled in one turn of the event loop are sent together.
+   * Tells the backend which requests were cancelled. The backend could ask Triton, but only by checking each running request.
+   * All requests that are cancelled in one iteration of the event loop are sent together.
    */
   #cancelSoon(token: string): void {
     if (this.#cancelled.push(token) > 1) return;

@@ -3,25 +3,25 @@ import type { InferenceRequest } from "../server";
 import type { InputTensor } from "../transport/tensors";
 
 /**
- * The model is served by another vLLM backend than this package's (option `backend`), which lacks what was asked for.
+ * The model is served by another vLLM backend (option `backend`), which does not have the requested feature.
  * Nothing was sent.
  */
 export class BackendFeatureError extends TritonodeError {
   constructor(feature: string) {
     super("ERR_BACKEND_FEATURE", `the model's backend has no ${feature}`, {
-      hint: "it takes generate and stream alone; leave out `backend` to serve the model with tritonode's own",
+      hint: "it has only generate and stream; leave out `backend` to serve the model with tritonode's own",
     });
   }
 }
 
-/** What a backend takes, told by the inputs of the model that it has completed the configuration of. */
+/** What a backend accepts, according to the inputs in the model configuration that it has completed. */
 export interface BackendInputs {
   readonly names: ReadonlySet<string>;
-  /** Whether it is this package's backend, which also takes control operations, HTTP requests and a channel. */
+  /** Whether it is this package's backend, which also supports control operations, HTTP requests and a channel. */
   readonly own: boolean;
 }
 
-/** Reads the inputs from the model's configuration, as Triton answers with it (`ModelConfig` of model_config.proto). */
+/** Reads the inputs from the model configuration that Triton returns (`ModelConfig` of model_config.proto). */
 export function inputsOf(configuration: string): BackendInputs {
   const { input = [] } = JSON.parse(configuration) as { input?: { name: string }[] };
   const names = new Set(input.map(({ name }) => name));
@@ -39,9 +39,9 @@ interface HostRequest {
 }
 
 /**
- * A request of {@link prepareRequest} with the contract's inputs as tensors, for any backend that keeps to the contract of
- * Triton's vLLM backend (README of triton-inference-server/vllm_backend; docs/additional_outputs.md there). Outputs that
- * the model does not declare (before 24.12: finish reason and token counts) are not asked for.
+ * Converts a request of {@link prepareRequest} to tensors, for any backend that implements the contract of Triton's vLLM
+ * backend (README of triton-inference-server/vllm_backend; docs/additional_outputs.md there). Outputs that the model does
+ * not declare (before 24.12: finish reason and token counts) are not requested.
  *
  * @throws {@link BackendFeatureError} for token ids, and for an adapter that is given with its path or a scale
  */

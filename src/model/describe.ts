@@ -4,12 +4,12 @@ import { packageRoot } from "../package-root";
 import { findRuntime } from "../runtime";
 import { run } from "../runtime/process";
 
-/** What a model's files say, without loading it (backends/vllm/tritonode/describe.py). */
+/** The description of a model from its files, without loading it (backends/vllm/tritonode/describe.py). */
 export interface ModelDescription {
   readonly path: string;
   readonly kind: "folder" | "gguf";
   readonly architecture: string | null;
-  /** Numbers in the weights, and their types with the count of each; packed formats count what is stored. */
+  /** The number of elements in the weights, in all and by type; for packed formats, the number of stored elements. */
   readonly parameters: number;
   readonly types: Readonly<Record<string, number>>;
   readonly quantization: string | null;
@@ -17,14 +17,14 @@ export interface ModelDescription {
   readonly layers: number | null;
   readonly hidden_size: number | null;
   readonly vocabulary: number | null;
-  /** The longest sequence that the model was made for, tokens. */
+  /** The longest sequence that the model was made for, in tokens. */
   readonly context: number | null;
   readonly chat_template: boolean;
-  /** Why it can't be served, as far as the files tell. */
+  /** The reasons why it can't be served, as far as the files show. */
   readonly problems: readonly string[];
 }
 
-/** What an adapter's files say, without loading it. */
+/** The description of an adapter from its files, without loading it. */
 export interface AdapterDescription {
   readonly path: string;
   readonly loadable: boolean;
@@ -42,7 +42,7 @@ export interface DescribeOptions {
   readonly signal: AbortSignal;
 }
 
-/** Reads the files of a Hugging Face folder or a GGUF file. @throws {@link InvalidArgumentError} for what is none */
+/** Reads the files of a Hugging Face folder or a GGUF file. @throws {@link InvalidArgumentError} for anything else */
 export async function describeModel(path: string, options: DescribeOptions): Promise<ModelDescription> {
   const [description] = await describe<ModelDescription>(["model", resolve(path)], options);
   if (description !== undefined) return description;
@@ -52,7 +52,7 @@ export async function describeModel(path: string, options: DescribeOptions): Pro
 /**
  * Reads adapters' folders, and says whether each can be served.
  *
- * @param model - the base model that they must fit; left out: any
+ * @param model - the base model that they must fit (default: any)
  */
 export function describeAdapters(
   paths: readonly string[],

@@ -4,29 +4,29 @@ import type { GenerateResult, Usage } from "./results";
 import type { StreamWatcher } from "./stream";
 
 /**
- * What the channels `tritonode:request:start`, `:first-token`, `:end` and `:error` of `node:diagnostics_channel` publish. It is
- * one object for all of them, filled as the request goes on, so it can be the key of a WeakMap.
+ * The message of the channels `tritonode:request:start`, `:first-token`, `:end` and `:error` of `node:diagnostics_channel`. All
+ * of them publish the same object for a request, and fields are set as the request proceeds. It can be the key of a WeakMap.
  */
 export interface RequestDiagnostics {
   /** The model's name in Triton. */
   readonly model: string;
-  /** Which call it is. */
+  /** The method that was called. */
   readonly operation: "generate" | "chat" | "embeddings" | "fetch";
   /** The adapter's name; undefined for the base model. */
   readonly adapter: string | undefined;
-  /** Whether its answer comes in pieces. */
+  /** Whether the answer is streamed. */
   readonly streaming: boolean;
   /** vLLM's own fields of the request, without the prompt; of `fetch` its method and path. */
   readonly parameters: Readonly<Record<string, unknown>>;
   /** Set at `first-token` of a streamed request, milliseconds. */
   timeToFirstToken?: number;
-  /** Set at `end` and `error`, milliseconds. Of `fetch`: until the response's head. */
+  /** Set at `end` and `error`, milliseconds. For `fetch`: until the response's headers. */
   duration?: number;
-  /** Set at `end`, where there is one. */
+  /** Set at `end`, if it is known. */
   usage?: Usage;
   /** Set at `end`: why each choice ended. */
   finishReasons?: readonly string[];
-  /** Set at `end` of `fetch`. */
+  /** Set at `end` for `fetch`. */
   status?: number;
   /** Set at `error`. */
   error?: unknown;
@@ -54,7 +54,7 @@ const load = {
   error: channel("tritonode:load:error"),
 };
 
-/** Publishes what becomes of one request. Each of them is published once at most. */
+/** Publishes the messages of one request. Each message is published at most once. */
 export class RequestTrace {
   readonly #message: RequestDiagnostics;
   readonly #began = performance.now();
@@ -87,7 +87,7 @@ export class RequestTrace {
   }
 }
 
-/** Begins the trace of a request; undefined, and no work at all, while nobody listens. */
+/** Begins the trace of a request. Returns undefined, without any work, if no channel has a subscriber. */
 export function trace(message: () => RequestDiagnostics): RequestTrace | undefined {
   const { start, firstToken, end, error } = request;
   const heard = start.hasSubscribers || firstToken.hasSubscribers || end.hasSubscribers || error.hasSubscribers;
@@ -111,7 +111,7 @@ export async function traced<T>(
   }
 }
 
-/** Traces a stream. @param details - of the whole answer; asked for at its end */
+/** Traces a stream. @param details - called at the end, for the details of the whole answer */
 export function watchWith(
   begun: RequestTrace,
   details: () => Parameters<RequestTrace["end"]>[0],
@@ -124,7 +124,7 @@ export function watchWith(
   };
 }
 
-/** What the end of a generation tells. */
+/** The details at the end of a generation. */
 export function detailsOf({ usage, choices }: GenerateResult): Parameters<RequestTrace["end"]>[0] {
   return { usage, finishReasons: choices.map(({ finishReason }) => finishReason) };
 }
@@ -146,7 +146,7 @@ export async function tracedLoad<T>(model: string, run: () => Promise<T>): Promi
   }
 }
 
-/** The message of a request whose options were checked. */
+/** Makes the message of a request from its checked options. */
 export function requestMessage(
   model: string,
   operation: RequestDiagnostics["operation"],
@@ -156,7 +156,7 @@ export function requestMessage(
   return { model, operation, adapter: lora?.name, streaming, parameters: { ...fields } };
 }
 
-/** Traces each call of a `fetch`, until the head of its response. */
+/** Traces each call of a `fetch`, until the headers of its response. */
 export function tracedFetch(model: string, fetch: typeof globalThis.fetch): typeof globalThis.fetch {
   return async (input, init) => {
     const begun = trace(() => {

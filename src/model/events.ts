@@ -3,7 +3,7 @@ import type { Logger } from "../server";
 import type { RestartEvent } from "./restart";
 
 /**
- * A change to the adapters of a model, whoever made it: this object, another thread, a request, a file that is watched.
+ * A change to the adapters of a model. It may come from this object, another thread, a request, or a watched file.
  */
 export interface AdapterEvent {
   /** What happened to it. */
@@ -20,9 +20,9 @@ export interface AdapterEvent {
 
 /** A line of the log of Triton, vLLM or the child process. */
 export interface LogEvent {
-  /** How much it matters. */
+  /** The severity. */
   readonly level: keyof Logger;
-  /** The line, without its end. */
+  /** The line, without its line end. */
   readonly message: string;
 }
 

@@ -4,9 +4,9 @@ import { loadHint, plainReason } from "./load-hints";
 
 /** The request named an adapter that the model does not serve. `cause` holds Triton's own message. */
 export class AdapterNotFoundError extends TritonodeError {
-  /** The name that was asked for. */
+  /** The name in the request. */
   readonly adapter: string;
-  /** The names that the model serves. */
+  /** The adapters that the model serves. */
   readonly available: readonly string[];
 
   constructor(adapter: string, available: readonly string[], options?: { cause?: unknown }) {
@@ -32,7 +32,7 @@ export class LoraDisabledError extends TritonodeError {
   }
 }
 
-/** An adapter's files cannot be served; `message` says which adapter and why. */
+/** An adapter cannot be loaded from its files; `message` says which adapter and why. */
 export class AdapterLoadError extends TritonodeError {
   constructor(message: string, options?: { cause?: unknown }) {
     super("ERR_ADAPTER_LOAD", message, {
@@ -53,7 +53,7 @@ export class MultiLoraMissingError extends ModelLoadError {
   }
 }
 
-// The wordings are fixed by the vLLM backend's contract: upstream's tests compare them.
+// The contract of Triton's vLLM backend fixes these messages: upstream's tests compare them.
 const unknownLora = /^LoRA (.*) is not supported, we currently support \[(.*)\]$/s;
 const generating = /^Error generating stream: /;
 const missingLoraFile = /FileNotFoundError: (Triton backend cannot find .*?\.json\.)/s;
@@ -62,7 +62,7 @@ const leftOut =
   /^(.*(?:this runtime was made without it|has no kernels for this processor).*); (run: npx tritonode setup .*)$/s;
 const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
 
-/** Converts the error of a request to a more specific one where there is one. */
+/** Converts the error of a request to a more specific one, if there is one. */
 export function fromRequestFailure(error: unknown): unknown {
   if (!(error instanceof TritonServerError)) return error;
   const { message } = error;
@@ -76,7 +76,7 @@ export function fromRequestFailure(error: unknown): unknown {
     );
   }
   if (message === "LoRA feature is not enabled.") return new LoraDisabledError({ cause: error });
-  // Triton's own vLLM backend logs what is wrong with sampling parameters, and goes on without any.
+  // Triton's own vLLM backend logs errors in sampling parameters, and continues without the parameters.
   if (message === "Error generating stream: 'NoneType' object has no attribute 'lora_name'") {
     return new InvalidArgumentError("the model's backend does not take these sampling parameters", {
       hint: "its log says why: pass `logger` to VllmModel.load",

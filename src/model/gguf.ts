@@ -2,16 +2,16 @@ import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { InvalidArgumentError } from "../errors";
 
-/** The magic number, the version, and the numbers of tensors and keys (GGUF's specification, versions 2 and 3). */
+/** Bytes of the magic number, the version, and the counts of tensors and keys (GGUF's specification, versions 2 and 3). */
 const HEADER_BYTES = 24;
 
-/** Whether a base model's path means a GGUF file. */
+/** Whether a base model's path names a GGUF file. */
 export function isGguf(model: unknown): model is string {
   return typeof model === "string" && model.toLowerCase().endsWith(".gguf");
 }
 
 /**
- * Checks that a file can be a GGUF file, before a child is started for it; the child checks all the rest.
+ * Checks that a file can be a GGUF file, before a child is started for it. The child checks the rest of the file.
  *
  * @throws {@link InvalidArgumentError} for a file that is missing, too short, or of another format or version.
  */
@@ -20,7 +20,7 @@ export function checkGgufFile(model: string): void {
   const header = Buffer.alloc(HEADER_BYTES);
   let bytes: number;
   try {
-    // A model's folder may be called so too.
+    // A model's folder may have such a name too.
     if (statSync(path).isDirectory()) return;
     const file = openSync(path, "r");
     try {

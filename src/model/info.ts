@@ -1,4 +1,4 @@
-/** Facts about a loaded model. */
+/** Information about a loaded model. */
 export interface ModelInfo {
   /** The base model's folder or file. */
   readonly model: string;
@@ -8,9 +8,9 @@ export interface ModelInfo {
   readonly pid: number;
   /** Seconds that the engine took to load. */
   readonly loadSeconds: number;
-  /** `tokens` that the KV cache holds, its size where it is known, and the longest sequence. */
+  /** The number of tokens that the KV cache holds, its size if it is known, and the longest sequence. */
   readonly kvCache: { readonly tokens: number; readonly bytes: number | undefined; readonly maxModelLen: number };
-  /** vLLM's own count. */
+  /** The numbers of requests, as vLLM counts them. */
   readonly requests: { readonly running: number; readonly waiting: number };
   /** Whether it can serve adapters. */
   readonly enableLora: boolean;

@@ -1,10 +1,10 @@
-/** A reason of vLLM's or of this package's backend for a load that fails, and the one thing to try. */
+/** A reason why a load fails, from vLLM or this package's backend, and what to do about it. */
 interface Hint {
   readonly reason: RegExp;
   readonly hint: string;
 }
 
-/** The first one that fits counts. The same list is in docs/errors.md, for people. */
+/** The first entry that matches is used. docs/errors.md has the same list for readers. */
 const hints: readonly Hint[] = [
   {
     reason:
@@ -79,13 +79,13 @@ const hints: readonly Hint[] = [
 
 const general = "the log says more: pass `logger` to VllmModel.load, or run: npx tritonode doctor";
 
-/** The one thing to try for a load that failed. */
+/** What to do about a load that failed. */
 export function loadHint(reason: string): string {
   return hints.find((each) => each.reason.test(reason))?.hint ?? general;
 }
 
 /**
- * The engine's real reason, without what pydantic and a pip command put around it: the type of the error, the inputs, a link.
+ * Returns the engine's own reason, without pydantic's additions (the type of the error, the inputs, a link) and pip commands.
  */
 export function plainReason(reason: string): string {
   const pydantic = /^\d+ validation errors? for \w+\n([\s\S]*)$/.exec(reason);
@@ -97,11 +97,11 @@ export function plainReason(reason: string): string {
   return shorten(body);
 }
 
-/** Leaves out lists of all that vLLM knows, and advice for people who run its server. */
+/** Removes lists of everything that vLLM supports, and advice that applies only to its server. */
 function shorten(text: string): string {
   return (
     text
-      // The server sees a repository by a link in its private folder, which tells nobody anything.
+      // The server sees a repository through a link in its private folder, which would only confuse a reader.
       .replace(/\S*\/tritonode-\d+-\w+\/repositories\/\w+\/(?=\S+\/model\.json: )/, "")
       .replace(/ Supported architectures: dict_keys\([\s\S]*$/, "")
       .replace(/\nYou can update Transformers with [\s\S]*$/, "")

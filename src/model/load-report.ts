@@ -7,10 +7,10 @@ import { type LoadProgress, loggerFor, type ProgressLine, type VllmModelOptions 
 import { keepLoadTimes, LoadClock, readLoadTimes } from "./load-times";
 import type { RestartEvent } from "./restart";
 
-/** What is told of a model: the progress of its load, its log, and its events from then on. */
+/** Reports a model's progress while it loads, its log, and its events afterwards. */
 export class LoadReport {
   readonly events = new Emitter<ModelEvents>(modelEvents);
-  /** Gets the server's log: progress and changes of adapters are taken out, the rest is passed on. */
+  /** Receives the server's log: handles lines about progress and adapters, and passes on the others. */
   readonly logger: Logger;
   readonly #name: string;
   readonly #options: VllmModelOptions;
@@ -37,7 +37,7 @@ export class LoadReport {
     this.#progress({ phase: "start" });
   }
 
-  /** Keeps how long the phases took, for the next load's estimate. */
+  /** Saves how long the phases took, for the estimate of the next load. */
   async end(): Promise<void> {
     if (this.#clock === undefined) return;
     await keepLoadTimes(this.#options, this.#device, this.#clock.times(performance.now() - this.#began));

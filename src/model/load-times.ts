@@ -7,7 +7,7 @@ import type { LoadProgress, VllmModelOptions } from "./load";
 
 type Phase = LoadProgress["phase"];
 
-/** The phases of a load in their order, with the share of the time that each ends at (SmolLM2 on two cores). */
+/** The phases of a load in order, each with the fraction of the time at which it ends (SmolLM2 on two cores). */
 const PHASES: Readonly<Record<Phase, number>> = {
   start: 0.05,
   import: 0.55,
@@ -22,13 +22,13 @@ const ORDER = Object.keys(PHASES) as Phase[];
 /** Milliseconds that each phase took. */
 export type LoadTimes = Partial<Record<Phase, number>>;
 
-/** The last load in a child that started for it, and the last in a child that had imported everything already. */
+/** The times of the last load in a new child, and of the last load in a warm child. */
 export interface LastLoads {
   readonly cold?: LoadTimes;
   readonly warm?: LoadTimes;
 }
 
-/** Tells how far a load is: by the times of an earlier one where there is one, else by the usual shares of the phases. */
+/** Estimates a load's progress, from the times of an earlier load if there is one, else from typical times of the phases. */
 export class LoadClock {
   readonly #times: LoadTimes = {};
   #phase: Phase = "start";
@@ -39,17 +39,17 @@ export class LoadClock {
   /** @param last - the times of earlier loads of the same model */
   constructor(private readonly last: LastLoads) {}
 
-  /** The load has got a child that had imported everything: it is compared with others that had. */
+  /** Call this if the load uses a warm child: it is then compared with earlier loads in warm children. */
   setWarm(): void {
     this.#warm = true;
   }
 
   /**
-   * Takes a step of the load.
+   * Reports a step of the load.
    *
    * @param elapsed - milliseconds since the load began
-   * @returns the fraction that is done, 0 to 1, and never less than before; the milliseconds that remain, where an earlier load
-   *   says it
+   * @returns the fraction that is done, 0 to 1, and never less than before; the milliseconds that remain, if the times of an
+   *   earlier load are known
    */
   step(phase: Phase, elapsed: number, done?: number, total?: number): { fraction: number; remaining?: number } {
     if (phase !== this.#phase) {
@@ -64,7 +64,7 @@ export class LoadClock {
     return { fraction: this.#fraction, ...(remaining === undefined ? {} : { remaining }) };
   }
 
-  /** The times of this load, once it is ready at `elapsed`, under its kind. */
+  /** Returns the times of this load, which was ready at `elapsed`, together with its kind. */
   times(elapsed: number): LastLoads {
     const times = { ...this.#times, ...(this.#phase === "ready" ? {} : { [this.#phase]: elapsed - this.#since }) };
     return this.#warm ? { warm: times } : { cold: times };
@@ -86,10 +86,10 @@ function usual(phase: Phase, part: number): number {
   return from + (PHASES[phase] - from) * part;
 }
 
-/** How many models are remembered. */
+/** The maximum number of models whose times are kept. */
 const KEPT = 64;
 
-/** Where the times of earlier loads are: `$XDG_CACHE_HOME/tritonode/load-times`, by default below `~/.cache`. */
+/** The folder with the times of earlier loads: `$XDG_CACHE_HOME/tritonode/load-times`, by default below `~/.cache`. */
 export function loadTimesFolder(environment: NodeJS.ProcessEnv = process.env): string {
   const configured = environment["XDG_CACHE_HOME"];
   const cache = configured && isAbsolute(configured) ? configured : join(environment["HOME"] || homedir(), ".cache");
@@ -107,7 +107,7 @@ function fileFor(options: VllmModelOptions, device: string): string {
   return join(loadTimesFolder(), `${key.slice(0, 24)}.json`);
 }
 
-/** The times of the last loads of this model on this machine; empty where there are none, or none that can be read. */
+/** Reads the times of the last loads of this model on this machine; empty if there are none, or if they can't be read. */
 export async function readLoadTimes(options: VllmModelOptions, device: string): Promise<LastLoads> {
   try {
     const { cold, warm } = JSON.parse(await readFile(fileFor(options, device), "utf8")) as Record<string, unknown>;
@@ -125,7 +125,7 @@ function known(kind: keyof LastLoads, read: unknown): LastLoads {
   return times.length === 0 ? {} : { [kind]: Object.fromEntries(times) };
 }
 
-/** Keeps the times of a load for the next one, beside those of the other kind. A folder that can't be written to loses them, and no more. */
+/** Saves the times of a load for the next one, next to those of the other kind. If the folder can't be written, nothing is saved. */
 export async function keepLoadTimes(options: VllmModelOptions, device: string, times: LastLoads): Promise<void> {
   const folder = loadTimesFolder();
   const temporary = join(folder, randomBytes(8).toString("hex"));

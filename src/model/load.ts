@@ -18,7 +18,7 @@ export interface LoadProgress {
   readonly phase: "start" | "import" | "check-adapters" | "load-model" | "load-adapter" | "warm-up" | "ready";
   /** The adapter of `load-adapter`. */
   readonly adapter?: string;
-  /** Steps done and to do within the phase, where they are known. */
+  /** Finished steps of the phase, and all of its steps (`total`), if they are known. */
   readonly done?: number;
   /** See `done`. */
   readonly total?: number;
@@ -30,7 +30,8 @@ export interface LoadProgress {
    */
   readonly fraction: number;
   /**
-   * Milliseconds that remain, from the last load of this model with `onProgress` on this machine; absent without one.
+   * Milliseconds that remain, estimated from the last load of this model with `onProgress` on this machine; absent if there was
+   * none.
    */
   readonly remaining?: number;
 }
@@ -39,21 +40,21 @@ export interface LoadProgress {
 export interface PrewarmOptions {
   /** The runtime's folder, or a runtime of `findRuntime`; by default the one that `npx tritonode setup` made. */
   runtime?: string | Runtime | undefined;
-  /** What the engine computes on. Default: CUDA's runtime where one is set up, else the CPU's. */
+  /** The device of the engine. Default: `"cuda"` if a runtime for CUDA is installed, else `"cpu"`. */
   device?: "cpu" | "cuda" | undefined;
   /**
    * The folder of another vLLM backend (`model.py`) to serve the model with, unmodified: in NVIDIA's container
-   * `/opt/tritonserver/backends/vllm`. It has `generate` and `stream`; the rest is {@link BackendFeatureError}. All models
-   * of a process have the same.
+   * `/opt/tritonserver/backends/vllm`. It has `generate` and `stream`; other calls reject with {@link BackendFeatureError}.
+   * All models of a process use the same backend.
    */
   backend?: string | undefined;
   /** Gets the log of Triton, vLLM and the child process, for example `console`. By default nothing is logged. */
   logger?: Logger | undefined;
   /** Aborting it cancels loading and ends the child process. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds that it may take; by default 10 minutes. */
+  /** Maximum time for it in milliseconds. Default: 10 minutes. */
   timeout?: number | undefined;
-  /** Environment variables for the child alone (for example `OMP_NUM_THREADS`); this process keeps its own. */
+  /** Environment variables for the child only (for example `OMP_NUM_THREADS`); those of this process do not change. */
   environment?: Readonly<Record<string, string>> | undefined;
 }
 
@@ -61,25 +62,25 @@ interface CommonOptions extends PrewarmOptions {
   /** Gets each step of the load. */
   onProgress?: ((progress: LoadProgress) => void) | undefined;
   /**
-   * Keep a warm child (see {@link VllmModel.prewarm}) while this model is loaded, for restarts and further models. The
-   * first one is made after the load. Default false.
+   * Whether to keep a warm child (see {@link VllmModel.prewarm}) while this model is loaded, for restarts and further models.
+   * The first one is started after the load. Default: false.
    */
   prewarm?: boolean | undefined;
   /**
    * What happens when the engine's process dies. Its running requests are lost in any case ({@link EngineDiedError}).
-   * `"never"` (default): the model stays down. `"on-failure"`: it is loaded again, with the adapters that were loaded at
-   * run time; pauses and attempts can be set.
+   * `"never"` (default): the model is not loaded again. `"on-failure"`: it is loaded again, with the adapters that were loaded at
+   * run time. An object also sets delays and the number of attempts.
    */
   restart?: RestartOptions["policy"] | RestartOptions | undefined;
   /** Gets each step of a restart. */
   onRestart?: ((event: RestartEvent) => void) | undefined;
 }
 
-/** The folder form: the tutorial's layout, as Triton's vLLM container has it. */
+/** Options for a model repository, with the layout of Triton's vLLM backend. */
 export interface RepositoryOptions extends CommonOptions {
   /** The folder that holds `<model>/1/model.json`. */
   modelRepository: string;
-  /** The model's name, where the repository holds more than one. */
+  /** The model's name, if the repository has more than one. */
   model?: string | undefined;
   /** Belongs to {@link ObjectOptions}. */
   engine?: undefined;
@@ -87,29 +88,30 @@ export interface RepositoryOptions extends CommonOptions {
   loras?: undefined;
 }
 
-/** The object form: the same two files, as objects. Relative paths are relative to the working directory. */
+/** Options for a model without a repository: `model.json` and `multi_lora.json` as objects. Relative paths are relative to the
+ * working directory. */
 export interface ObjectOptions extends CommonOptions {
-  /** What `model.json` would hold. */
+  /** The content of `model.json`: vLLM's engine arguments. */
   engine: EngineArguments;
-  /** What `multi_lora.json` would hold; turns `enable_lora` on. */
+  /** The content of `multi_lora.json`: adapters' folders by name. Sets `enable_lora` to true. */
   loras?: Record<string, string> | undefined;
-  /** The model's name within the process; `vllm_model` when left out. */
+  /** The model's name within the process. Default: `vllm_model`. */
   model?: string | undefined;
   /** Belongs to {@link RepositoryOptions}. */
   modelRepository?: undefined;
 }
 
-/** Options of {@link VllmModel.load}: a folder of Triton, or its content as objects. */
+/** Options of {@link VllmModel.load}: a model repository, or the content of its files as objects. */
 export type VllmModelOptions = RepositoryOptions | ObjectOptions;
 
 /** The content of a progress line of the backend. */
 export interface ProgressLine extends Partial<AdapterEvent> {
   readonly model: string;
-  /** `adapter`: no progress, but a change to the adapters that are served. */
+  /** `adapter`: not progress, but a change to the adapters that are served. */
   readonly phase: LoadProgress["phase"] | "adapter";
   readonly done?: number;
   readonly total?: number;
-  /** With `import`: everything is imported already. */
+  /** With `import`: the child has already imported everything. */
   readonly warm?: boolean;
 }
 
@@ -152,7 +154,7 @@ export async function resolveRuntime({ runtime, device }: PrewarmOptions): Promi
   });
 }
 
-/** The folder of the backend that serves the model. @throws {@link InvalidArgumentError} for one that is none. */
+/** The folder of the backend that serves the model. @throws {@link InvalidArgumentError} if it is not a backend's folder. */
 export function backendFolder(named: string | undefined): string {
   if (named === undefined) return join(packageRoot(), "backends", "vllm");
   const folder = resolve(named);

@@ -9,16 +9,16 @@ import { checkSignal } from "./options";
 export interface MapOptions {
   /** Requests that run at the same time. Default 16; vLLM itself takes up to `max_num_seqs` in one batch. */
   readonly concurrency?: number | undefined;
-  /** Ends the iteration with {@link RequestCancelledError}, and the requests that run. */
+  /** Aborting it cancels the running requests, and the iteration rejects with {@link RequestCancelledError}. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What became of one item: its answer, or its error. The others go on in either case. */
+/** The result of one item: its answer, or its error. An error does not stop the other items. */
 export type MapResult<Item, Result> =
   | { readonly index: number; readonly item: Item; readonly ok: true; readonly result: Result }
   | { readonly index: number; readonly item: Item; readonly ok: false; readonly error: unknown };
 
-/** A list of items, or a source that is read as they are needed. */
+/** An iterable of items, or an async iterable that is read as items are needed. */
 export type MapSource<Item> = Iterable<Item> | AsyncIterable<Item>;
 
 export interface CheckedMap {
@@ -42,11 +42,11 @@ export function checkMap(source: unknown, options: MapOptions): CheckedMap {
 }
 
 /**
- * Runs a request for each item and gives the results in the order of the items. Up to `concurrency` requests run, and as many
- * results may wait for an earlier one or for the reader: then nothing more is read from the source.
+ * Runs a request for each item and yields the results in the order of the items. Up to `concurrency` requests run at once. If as
+ * many results wait for an earlier one or for the reader, nothing more is read from the source.
  *
  * @param run - sends the request of an item; its signal ends it
- * @throws what the source throws, after the results of the items before
+ * @throws what the source throws, after the results of the items before it
  */
 export async function* mapInOrder<Item, Result>(
   source: MapSource<Item>,
@@ -57,7 +57,7 @@ export async function* mapInOrder<Item, Result>(
   const ended = signal === undefined ? left.signal : AbortSignal.any([signal, left.signal]);
   const aborted = () => new RequestCancelledError("the map was aborted by its signal", { cause: signal?.reason });
   const iterator = iteratorOf(source);
-  /** The results in their order, those that are still to come included. */
+  /** The results in order, including those that are not there yet. */
   const results: Promise<MapResult<Item, Result>>[] = [];
   const [room, news] = [new Bell(), new Bell()];
   let running = 0;
@@ -103,7 +103,7 @@ export async function* mapInOrder<Item, Result>(
         continue;
       }
       const result = await unlessAborted(first, signal, aborted);
-      // A request that the signal has ended is no result of its own.
+      // A request that was cancelled by the signal has no result.
       if (signal?.aborted) throw aborted();
       results.shift();
       room.ring();
@@ -119,7 +119,7 @@ export async function* mapInOrder<Item, Result>(
   }
 }
 
-/** Lets one waiter go on. */
+/** Wakes one waiter. */
 class Bell {
   #wake: () => void = () => {};
 

@@ -1,24 +1,24 @@
 import { type MetricFamily, type MetricSample, parseMetrics } from "../server/prometheus";
 
-/** A distribution, as Prometheus counts it. */
+/** A Prometheus histogram. */
 export interface Histogram {
-  /** How many values there are. */
+  /** The number of values. */
   readonly count: number;
   /** Their sum. */
   readonly sum: number;
-  /** `sum / count`; 0 where there is none. */
+  /** `sum / count`; 0 if there are no values. */
   readonly mean: number;
-  /** How many values were at most `upTo`; the last bucket is for all of them (`Infinity`). */
+  /** The number of values that are at most `upTo`; the last bucket counts all values (`Infinity`). */
   readonly buckets: readonly { readonly upTo: number; readonly count: number }[];
 }
 
-/** What requests on one adapter have made, over all its versions. */
+/** Metrics of the requests that used one adapter, over all its versions. */
 export interface AdapterMetrics {
-  /** That it has answered. */
+  /** Requests that were answered. */
   readonly requests: number;
-  /** Failed or cancelled. */
+  /** Requests that failed or were cancelled. */
   readonly failures: number;
-  /** That it has generated. */
+  /** Tokens that were generated. */
   readonly generationTokens: number;
   /** Seconds. */
   readonly timeToFirstToken: Histogram;
@@ -26,11 +26,11 @@ export interface AdapterMetrics {
   readonly latency: Histogram;
 }
 
-/** vLLM's own measures. */
+/** vLLM's own metrics. */
 export interface EngineMetrics {
-  /** Read since the load. */
+  /** Prompt tokens since the load. */
   readonly promptTokens: number;
-  /** Generated since the load. */
+  /** Generated tokens since the load. */
   readonly generationTokens: number;
   /** Seconds. */
   readonly timeToFirstToken: Histogram;
@@ -44,19 +44,19 @@ export interface EngineMetrics {
   readonly generationLength: Histogram;
 }
 
-/** What {@link VllmModel.metrics} resolves with: of this model, since it was loaded. */
+/** The result of {@link VllmModel.metrics}: metrics of this model since it was loaded. */
 export interface ModelMetrics {
-  /** As Triton counts them, the model's own control requests included. */
+  /** Requests as Triton counts them, including the model's own control requests. */
   readonly requests: { readonly succeeded: number; readonly failed: number; readonly pending: number };
   /** Sums over all requests, in seconds: from arrival to end, and the part that was spent waiting. */
   readonly seconds: { readonly total: number; readonly queue: number };
   /** Undefined unless the model's config.pbtxt sets the parameter REPORT_CUSTOM_METRICS to "true". */
   readonly vllm: EngineMetrics | undefined;
-  /** By name; adapters that have served no request are absent, and all of them without REPORT_CUSTOM_METRICS. */
+  /** By adapter's name. Adapters without a request are absent; without REPORT_CUSTOM_METRICS all are. */
   readonly adapters: Readonly<Record<string, AdapterMetrics>>;
   /** Every metric of this model, parsed. */
   readonly families: readonly MetricFamily[];
-  /** Prometheus' text of the whole server, as {@link TritonServer.metrics} gives it. */
+  /** The metrics of the whole server in Prometheus' text format, as {@link TritonServer.metrics} returns them. */
   readonly text: string;
 }
 

@@ -5,14 +5,14 @@ import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import { checkGgufFile, isGguf } from "./gguf";
 
-/** The longest header that is read: that of a file with some 100,000 tensors. */
+/** The longest header that is read, enough for a file with about 100,000 tensors. */
 const maxHeaderBytes = 100 << 20;
-/** Load formats that read a folder's safetensors files, or whatever weights are there. */
+/** Load formats that read a folder's safetensors files, or any weights that they find. */
 const plainFormats: readonly unknown[] = [undefined, null, "auto", "hf", "safetensors"];
 
 /**
- * Looks at a base model's files before a child is started for it: seconds earlier than vLLM would, and in plainer words.
- * What it does not know it leaves to vLLM: names on a hub, other formats.
+ * Checks a base model's files before a child is started for it: seconds earlier than vLLM, and with clearer errors.
+ * Names on a hub and other formats are left to vLLM.
  *
  * @param engine - the engine arguments of the model
  * @throws {@link InvalidArgumentError} for a path that does not exist, a folder without `config.json` or weights, and weights
@@ -36,7 +36,7 @@ export function checkModelFolder(engine: Readonly<Record<string, unknown>>): voi
     });
   }
   const names = namesIn(path);
-  // Other places for the configuration, and Mistral's own form of it.
+  // With these arguments the configuration is elsewhere, or in Mistral's own format.
   const configured = names.includes("config.json") || names.includes("params.json") || engine["hf_config_path"] != null;
   if (!configured) throw unconfigured(path, names);
   checkConfig(path, names);
@@ -112,7 +112,7 @@ function checkShards(path: string, index: string, names: readonly string[]): voi
   });
 }
 
-/** Compares a file with its own header: it says where its last tensor ends (https://github.com/huggingface/safetensors, "Format"). */
+/** Compares a file's size with its header, which says where the last tensor ends (https://github.com/huggingface/safetensors, "Format"). */
 function checkSafetensors(path: string): void {
   const { size } = statSync(path);
   const damaged = (what: string, cause?: unknown) =>

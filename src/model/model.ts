@@ -45,11 +45,11 @@ import { ServedModel, throwIfAborted } from "./served-model";
 
 const defaultName = "vllm_model";
 
-/** How {@link VllmModel.dispose} treats requests that run. */
+/** Options of {@link VllmModel.dispose}. */
 export interface DisposeOptions {
-  /** Let them finish instead of cancelling them. */
+  /** Let running requests finish instead of cancelling them. */
   drain?: boolean | undefined;
-  /** Milliseconds after which the requests that are still running are cancelled all the same. Default: no limit. */
+  /** Milliseconds after which requests that are still running are cancelled. Default: no limit. */
   deadline?: number | undefined;
 }
 
@@ -67,9 +67,9 @@ export class VllmModel implements AsyncDisposable {
   /** The adapters that it serves. */
   readonly adapters: Adapters;
   /**
-   * A WHATWG `fetch` into vLLM's own OpenAI-compatible application, without a network: give it to the OpenAI client, the
-   * AI SDK or LangChain. Any host will do; a relative URL is relative to `/v1/`. Errors of vLLM are HTTP statuses; where
-   * there is no answer at all it rejects with a TypeError whose `cause` says why ({@link EngineDiedError}, ...).
+   * A WHATWG `fetch` that calls vLLM's own OpenAI-compatible application, without a network: pass it to the OpenAI client, the
+   * AI SDK or LangChain. The URL's host is ignored; a relative URL is relative to `/v1/`. Errors of vLLM are HTTP statuses. If
+   * there is no response, it rejects with a TypeError whose `cause` says why ({@link EngineDiedError}, ...).
    */
   readonly fetch: typeof globalThis.fetch;
   readonly #routes: OpenAiRoutes;
@@ -83,11 +83,11 @@ export class VllmModel implements AsyncDisposable {
   #disposed: Promise<void> | undefined;
 
   /**
-   * Loads a model from a model repository (the tutorial's folder, as it is) or from the same settings as objects.
-   * Resolves when it has answered its first tokens, adapters included.
+   * Loads a model from a model repository, or from the same settings as objects. Resolves when the model has generated its
+   * first tokens and its adapters are loaded.
    *
-   * @throws {@link InvalidArgumentError} for a bad option or folder, {@link RuntimeMissingError} where no runtime is
-   *   installed, {@link AddonLoadError}, {@link PackageFilesError} where a bundler moved the code away from its files,
+   * @throws {@link InvalidArgumentError} for a bad option or folder, {@link RuntimeMissingError} if no runtime is
+   *   installed, {@link AddonLoadError}, {@link PackageFilesError} if a bundler moved the code away from its files,
    *   {@link ModelLoadError} with the backend's reason, {@link MultiLoraMissingError}, {@link RequestCancelledError} when
    *   the signal aborts it.
    */
@@ -99,7 +99,7 @@ export class VllmModel implements AsyncDisposable {
       options.engine === undefined
         ? locateModel(options.modelRepository, options.model).name
         : (options.model ?? defaultName);
-    // First: if this machine can't load the addon, no other error matters.
+    // This comes first: if this machine can't load the addon, no other error matters.
     ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
@@ -128,18 +128,18 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Starts a Python child that imports torch and vLLM and waits, so that later loads need not. It is taken by the next
-   * load whose options give the same `environment` (and while this process's own is unchanged), and by the restart of a
-   * model after a crash; then another one is made when the models are idle. There is one for each environment, however
-   * often this is called. It takes about 400 MB of memory while it waits.
+   * Starts a warm child: a Python process that imports torch and vLLM and waits, so that later loads are faster. The next load
+   * with the same `environment` option uses it (as long as this process's own environment is unchanged), and so does the
+   * restart of a model after a crash. Then another one is started when the models are idle. There is one for each environment,
+   * however often this is called. It takes about 400 MB of memory while it waits.
    *
    * ```ts
    * await using warm = await VllmModel.prewarm();
    * const model = await VllmModel.load({ modelRepository: "./model_repository" });
    * ```
    *
-   * @returns its handle, when it has imported everything
-   * @throws {@link InvalidArgumentError} for a bad option, {@link RuntimeMissingError} where no runtime is installed or
+   * @returns the warm child's handle, when it has imported everything
+   * @throws {@link InvalidArgumentError} for a bad option, {@link RuntimeMissingError} if no runtime is installed or
    *   (`ERR_RUNTIME_BROKEN`) the child can't import, {@link ModelLoadError} (`ERR_LOAD_TIMEOUT`),
    *   {@link RequestCancelledError} when the signal aborts it.
    */
@@ -169,8 +169,8 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Calls `listener` at each event: `"restart"` (a step of a restart), `"adapter"` (the served adapters have changed, whoever
-   * did it), `"log"` (a line of Triton's, vLLM's or the child's log). An error that it throws is an uncaught
+   * Calls `listener` at each event: `"restart"` (a step of a restart), `"adapter"` (the served adapters have changed, for any
+   * reason), `"log"` (a line of Triton's, vLLM's or the child's log). If the listener throws, the error is reported as an uncaught
    * {@link CallbackError}. Listeners do not keep the process alive.
    *
    * ```ts
@@ -182,7 +182,7 @@ export class VllmModel implements AsyncDisposable {
     return this;
   }
 
-  /** {@link VllmModel.on} for the next event only; `events.once(model, "restart")` of Node works too. */
+  /** Like {@link VllmModel.on}, for the next event only. Node's `events.once(model, "restart")` works too. */
   once<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
     this.#events.once(event, listener);
     return this;
@@ -194,24 +194,24 @@ export class VllmModel implements AsyncDisposable {
     return this;
   }
 
-  /** {@link VllmModel.off}, under the name that Node's `events.once` and `events.on` call. */
+  /** The same as {@link VllmModel.off}, under the name that Node's `events.once` and `events.on` use. */
   removeListener<Name extends keyof ModelEvents>(event: Name, listener: (event: ModelEvents[Name]) => void): this {
     return this.off(event, listener);
   }
 
-  /** Whether the model takes requests: false from the moment its child is gone. */
+  /** Whether the model accepts requests; false as soon as its child has ended. */
   async isReady(): Promise<boolean> {
     return this.#disposed === undefined && (await this.#core.isModelReady(this.name));
   }
 
   /**
-   * Generates the whole answer to a prompt: a text, or token ids.
+   * Generates the answer to a prompt, which is a text or token ids.
    *
    * ```ts
    * const { text, usage } = await model.generate("The capital of France is", { lora: "sql", max_tokens: 20 });
    * ```
    *
-   * @throws {@link InvalidArgumentError} for a bad prompt, option or sampling parameter (named), {@link AdapterNotFoundError},
+   * @throws {@link InvalidArgumentError} that names a bad prompt, option or sampling parameter, {@link AdapterNotFoundError},
    *   {@link LoraDisabledError}, {@link DeadlineExceededError}, {@link RequestCancelledError}, {@link EngineDiedError},
    *   {@link DisposedError}.
    */
@@ -236,10 +236,10 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Generates an answer and gives it piece by piece. Leaving the loop early cancels the request in Triton and in vLLM.
-   * Pieces that wait unread are joined, so a slow reader costs neither memory nor the other streams' time.
+   * Generates an answer and streams it. Leaving the loop early cancels the request in Triton and in vLLM.
+   * Unread pieces are joined, so a slow reader neither uses much memory nor slows down other streams.
    *
-   * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, the rest rejects while iterating.
+   * Errors are those of {@link VllmModel.generate}: bad arguments throw at once, other errors reject while iterating.
    */
   stream(prompt: Prompt, options: GenerateOptions = {}): GenerationStream {
     const prepared = prepareRequest(prompt, options, true);
@@ -253,8 +253,8 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Answers a conversation, through the model's chat template. With `structured` (a zod schema or a JSON schema) the
-   * answer is held to the schema and `object` is the answer, typed.
+   * Answers a conversation, with the model's chat template. With `structured` (a zod schema or a JSON schema) the answer is
+   * constrained to the schema, and `object` is the parsed answer with the schema's type.
    *
    * @throws as {@link VllmModel.generate}; {@link StructuredOutputError} for an answer that was cut off,
    *   {@link HttpStatusError} for other errors of vLLM's application.
@@ -267,8 +267,8 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Answers a conversation piece by piece; leaving the loop early cancels the request. Bad arguments throw at once, other
-   * errors while iterating.
+   * Answers a conversation and streams the answer. Leaving the loop early cancels the request. Bad arguments throw at once,
+   * other errors reject while iterating.
    */
   chatStream<S extends Structure | undefined = undefined>(
     messages: readonly ChatMessage[],
@@ -278,8 +278,8 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Answers a conversation with tools: calls those that the model asks for, gives it their results, and goes on until it
-   * answers without a call (or `maxSteps` is reached). vLLM needs a parser for the model's calls: the engine arguments
+   * Answers a conversation with tools: calls the tools that the model chooses and returns their results to it, until it answers
+   * without a call or `maxSteps` is reached. vLLM needs a parser for the model's calls: the engine arguments
    * `enable_auto_tool_choice: true` and `tool_call_parser`.
    *
    * ```ts
@@ -302,17 +302,17 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Answers many prompts, or many conversations: at most `concurrency` at a time, in their order, reading from `source` only
-   * as fast as the results are taken. An item that fails is a result with `ok: false`; the others go on.
+   * Answers many prompts or conversations, at most `concurrency` at a time. Results come in the order of the items, and `source` is
+   * read only as fast as they are consumed. An item that fails yields a result with `ok: false`; the others continue.
    *
    * ```ts
    * for await (const { item, ...answer } of model.map(lines, { max_tokens: 50 }, { concurrency: 32 }))
    *   console.log(item, answer.ok ? answer.result.text : answer.error);
    * ```
    *
-   * @param options - of each request, or a function that gives those of an item
-   * @throws {@link InvalidArgumentError} at once for bad options; while iterating what `source` throws, and
-   *   {@link RequestCancelledError} when `signal` is aborted. Leaving the loop ends the requests that run.
+   * @param options - the options of each request, or a function that returns the options for an item
+   * @throws {@link InvalidArgumentError} at once for bad options; while iterating, what `source` throws, and
+   *   {@link RequestCancelledError} when `signal` is aborted. Leaving the loop cancels the running requests.
    */
   map<Item extends Prompt>(
     source: MapSource<Item>,
@@ -341,35 +341,38 @@ export class VllmModel implements AsyncDisposable {
     );
   }
 
-  /** Embeds texts, with a model that embeds (engine argument `runner: "pooling"` where vLLM does not detect it). */
+  /** Embeds texts, with an embedding model (set the engine argument `runner: "pooling"` if vLLM does not detect it). */
   embed(input: string | readonly string[], options: EmbedOptions = {}): Promise<EmbedResult> {
     return embed(this.#routes, input, options);
   }
 
-  /** The tokens of a text, or of a conversation through the chat template. */
+  /** Tokenizes a text, or a conversation with the chat template. */
   tokenize(input: string | readonly ChatMessage[], options: TokenizeOptions = {}): Promise<TokenizeResult> {
     return tokenize(this.#routes, input, options);
   }
 
-  /** The text of tokens. */
+  /** Converts token ids to a text. */
   detokenize(tokens: readonly number[], options: CallOptions = {}): Promise<string> {
     return detokenize(this.#routes, tokens, options);
   }
 
-  /** Facts about the model: KV cache, requests running in vLLM, engine arguments. */
+  /** Returns information about the model: KV cache, requests running in vLLM, engine arguments. */
   async info(): Promise<ModelInfo> {
     return toModelInfo(await this.#backend.control({ op: "info" }));
   }
 
   /**
-   * Counts and times since the model was loaded: Triton's, vLLM's and each adapter's, and all of Prometheus' metrics parsed.
-   * vLLM's and the adapters' are there where the model's config.pbtxt sets the parameter REPORT_CUSTOM_METRICS to "true".
+   * Returns metrics since the model was loaded: Triton's, vLLM's and each adapter's, and all Prometheus metrics, parsed. vLLM's and
+   * the adapters' metrics are included if the model's config.pbtxt sets the parameter REPORT_CUSTOM_METRICS to "true".
    */
   async metrics(): Promise<ModelMetrics> {
     return toModelMetrics(await this.server.metrics(), this.name);
   }
 
-  /** Unloads the model, unless others in this process share it, and with the last model stops Triton. Repeated and concurrent calls are one call. */
+  /**
+   * Unloads the model, unless others in this process share it, and stops Triton with the last model. Repeated and concurrent calls
+   * return the same promise.
+   */
   dispose(options: DisposeOptions = {}): Promise<void> {
     if (this.#disposed === undefined) {
       let deadline: number | undefined;
@@ -384,7 +387,7 @@ export class VllmModel implements AsyncDisposable {
     return this.#disposed;
   }
 
-  /** `dispose()`, for `await using`. */
+  /** Calls `dispose()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

@@ -5,12 +5,12 @@ import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 
 /**
- * The adapter of a request: its name; with `path` (its folder) it is loaded first if the model does not serve it yet; with
- * `scale` its weights count that many times (0.5: half as strong, 1: as trained, negative: away from it).
+ * The adapter of a request: its name. With `path` (its folder) it is loaded first if the model does not serve it yet. `scale`
+ * multiplies its weights (0.5: half as strong, 1: as trained, negative: the opposite effect).
  *
- * vLLM has no scale for a request, so a scaled adapter is one of its own, named `name*scale` (`sql*0.5`). It is loaded when it
- * is first asked for, shares the folder's files, takes a slot and host memory like any other, and is unloaded with its
- * original. The 16 scales of an adapter that were used last stay loaded.
+ * vLLM has no scale for a request, so a scaled adapter is a separate adapter, named `name*scale` (`sql*0.5`). It is loaded on its
+ * first request from the same folder, takes a slot and host memory like any other, and is unloaded with the adapter that it was
+ * made from. The 16 most recently used scales of an adapter stay loaded.
  */
 export type AdapterChoice =
   | string
@@ -18,7 +18,7 @@ export type AdapterChoice =
 
 /** Options of every request besides the fields of vLLM's own request. */
 export interface CallOptions {
-  /** The adapter to answer with; left out: the base model. See {@link AdapterChoice}. */
+  /** The adapter to use. Default: the base model. See {@link AdapterChoice}. */
   lora?: AdapterChoice | undefined;
   /** Aborting it cancels the request in Triton and in vLLM. */
   signal?: AbortSignal | undefined;
@@ -31,7 +31,7 @@ export interface CallOptions {
   extra?: Readonly<Record<string, unknown>> | undefined;
 }
 
-/** The checked options of a call. `fields` are the fields of vLLM's own request, those in `extra` included. */
+/** The checked options of a call. `fields` are the fields of vLLM's own request, including those in `extra`. */
 export interface CheckedOptions {
   readonly lora: { readonly name: string; readonly path?: string; readonly scale?: number } | undefined;
   readonly signal: AbortSignal | undefined;
@@ -45,8 +45,8 @@ const own = new Set(["lora", "signal", "deadline", "extra"]);
  * Checks the options of any call.
  *
  * @param call - the call's name, for messages
- * @param ours - names of this call's options besides those of {@link CallOptions}
- * @param fields - the fields of vLLM's request that may be given directly; left out: any, because the backend knows them
+ * @param ours - names of this call's options in addition to those of {@link CallOptions}
+ * @param fields - the fields of vLLM's request that may be given directly (default: any, because the backend checks them)
  * @throws {@link InvalidArgumentError} naming the option
  */
 export function checkOptions(
@@ -122,7 +122,7 @@ export function checkScale(scale: unknown): number {
   });
 }
 
-/** Fields of vLLM's own request as JSON. @throws {@link InvalidArgumentError} naming what JSON can't carry. */
+/** Writes fields of vLLM's own request as JSON. @throws {@link InvalidArgumentError} naming a value that JSON can't represent. */
 export function fieldsToJson(fields: object, what = "parameter"): string {
   try {
     return JSON.stringify(fields, (name, value) => {

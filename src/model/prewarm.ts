@@ -25,9 +25,9 @@ function checkPrewarmOptions(given: PrewarmOptions): void {
 let create: (core: ServerCore, keeper: WarmChildKeeper) => WarmChild;
 
 /**
- * A Python child that has imported torch and vLLM and waits for a model. A load whose child has the same environment
- * takes it, and so does a restart after a crash; then another one is made as soon as the models of this process are
- * idle. It holds one child, and ends with {@link WarmChild.dispose} or with the process.
+ * A Python child that has imported torch and vLLM and waits for a model. A load with the same environment uses it, and so does a
+ * restart after a crash; then another one is started as soon as the models of this process are idle. This object keeps one
+ * child waiting until {@link WarmChild.dispose}, or until the process ends.
  */
 export class WarmChild implements AsyncDisposable {
   static {
@@ -43,18 +43,18 @@ export class WarmChild implements AsyncDisposable {
     this.#keeper = keeper;
   }
 
-  /** Process id of the child that waits; undefined while there is none: it was taken, and the next one is not up yet. */
+  /** Process id of the waiting child; undefined while there is none, because it was used and the next one is not ready yet. */
   get pid(): number | undefined {
     return this.#keeper.pid;
   }
 
-  /** Ends the child that waits. A model that took one keeps it. Repeated calls are one call. */
+  /** Ends the waiting child. A model that uses one keeps it. Repeated calls return the same promise. */
   dispose(): Promise<void> {
     this.#disposed ??= this.#dispose();
     return this.#disposed;
   }
 
-  /** `dispose()`, for `await using`. */
+  /** Calls `dispose()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
   }

@@ -14,7 +14,7 @@ export interface ModelLocation {
   readonly name: string;
 }
 
-/** Finds the model in the folder form. @throws {@link InvalidArgumentError} naming the folder and what it holds. */
+/** Finds the model in a model repository. @throws {@link InvalidArgumentError} naming the folder and its models. */
 export function locateModel(repository: string, name: string | undefined): ModelLocation {
   if (typeof repository !== "string" || repository === "") {
     throw new InvalidArgumentError(`modelRepository must be a path, got ${describe(repository)}`);
@@ -54,7 +54,7 @@ export function locateModel(repository: string, name: string | undefined): Model
 }
 
 /**
- * Writes the object form as the two files of the folder form, into a folder of the library.
+ * Writes the settings that were given as objects to the files of a model repository, in a private folder.
  *
  * @param directory - becomes the model repository
  */
@@ -92,7 +92,7 @@ export function writeModel(
   return { repository: directory, name };
 }
 
-/** Makes a folder's path absolute; anything else (a name on a hub) stays as it is. */
+/** Makes a folder's path absolute; anything else (a name on a hub) is returned unchanged. */
 function absolute(path: string): string {
   return isAbsolute(path) || existsSync(path) ? resolve(path) : path;
 }
@@ -100,7 +100,7 @@ function absolute(path: string): string {
 /**
  * Checks a model's files before a child is started for it.
  *
- * @throws {@link InvalidArgumentError} for a `model.json` that is missing or no JSON object, and those of
+ * @throws {@link InvalidArgumentError} for a `model.json` that is missing or not a JSON object, and the errors of
  *   {@link checkModelFolder}.
  */
 export function checkModelFiles(location: ModelLocation): void {

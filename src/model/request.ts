@@ -11,7 +11,7 @@ import type { SamplingParameters } from "./sampling";
 export interface RequestOptions extends CallOptions {
   /** vLLM's scheduling priority: lower is sooner (engine argument `scheduling_policy: "priority"`). */
   priority?: number | undefined;
-  /** Carried through Triton's and vLLM's logs; a random one by default. */
+  /** The request's id in Triton's and vLLM's logs. Default: a random one. */
   requestId?: string | undefined;
   /** Images for a vision model: base64 text, or the bytes of an image file. */
   images?: readonly (string | Uint8Array)[] | undefined;
@@ -30,10 +30,11 @@ const maxToken = 2 ** 31 - 1;
 export type Prompt = string | readonly number[] | { readonly promptTokenIds: readonly number[] };
 
 /**
- * One prompt as the backend takes it from this host: the prompt as a tensor, the rest of the contract's inputs in one
- * request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each tensor costs time.
+ * Makes the request for one prompt, in the form that this package's backend accepts: the prompt is a tensor, and the other inputs
+ * of the contract are in one request parameter (`HOST_REQUEST` in backends/vllm/tritonode/contract/requests.py), because each
+ * tensor costs time.
  *
- * @throws {@link InvalidArgumentError} for a prompt or option that is not usable, before anything is sent.
+ * @throws {@link InvalidArgumentError} for an invalid prompt or option, before anything is sent.
  */
 export function prepareRequest(prompt: Prompt, options: GenerateOptions, stream: boolean) {
   const tokens = tokensOf(prompt);
@@ -74,7 +75,7 @@ export function prepareRequest(prompt: Prompt, options: GenerateOptions, stream:
   } satisfies BackendRequest;
 }
 
-/** The token ids of a prompt that is given by them. @throws {@link InvalidArgumentError} naming the first that is none. */
+/** Checks a prompt of token ids. @throws {@link InvalidArgumentError} naming the first that is not a token id. */
 function tokensOf(prompt: unknown): readonly number[] | undefined {
   const named = typeof prompt === "object" && prompt !== null && !Array.isArray(prompt);
   if (named) checkNames("a prompt", prompt, ["promptTokenIds"]);

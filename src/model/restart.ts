@@ -7,28 +7,28 @@ import { InvalidArgumentError } from "../errors";
 /** What to do when the engine has died. */
 export interface RestartOptions {
   /**
-   * `never` (default): the model stays down. `on-failure`: it is loaded again, adapters loaded at run time included.
+   * `never` (default): the model is not restarted. `on-failure`: it is loaded again, including adapters loaded at run time.
    */
   policy: "never" | "on-failure";
-  /** Restarts in a row before the model stays down. Default 5. */
+  /** Maximum number of consecutive restarts. Default 5. */
   maxAttempts?: number | undefined;
-  /** Milliseconds before the first restart; doubled for each further one in a row. Default 500. */
+  /** Milliseconds before the first restart; doubled for each consecutive one. Default 500. */
   delay?: number | undefined;
-  /** Longest pause before a restart, milliseconds. Default 30,000. */
+  /** Maximum delay before a restart, milliseconds. Default 30,000. */
   maxDelay?: number | undefined;
-  /** Milliseconds that the model must stay up for the count to begin again. Default 60,000. */
+  /** Milliseconds that the model must run before the count of restarts begins again. Default 60,000. */
   resetAfter?: number | undefined;
 }
 
 /** A step of a restart. */
 export interface RestartEvent {
   /**
-   * `died`: the engine is gone and `delay` milliseconds pass before the next attempt. `loading`: the attempt begins.
+   * `died`: the engine has ended, and the next attempt begins after `delay` milliseconds. `loading`: the attempt begins.
    * `ready`: the model serves again. `failed`: the attempt did not succeed. `stopped`: no
-   * further attempt is made, and the model stays down.
+   * further attempt is made.
    */
   readonly phase: "died" | "loading" | "ready" | "failed" | "stopped";
-  /** 1 for the first restart in a row. */
+  /** The number of consecutive restarts; 1 for the first. */
   readonly attempt: number;
   /** Milliseconds before the next attempt (`died`, `failed`). */
   readonly delay?: number;
@@ -69,7 +69,7 @@ export function toRestartOptions(value: unknown): RestartSettings {
 }
 
 /**
- * Loads a model again after its engine died, with pauses that grow, until it is up or too many attempts in a row
+ * Loads a model again after its engine died, with increasing delays, until it is ready or too many consecutive attempts have
  * failed.
  */
 export class Restarter {
@@ -131,7 +131,7 @@ export class Restarter {
       const pause = Math.min(delay * 2 ** (attempt - 1), maxDelay);
       this.#report({ phase, attempt, delay: pause, error });
       try {
-        // A model that is down does not keep its process alive.
+        // The wait for the next attempt does not keep the process alive.
         await sleep(pause, undefined, { signal, ref: false });
         this.#report({ phase: "loading", attempt });
         await this.#reload(signal);

@@ -3,7 +3,7 @@ import type { InferenceResponse } from "../transport/channel";
 import type { DeltaEntry } from "../transport/deltas";
 import { type Tensor, tensor } from "../transport/tensors";
 
-/** Why a choice ended: vLLM's own words; "unknown" from a backend that does not tell (NVIDIA's before 24.12). */
+/** Why a choice ended, as vLLM reports it; "unknown" with a backend that does not report it (NVIDIA's before 24.12). */
 export type FinishReason = "stop" | "length" | "abort" | "error" | (string & {});
 
 /** One candidate token at a position. */
@@ -14,17 +14,17 @@ export interface TokenLogprob {
   readonly token: string;
   /** Natural logarithm of its probability. */
   readonly logprob: number;
-  /** 1 is the likeliest. */
+  /** 1 for the most likely token. */
   readonly rank: number;
 }
 
-/** Tokens that a request took and made. */
+/** Numbers of tokens in the prompt and in the answer. */
 export interface Usage {
-  /** Tokens of the prompt, the template's included. */
+  /** Tokens of the prompt, including those of the template. */
   readonly promptTokens: number;
   /** Tokens generated, over all choices. */
   readonly completionTokens: number;
-  /** Both together. */
+  /** The sum of both. */
   readonly totalTokens: number;
 }
 
@@ -38,13 +38,13 @@ export interface Choice {
   readonly finishReason: FinishReason;
   /** Tokens generated for this choice. */
   readonly completionTokens: number;
-  /** For each token the chosen one first, then the likeliest; present when `logprobs` was asked for. */
+  /** For each position the chosen token, then the most likely ones; present if `logprobs` was requested. */
   readonly logprobs?: readonly (readonly TokenLogprob[])[];
-  /** Sum of the chosen tokens' log probabilities; present when `logprobs` was asked for. */
+  /** Sum of the chosen tokens' log probabilities; present if `logprobs` was requested. */
   readonly cumulativeLogprob?: number;
 }
 
-/** What {@link VllmModel.generate} resolves with. The first choice is spelled out; `choices` holds all of them. */
+/** The result of {@link VllmModel.generate}. Its own fields are those of the first choice; `choices` has all of them. */
 export interface GenerateResult extends Omit<Choice, "index" | "completionTokens"> {
   /** Tokens of the whole request. */
   readonly usage: Usage;
@@ -62,7 +62,7 @@ export interface StreamChunk {
   readonly text: string;
   /** Set on the last piece of a choice. */
   readonly finishReason: FinishReason | null;
-  /** Log probabilities of the new tokens, where they were asked for. */
+  /** Log probabilities of the new tokens, if they were requested. */
   readonly logprobs?: readonly (readonly TokenLogprob[])[];
   /** Sum of the log probabilities so far. */
   readonly cumulativeLogprob?: number;
@@ -74,7 +74,7 @@ function column(response: InferenceResponse, name: string): ArrayLike<unknown> |
   return response.outputs[name]?.data as ArrayLike<unknown> | undefined;
 }
 
-/** The `logprobs` output: a JSON list with an object per token, keyed by token id; "null" where none were asked for. */
+/** The `logprobs` output: a JSON list with an object per token, keyed by token id; "null" if none were requested. */
 function parseLogprobs(json: unknown): TokenLogprob[][] | undefined {
   if (typeof json !== "string" || json === "null") return undefined;
   const positions = JSON.parse(json) as Record<string, { logprob: number; rank: number; decoded_token: string }>[];
@@ -93,7 +93,7 @@ export class ResponseReader {
   #promptTokens = 0;
   #completionTokens = 0;
   readonly #finished = new Set<number>();
-  /** The choices as far as they have come. */
+  /** The choices so far. */
   readonly #answers: Answer[] = [];
 
   get usage(): Usage {
@@ -131,7 +131,7 @@ export class ResponseReader {
     return choices;
   }
 
-  /** The whole answer, once all responses were read. */
+  /** The whole answer, after all responses were read. */
   result(requestId: string): GenerateResult {
     const [first] = this.#answers;
     if (first === undefined) throw new TritonodeError("ERR_INTERNAL", "the model answered without a choice");
@@ -139,7 +139,7 @@ export class ResponseReader {
     return { ...rest, usage: this.usage, choices: [...this.#answers], requestId };
   }
 
-  /** The pieces that a streamed response brings: one for each choice that has new text or has ended. */
+  /** The pieces of a streamed response: one for each choice that has new text or has ended. */
   chunks(response: InferenceResponse): StreamChunk[] {
     const chunks: StreamChunk[] = [];
     for (const choice of this.choices(response)) {
@@ -157,7 +157,7 @@ export class ResponseReader {
 
 type Answer = { -readonly [Name in keyof Choice]: Choice[Name] } & { logprobs?: TokenLogprob[][] };
 
-/** Adds a piece to what has come of its choice. In place: it happens for every token. */
+/** Appends a piece to its choice, in place because this happens for every token. */
 function extend(answer: Answer | undefined, piece: Choice): Answer {
   const { index, text, finishReason, completionTokens, logprobs, cumulativeLogprob } = piece;
   const joined: Answer = answer ?? { index, text: "", finishReason: "None", completionTokens: 0 };
@@ -174,8 +174,8 @@ function extend(answer: Answer | undefined, piece: Choice): Answer {
 }
 
 /**
- * Joins two streamed responses that wait unread. The texts and logprobs are deltas and are put together, the counts are
- * added, the rest is the later one's.
+ * Joins two unread streamed responses. Texts and logprobs are deltas and are concatenated, counts are added, and other fields are
+ * taken from the later response.
  */
 export function mergeResponses(earlier: InferenceResponse, later: InferenceResponse): InferenceResponse | undefined {
   const outputs = { ...later.outputs };

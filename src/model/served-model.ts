@@ -13,17 +13,17 @@ import { defaultLoadTimeout, type VllmModelOptions } from "./load";
 import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
 import { Restarter, toRestartOptions } from "./restart";
 
-/** Milliseconds that the child gets to finish what matters before it is unloaded. */
+/** Milliseconds that the child has for its last work before it is unloaded. */
 const endDeadline = 1_000;
 
-/** What the first user of a model tells the others: the folder that its files were written to, if any. */
+/** What the first user of a model passes on to the others: the folder that its files were written to, if any. */
 interface Placement {
   readonly written?: string;
 }
 
 /**
- * A model in Triton as one VllmModel uses it. VllmModels of the same name and the same files, in whatever thread of the
- * process, share the model: the first loads it, the last unloads it, and one of them loads it again when its engine died.
+ * One VllmModel's use of a model in Triton. VllmModels with the same name and the same files share the model, in all threads of the
+ * process: the first one loads it, the last one unloads it, and one of them loads it again after its engine died.
  */
 export class ServedModel {
   readonly #core: ServerCore;
@@ -37,7 +37,7 @@ export class ServedModel {
   /**
    * Loads the model, or shares it if it is loaded.
    *
-   * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` where another model has the name), or Triton's error.
+   * @throws {@link ModelLoadError} (`ERR_MODEL_NAME_IN_USE` if another model has the name), or Triton's error.
    */
   static async load(core: ServerCore, name: string, options: VllmModelOptions): Promise<ServedModel> {
     const { signal } = options;
@@ -72,7 +72,7 @@ export class ServedModel {
       leaveRepository = await core.shareRepository(placement.written ?? location.repository);
       const served = new ServedModel(core, name, options, placement, leaveRepository);
       try {
-        // Its engine may have died before this user joined, which Triton does not notice.
+        // Its engine may have died before this user joined, which Triton does not detect.
         if (!(await isUp(core, name))) await served.#reload(signal);
       } catch (error) {
         leaveRepository = undefined;
@@ -115,7 +115,7 @@ export class ServedModel {
     });
   }
 
-  /** Leaves the model; the last one to leave unloads it. */
+  /** Ends this user's use of the model; the last user unloads it. */
   async release(): Promise<void> {
     this.#stopListening();
     await this.#restarter.stop();
@@ -136,7 +136,7 @@ export class ServedModel {
     }
   }
 
-  /** Lets the child finish what matters; where it says that it has, unloading takes no second to see whether it is well. */
+  /** Lets the child finish its last work. If it confirms that, unloading skips the health check, which takes a second. */
   async #prepareEnd(): Promise<void> {
     try {
       const { own } = inputsOf(await this.#core.ask((addon) => addon.modelConfig(this.#name)));
@@ -144,7 +144,7 @@ export class ServedModel {
       const answer = await control(this.#core, this.#name, { op: "end" }, { deadline: endDeadline });
       if ((answer as { ended?: unknown } | null)?.ended === true) this.#core.allowEnd(this.#name);
     } catch {
-      // It is dead, or busy: it is unloaded the slow way.
+      // It is dead or busy: unloading includes the health check.
     }
   }
 
@@ -155,7 +155,7 @@ export class ServedModel {
     if (!(await shared.retake(resource))) return;
     try {
       if (await isUp(this.#core, this.#name)) return;
-      // Triton takes a dead model for a healthy one, and so does this object if it did not see the child die.
+      // Triton considers a dead model healthy, and so does this object if it did not see the child die.
       if (await this.#core.isModelReady(this.#name)) await this.#core.unloadModel(this.#name);
       await loadWithin(this.#core, this.#name, this.#options, signal);
     } finally {
@@ -164,7 +164,7 @@ export class ServedModel {
   }
 }
 
-/** Whether Triton takes requests for the model and its engine is alive. */
+/** Whether Triton accepts requests for the model and its engine is alive. */
 async function isUp(core: ServerCore, name: string): Promise<boolean> {
   const alive = core.children.some((child) => child.model === name && child.instance !== name);
   return alive && (await core.isModelReady(name));
@@ -182,7 +182,7 @@ async function acquire(
     return await unlessAborted(acquired, signal, () => abortError(signal));
   } catch (error) {
     if (error instanceof InUseError) throw inUse(resource.slice("model/".length));
-    // Releases what is acquired too late.
+    // Releases a model that is acquired too late.
     acquired
       .then(async (found) => {
         if (found === undefined) core.shared.settle(resource);
@@ -200,7 +200,7 @@ function inUse(name: string): ModelLoadError {
   });
 }
 
-/** Tells two models of the same name apart: by the folder, the content of the files, and the environment. */
+/** Distinguishes models of the same name, by the folder, the content of the files, and the environment. */
 function fingerprint(location: ModelLocation, isFolder: boolean, environment: VllmModelOptions["environment"]): string {
   const folder = join(location.repository, location.name);
   const hash = createHash("sha256")

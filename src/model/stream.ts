@@ -1,20 +1,20 @@
 import { RequestCancelledError } from "../errors";
 
-/** What a {@link CancellableStream} takes its items from. */
+/** The source of a {@link CancellableStream}. */
 export interface StreamSource<Item, Final> {
-  /** The next items in their order; undefined at the end. Not called again before it has settled. */
+  /** The next items in order; undefined at the end. It is not called again before its promise has settled. */
   pull(): Promise<readonly Item[] | undefined>;
-  /** Ends the request; whatever `pull` gives afterwards is dropped. */
+  /** Cancels the request; items that `pull` returns afterwards are dropped. */
   cancel(): void;
   /** The whole answer; called once, after the end. */
   final(): Final | Promise<Final>;
 }
 
-/** Told how a stream goes on, for tracing. */
+/** Observes a stream, for tracing. */
 export interface StreamWatcher<Item> {
-  /** Items have come. */
+  /** Items have arrived. */
   items(items: readonly Item[]): void;
-  /** The stream has ended: whole, or with the error. */
+  /** The stream has ended, completely or with the error. */
   ended(failure: { readonly error: unknown } | undefined): void;
 }
 
@@ -24,10 +24,10 @@ interface Reader<Item> {
 }
 
 /**
- * The pieces of an answer: iterate them once. Leaving the loop early, {@link CancellableStream.cancel}, `return()`,
- * `await using` and losing the last reference to it all cancel the request.
+ * The pieces of an answer, which can be iterated once. The request is cancelled by leaving the loop early, by
+ * {@link CancellableStream.cancel}, `return()` and `await using`, and when the stream is garbage collected.
  *
- * Nothing is taken from the source before it is read here, so that unread pieces can be joined at the source.
+ * Pieces are taken from the source only when they are read here, so that unread pieces can be joined at the source.
  */
 export class CancellableStream<Item, Final> implements AsyncIterableIterator<Item>, AsyncDisposable {
   readonly #source: StreamSource<Item, Final>;
@@ -51,7 +51,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     this.#watcher = watcher;
   }
 
-  /** The next piece. Several calls may wait at once: each gets its own piece, in the order of the calls. */
+  /** Returns the next piece. Several calls may wait at once: each gets its own piece, in the order of the calls. */
   next(): Promise<IteratorResult<Item>> {
     if (this.#items.length > 0) return Promise.resolve({ done: false, value: this.#items.shift() as Item });
     if (this.#ended) {
@@ -65,7 +65,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     });
   }
 
-  /** Cancels the request. Reads that wait are done at once. */
+  /** Cancels the request. Waiting reads end at once. */
   return(): Promise<IteratorResult<Item>> {
     this.#thrown = true;
     this.#items.length = 0;
@@ -76,7 +76,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     return Promise.resolve({ done: true, value: undefined });
   }
 
-  /** Cancels the request. Reads that wait, and {@link CancellableStream.final}, reject with `reason`. */
+  /** Cancels the request. Waiting reads, and {@link CancellableStream.final}, reject with `reason`. */
   cancel(reason: Error = new RequestCancelledError()): void {
     if (this.#ended) return;
     this.#items.length = 0;
@@ -87,7 +87,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
   /**
    * Resolves with the whole answer at the end of the stream. Call it instead of iterating, or while iterating.
    *
-   * @throws what iterating throws; {@link RequestCancelledError} where the stream was left before its end
+   * @throws what iterating throws; {@link RequestCancelledError} if the stream was left before its end
    */
   final(): Promise<Final> {
     if (this.#final === undefined) {
@@ -104,7 +104,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     return this.#final.promise;
   }
 
-  /** The pieces as a web stream. Cancelling it cancels the request. */
+  /** Returns the pieces as a web stream. Cancelling it cancels the request. */
   toReadableStream(): ReadableStream<Item> {
     return new ReadableStream<Item>(
       {
@@ -121,7 +121,7 @@ export class CancellableStream<Item, Final> implements AsyncIterableIterator<Ite
     );
   }
 
-  /** The stream itself: it can be iterated once. */
+  /** Returns the stream itself, which can be iterated once. */
   [Symbol.asyncIterator](): this {
     return this;
   }

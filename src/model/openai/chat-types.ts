@@ -11,9 +11,9 @@ export type ChatContentPart = { readonly type: string } & Readonly<Record<string
 
 /** A message of a conversation, in OpenAI's form; vLLM knows further fields. */
 export interface ChatMessage {
-  /** Who says it. */
+  /** The author of the message. */
   role: "system" | "developer" | "user" | "assistant" | "tool" | (string & {});
-  /** A text, or parts (`{ type: "text", text }`, `{ type: "image_url", image_url }`); null beside tool calls. */
+  /** A text, or parts (`{ type: "text", text }`, `{ type: "image_url", image_url }`); null for tool calls without a text. */
   content?: string | readonly ChatContentPart[] | null;
   [field: string]: unknown;
 }
@@ -51,29 +51,29 @@ export interface ChatOptions<S extends Structure | undefined = Structure | undef
   parallel_tool_calls?: boolean | undefined;
   /** Log probabilities in `response`, and how many for each token. */
   logprobs?: boolean | undefined;
-  /** How many of the likeliest tokens at each position (0 to 20); takes `logprobs: true`. */
+  /** The number of most likely tokens at each position (0 to 20); requires `logprobs: true`. */
   top_logprobs?: number | undefined;
   /** Log probabilities of the prompt's tokens, this many for each. */
   prompt_logprobs?: number | null | undefined;
-  /** Most tokens of the answer, `max_tokens` under OpenAI's newer name. Default: as many as the context holds. */
+  /** Maximum number of tokens of the answer; OpenAI's newer name of `max_tokens`. Default: as many as the context holds. */
   max_completion_tokens?: number | null | undefined;
-  /** OpenAI's form of structured output; `structured` is shorter. */
+  /** OpenAI's format of structured output; `structured` is shorter. */
   response_format?: object | undefined;
-  /** How long a reasoning model thinks, where its template knows the word. */
+  /** How long a reasoning model thinks, if its template supports this. */
   reasoning_effort?: "none" | "minimal" | "low" | "medium" | "high" | (string & {}) | undefined;
   /** Whether `reasoning` is in the answer; vLLM's default is true. */
   include_reasoning?: boolean | undefined;
-  /** A Jinja template in place of the model's own. */
+  /** A Jinja template to use instead of the model's own. */
   chat_template?: string | undefined;
   /** Values for the template, e.g. `{ enable_thinking: false }`. */
   chat_template_kwargs?: Record<string, unknown> | undefined;
   /** Whether the prompt ends with the beginning of the assistant's message. Default true. */
   add_generation_prompt?: boolean | undefined;
-  /** Go on with the last message instead of answering it; takes `add_generation_prompt: false`. */
+  /** Continue the last message instead of answering it; requires `add_generation_prompt: false`. */
   continue_final_message?: boolean | undefined;
-  /** Put begin-of-text before what the template made. Default false: templates have it. */
+  /** Add the begin-of-text token to the template's output. Default false, because templates usually contain it. */
   add_special_tokens?: boolean | undefined;
-  /** Documents for a template that knows them (retrieval). */
+  /** Documents for a template that supports them (retrieval). */
   documents?: readonly object[] | undefined;
   /** Options of the model's image processor. */
   mm_processor_kwargs?: Record<string, unknown> | undefined;
@@ -83,30 +83,30 @@ export interface ChatOptions<S extends Structure | undefined = Structure | undef
   user?: string | undefined;
 }
 
-/** What `object` of an answer is: what the schema says, unknown by a plain JSON schema, undefined without one. */
+/** The type of an answer's `object`: the schema's type, `unknown` for a plain JSON schema, `undefined` without a schema. */
 export type StructuredAnswer<S> = S extends StandardSchema<infer T> ? T : S extends undefined ? undefined : unknown;
 
-/** An answer: the first choice, where there are several. */
+/** An answer: the first choice, if there are several. */
 export interface ChatAnswer<T = unknown> {
-  /** The answer; empty where the model only called tools. */
+  /** The answer; empty if the model only called tools. */
   readonly text: string;
-  /** The answer as the schema of `structured` says. */
+  /** The answer, parsed and checked by the schema of `structured`. */
   readonly object: T;
   /** The reasoning that a reasoning parser separated from the answer. */
   readonly reasoning?: string;
-  /** The tools that the model called; empty where it called none. */
+  /** The tools that the model called; empty if there are none. */
   readonly toolCalls: readonly ToolCall[];
   /** Why it ended: `"stop"`, `"length"` (cut off at `max_tokens`), `"tool_calls"`. */
   readonly finishReason: FinishReason;
   /** Tokens of the conversation and of the answer. */
   readonly usage: Usage;
-  /** The assistant's message: append it to the conversation to go on. */
+  /** The assistant's message: append it to the messages to continue the conversation. */
   readonly message: ChatMessage;
 }
 
 /** An answer with vLLM's whole response. */
 export interface ChatResult<T = unknown> extends ChatAnswer<T> {
-  /** vLLM's answer to the HTTP request, as it came. */
+  /** vLLM's response to the HTTP request, unchanged. */
   readonly response: Readonly<Record<string, unknown>>;
 }
 
@@ -118,7 +118,7 @@ export interface ChatChunk {
   readonly text: string;
   /** New text of the reasoning, with a reasoning parser. */
   readonly reasoning?: string;
-  /** Pieces of tool calls, in OpenAI's form. */
+  /** Pieces of tool calls, in OpenAI's format. */
   readonly toolCalls?: readonly object[];
   /** Set on the last piece of a choice. */
   readonly finishReason: FinishReason | null;

@@ -150,7 +150,7 @@ export function chatStream<S extends Structure | undefined>(
   return new ChatStream(source, begun && watchWith(begun, () => detailsOf(gathered)));
 }
 
-/** The first choice of a streamed answer, as far as it has come. */
+/** The first choice of a streamed answer so far. */
 class GatheredAnswer {
   readonly message: RawMessage = {};
   finishReason = "";
@@ -168,7 +168,7 @@ class GatheredAnswer {
     }
   }
 
-  /** Tool calls come in pieces: the name first, the arguments in turn. */
+  /** Tool calls come in pieces: first the name, then parts of the arguments. */
   #addToolCall({ index = 0, function: called, ...rest }: RawToolCall): void {
     this.message.tool_calls ??= [];
     const calls = this.message.tool_calls;

@@ -8,9 +8,9 @@ import { HttpStatusError } from "./errors";
 import { embedFields } from "./fields";
 import type { EmbedOptions } from "./request-types";
 
-/** What {@link VllmModel.embed} resolves with. */
+/** The result of {@link VllmModel.embed}. */
 export interface EmbedResult {
-  /** One for each text, in their order. */
+  /** One embedding for each text, in the order of the texts. */
   readonly embeddings: readonly Float32Array[];
   /** Tokens of the texts. */
   readonly usage: Usage;
@@ -27,7 +27,7 @@ export async function embed(
     throw new InvalidArgumentError("embed takes a text or a list of texts");
   }
   const checked = checkOptions(options, { call: "embed", fields: embedFields });
-  // base64 of the bits: exact, and a third of the text.
+  // base64 of the floats' bytes: exact, and a third of the size of decimal numbers.
   const request = { input: texts, encoding_format: "base64", ...checked.fields };
   const run = async () => {
     const { json } = await post(routes, "embeddings", request, checked).catch((error: unknown) => {
@@ -41,7 +41,7 @@ export async function embed(
   return traced(routes.trace("embeddings", checked, false), run, ({ usage }) => ({ usage }));
 }
 
-/** vLLM has the route for models that embed only. */
+/** vLLM has this route only for embedding models. */
 function notEmbedding(cause: HttpStatusError): HttpStatusError {
   return new HttpStatusError(404, "this model does not embed", cause.body, {
     cause,

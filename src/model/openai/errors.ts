@@ -4,7 +4,7 @@ import { TritonodeError } from "../../errors";
 export class HttpStatusError extends TritonodeError {
   /** The HTTP status, e.g. 404. */
   readonly status: number;
-  /** The body: parsed where it is JSON. */
+  /** The body of the response; parsed, if it is JSON. */
   readonly body: unknown;
 
   constructor(
@@ -22,9 +22,9 @@ export class HttpStatusError extends TritonodeError {
   }
 }
 
-/** A structured answer that is not what its schema says; mostly one that was cut off. */
+/** A structured answer that does not match its schema, usually because it was cut off. */
 export class StructuredOutputError extends TritonodeError {
-  /** The answer as the model gave it. */
+  /** The model's answer, unchanged. */
   readonly text: string;
 
   constructor(message: string, text: string, options?: { hint?: string | undefined; cause?: unknown }) {

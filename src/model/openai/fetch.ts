@@ -3,11 +3,11 @@ import type { ResponseStream } from "../../server";
 import type { Backend } from "../backend";
 import { partsOf, type ResponseHead, sendHttp, sendRead } from "./http";
 
-/** Paths are relative to this; the host of an absolute URL is not looked at. */
+/** Relative URLs are relative to this; the host of an absolute URL is ignored. */
 const base = "http://localhost/v1/";
-/** Bytes of a body that may be under way unread: some thousand pieces of a streamed chat. */
+/** Bytes of a body that are sent before they are read: some thousand pieces of a streamed chat. */
 const window = 256 << 10;
-/** fetch's own limit (https://fetch.spec.whatwg.org/#http-redirect-fetch). */
+/** The limit of redirects in the standard (https://fetch.spec.whatwg.org/#http-redirect-fetch). */
 const maxRedirects = 20;
 /** Statuses whose response has no body (https://fetch.spec.whatwg.org/#null-body-status). */
 const withoutBody = new Set([101, 103, 204, 205, 304]);
@@ -60,7 +60,7 @@ async function follow(
     if (request.redirect === "error") throw failed(new Error("unexpected redirect"));
     if (redirects === maxRedirects) throw failed(new Error("redirect count exceeded"));
     url = new URL(location, url);
-    // As fetch does: after a 303, and after a 301 or 302 to a POST, the next request is a GET.
+    // As in the standard: after a 303, and after a 301 or 302 to a POST, the next request is a GET.
     const asGet = response.status === 303 ? method !== "HEAD" : response.status < 303 && method === "POST";
     if (asGet) {
       method = "GET";
@@ -107,7 +107,7 @@ async function exchange(
   }
 }
 
-/** The rest of a response as a byte stream. It takes from the backend only what is read. */
+/** The rest of a response as a byte stream. It requests from the backend only what is read. */
 function bodyOf(
   backend: Backend,
   stream: ResponseStream,
@@ -144,7 +144,7 @@ function bodyOf(
         if (final) {
           release();
           controller.close();
-          // A read into the caller's own buffer waits until it is answered.
+          // A read into the caller's own buffer waits until the request is responded to.
           controller.byobRequest?.respond(0);
         } else if (unreported >= window / 2) {
           sendRead(backend, stream.id, unreported);
@@ -162,17 +162,17 @@ function bodyOf(
 
 /** Cancels the request when the signal is aborted, until the returned function is called. */
 function cancelOn(signal: AbortSignal | undefined, stream: ResponseStream): () => void {
-  // Weak: a signal that lives long must not keep a response alive that nobody reads.
+  // Weak: a long-lived signal must not keep an unread response alive.
   const weak = new WeakRef(stream);
   return onAbort(signal, () => weak.deref()?.cancel());
 }
 
-/** What fetch rejects with when there is no response: a TypeError with the reason in `cause`. */
+/** Makes the error of a `fetch` without a response: a TypeError with the reason in `cause`. */
 function failed(cause: unknown): TypeError {
   return new TypeError("fetch failed", { cause });
 }
 
-/** Joins the parts in one array that owns its memory: a byte stream detaches the buffers that it gets. */
+/** Joins the parts in one array with its own buffer, because a byte stream detaches the buffers that it gets. */
 function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const joined = new Uint8Array(parts.reduce((length, part) => length + part.byteLength, 0));
   let at = 0;

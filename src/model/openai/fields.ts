@@ -2,8 +2,8 @@ import type { CallOptions } from "../options";
 import type { ChatOptions } from "./chat-types";
 import type { EmbedOptions, TokenizeOptions } from "./request-types";
 
-// vLLM's application ignores a field that it does not know, so a misspelt one would never be noticed. The types here make the
-// compiler compare the names with the options' own types.
+// vLLM's application ignores fields that it does not know, so a misspelt one would have no effect. The types here make the
+// compiler compare these names with those of the options' types.
 
 type FieldsOf<Options, Ours extends string = never> = Record<Exclude<keyof Options, keyof CallOptions | Ours>, true>;
 

@@ -3,13 +3,13 @@ import type { DeltaEntry } from "../../transport/deltas";
 import { type Tensor, tensor } from "../../transport/tensors";
 import type { Backend, BackendRequest } from "../backend";
 
-/** The head of an HTTP request as the backend takes it (backends/vllm/tritonode/openai/http.py). */
+/** The head of an HTTP request, in the form that the backend accepts (backends/vllm/tritonode/openai/http.py). */
 export interface RequestHead {
   readonly method: string;
   /** Path and query. */
   readonly path: string;
   readonly headers: readonly (readonly [name: string, value: string])[];
-  /** Bytes of the response's body that may be under way unread. */
+  /** Maximum number of bytes of the response's body that are sent before they are read. */
   readonly window: number;
 }
 
@@ -21,13 +21,13 @@ export interface ResponseHead {
 
 const output = "http_response";
 
-/** Sends an HTTP request through Triton; the responses carry its answer. */
+/** Sends an HTTP request through Triton, whose responses contain the HTTP response. */
 export function sendHttp(backend: Backend, head: RequestHead, body: Uint8Array | undefined): ResponseStream {
   const parts = body === undefined ? [encode(head)] : [encode(head), body];
   return backend.send({ ...httpRequest(parts), read: readHttpEntry });
 }
 
-/** Tells the backend how much of a response's body was read. Errors of this message are ignored. */
+/** Tells the backend how much of a response's body was read. Errors of sending this are ignored. */
 export function sendRead(backend: Backend, id: string, bytes: number): void {
   try {
     backend.tell(httpRequest([encode({ read: id, bytes })])).finished.catch(() => {});
@@ -58,16 +58,16 @@ function readHttpEntry(entry: DeltaEntry): Record<string, Tensor> {
   return { [output]: tensor(output, "BYTES", data) };
 }
 
-/** The pieces that a response brings. */
+/** The pieces in a response. */
 export function partsOf(response: InferenceResponse): Uint8Array[] {
   return (response.outputs[output]?.data ?? []) as Uint8Array[];
 }
 
-/** Joins two responses that wait unread: their pieces follow each other. */
+/** Joins two unread responses by concatenating their pieces. */
 function joinParts(earlier: InferenceResponse, later: InferenceResponse): InferenceResponse | undefined {
   const tensor = earlier.outputs[output];
   if (tensor === undefined) return undefined;
-  // Appended in place: a stream that nobody reads would cost the square of its length otherwise.
+  // Appended in place: otherwise an unread stream would take time quadratic in its length.
   (tensor.data as Uint8Array[]).push(...partsOf(later));
   return { ...later, outputs: { [output]: tensor } };
 }

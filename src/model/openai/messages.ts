@@ -3,10 +3,10 @@ import { InvalidArgumentError } from "../../errors";
 import type { ChatMessage } from "./chat-types";
 
 /**
- * The messages as vLLM takes them: images that are given as bytes or base64 text (`{ type: "image", image }`) become data
- * URLs in OpenAI's form; all else stays as it is.
+ * Converts messages for vLLM: images that are given as bytes or base64 text (`{ type: "image", image }`) become data URLs in
+ * OpenAI's format; everything else is unchanged.
  *
- * @throws {@link InvalidArgumentError} for what is no list of messages, and naming a message or an image that is none.
+ * @throws {@link InvalidArgumentError} if it is not a list of messages, or naming an invalid message or image.
  */
 export function toMessages(messages: unknown): readonly ChatMessage[] {
   if (!Array.isArray(messages) || messages.length === 0) {
@@ -46,7 +46,7 @@ function toImageUrl({ image, ...rest }: { type: "image"; image: unknown }, where
   return { ...rest, type: "image_url", image_url: { url } };
 }
 
-/** The media type by the first bytes; vLLM's reader looks at them itself. */
+/** Finds the media type from the first bytes; vLLM's image reader checks them itself. */
 function typeOf(base64: string): string {
   const head = Buffer.from(base64.slice(0, 16), "base64").toString("latin1");
   if (head.startsWith("\xff\xd8")) return "image/jpeg";

@@ -5,8 +5,8 @@ import { StructuredOutputError } from "./errors";
 export type JsonSchema = { readonly [keyword: string]: unknown };
 
 /**
- * A schema of a validation library, by the interface that libraries agree on (https://standardschema.dev): zod 4.2 and
- * later, and others that can write themselves as a JSON schema.
+ * A schema of a validation library with the Standard Schema interface (https://standardschema.dev): zod 4.2 and later, and
+ * others that can convert their schemas to JSON Schema.
  */
 export interface StandardSchema<T> {
   readonly "~standard": {
@@ -30,7 +30,7 @@ function isStandard<T>(schema: Structure<T>): schema is StandardSchema<T> {
   return typeof (schema as Partial<StandardSchema<T>>)["~standard"] === "object";
 }
 
-/** @throws {@link InvalidArgumentError} for a schema that cannot be written as a JSON schema. */
+/** @throws {@link InvalidArgumentError} for a schema that cannot be converted to a JSON schema. */
 export function toJsonSchema(schema: Structure<unknown>): JsonSchema {
   if (typeof schema !== "object" || schema === null) {
     throw new InvalidArgumentError("structured must be a JSON schema (an object) or a zod schema");
@@ -49,7 +49,7 @@ export function toJsonSchema(schema: Structure<unknown>): JsonSchema {
   }
 }
 
-/** Reads an answer and checks it by the schema, where that can check. @throws {@link StructuredOutputError} */
+/** Parses an answer and validates it, if the schema can validate. @throws {@link StructuredOutputError} */
 export async function parseStructured<T>(schema: Structure<T>, text: string, finishReason: string): Promise<T> {
   let value: unknown;
   try {

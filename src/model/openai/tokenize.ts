@@ -6,13 +6,13 @@ import { tokenizeFields } from "./fields";
 import { toMessages } from "./messages";
 import type { TokenizeOptions } from "./request-types";
 
-/** What {@link VllmModel.tokenize} resolves with. */
+/** The result of {@link VllmModel.tokenize}. */
 export interface TokenizeResult {
-  /** Their numbers in the vocabulary. */
+  /** The token ids. */
   readonly tokens: readonly number[];
-  /** How many they are. */
+  /** The number of tokens. */
   readonly count: number;
-  /** The longest sequence that the model takes. */
+  /** The maximum length of a sequence, in tokens (`max_model_len`). */
   readonly maxModelLen: number;
 }
 

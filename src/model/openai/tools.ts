@@ -14,7 +14,7 @@ export interface ChatTool<Args = unknown> {
   /** Its arguments: a zod schema (then `execute` gets them checked and typed) or a JSON schema of an object. */
   readonly parameters: Structure<Args>;
   /**
-   * Does the work. A text is given to the model as it is, anything else as JSON.
+   * Called when the model calls the tool. The model gets a returned text unchanged, and any other result as JSON.
    *
    * @param args - the arguments that the model wrote
    * @param context - the call, and the signal of the whole run
@@ -22,13 +22,13 @@ export interface ChatTool<Args = unknown> {
   execute(args: Args, context: ToolContext): unknown;
 }
 
-/** What {@link ChatTool.execute} is called with besides its arguments. */
+/** The second argument of {@link ChatTool.execute}. */
 export interface ToolContext {
   readonly call: ToolCall;
   readonly signal: AbortSignal | undefined;
 }
 
-/** A call of a tool and what came of it. */
+/** A call of a tool and its result. */
 export interface ToolResult {
   readonly call: ToolCall;
   /** What the model gets as the answer. */
@@ -49,40 +49,40 @@ export interface ToolStep {
 export interface RunToolsOptions<Args extends Record<string, unknown> = Record<string, unknown>>
   extends Omit<ChatOptions<undefined>, "tools" | "structured"> {
   readonly messages: readonly ChatMessage[];
-  /** By the name that the model calls them by. */
+  /** The tools by name. The model calls them by these names. */
   readonly tools: { readonly [Name in keyof Args]: ChatTool<Args[Name]> };
-  /** Answers of the model, at most; the last one's calls are not made. Default 10. */
+  /** Maximum number of the model's answers; the calls of the last one are not made. Default 10. */
   readonly maxSteps?: number | undefined;
   /**
-   * Which tool to call in the **first** step (`"required"`, or `{ type: "function", function: { name } }`); afterwards the
-   * model is free (`"auto"`), except after `"none"`. Default `"auto"`.
+   * Which tool to call in the **first** step (`"required"`, or `{ type: "function", function: { name } }`); in later steps
+   * the model decides (`"auto"`), except after `"none"`. Default `"auto"`.
    */
   readonly tool_choice?: ChatOptions["tool_choice"];
   /**
-   * What happens when a tool throws, or its arguments do not fit: `"return"` (default) gives the message to the model, which
+   * What happens if a tool throws, or its arguments do not match its schema: `"return"` (default) passes the message to the model, which
    * may try again; `"throw"` ends the run with {@link ToolError}.
    */
   readonly toolErrors?: "return" | "throw" | undefined;
   /** Gets each piece of text; with it the answers are streamed. */
   readonly onText?: ((text: string, step: number) => void) | undefined;
-  /** Gets each piece of the answers, reasoning and tool calls included; with it the answers are streamed. */
+  /** Gets each piece of the answers, including reasoning and tool calls; with it the answers are streamed. */
   readonly onChunk?: ((chunk: ChatChunk, step: number) => void) | undefined;
   /** Called before a tool is called. */
   readonly onToolCall?: ((call: ToolCall) => void) | undefined;
-  /** Called with what came of a call. */
+  /** Called with the result of a call. */
   readonly onToolResult?: ((result: ToolResult) => void) | undefined;
 }
 
-/** What {@link VllmModel.runTools} resolves with: the last answer, and how it came about. */
+/** The result of {@link VllmModel.runTools}: the last answer, and the steps before it. */
 export interface ToolRun {
   readonly text: string;
   readonly finishReason: string;
-  /** Of all steps together. */
+  /** The tokens of all steps together. */
   readonly usage: Usage;
   readonly steps: readonly ToolStep[];
-  /** The conversation with all that was added to it: pass it on to go on. */
+  /** The conversation, including all added messages: pass it to the next call to continue. */
   readonly messages: readonly ChatMessage[];
-  /** The calls that were not made because `maxSteps` was reached; else empty. */
+  /** The calls that were not made because `maxSteps` was reached; otherwise empty. */
   readonly pendingCalls: readonly ToolCall[];
 }
 
@@ -203,7 +203,7 @@ async function ask(
   return stream.final();
 }
 
-/** Calls one tool. Its failure is a result for the model, or an error where the caller wants one. */
+/** Calls one tool. Depending on `toolErrors`, a failure becomes a result for the model or an error. */
 async function callTool(
   tools: Tools,
   call: ToolCall,
@@ -221,7 +221,7 @@ async function callTool(
     const value = await tool.execute(args, { call, signal });
     result = { call, content: typeof value === "string" ? value : (JSON.stringify(value) ?? "null") };
   } catch (error) {
-    // An abort is the caller's wish, and no news for the model.
+    // An abort comes from the caller: the model is not told about it.
     if (signal?.aborted) {
       throw new RequestCancelledError("the request was aborted by its signal", { cause: signal.reason });
     }

@@ -1,16 +1,24 @@
 // An Electron app: the model lives in a utility process, so that neither a load nor a crash of it touches the window. The
-// window talks to it over a MessagePort of its own; this process only brings the two together.
+// window talks to it over a MessagePort of its own; this process brings the two together, and asks for files and folders.
 //
-//   npm install && MODEL_REPOSITORY=/path/to/model_repository npm start
+//   npm install && npm start
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { app, BrowserWindow, ipcMain, MessageChannelMain, utilityProcess } from "electron";
+import { app, BrowserWindow, dialog, ipcMain, MessageChannelMain, protocol, utilityProcess } from "electron";
+import { answer } from "./app-files.mjs";
 
 const directory = import.meta.dirname;
+const settingsFile = () => join(app.getPath("userData"), "settings.json");
 let host;
 
-function startHost() {
-  const modelRepository = process.env.MODEL_REPOSITORY ?? join(app.getPath("userData"), "model_repository");
-  const child = utilityProcess.fork(join(directory, "model-host.mjs"), [modelRepository], { serviceName: "model" });
+protocol.registerSchemesAsPrivileged([{ scheme: "app", privileges: { standard: true, secure: true } }]);
+
+async function startHost() {
+  // The model that was chosen last; the first time there is none.
+  const { model = "" } = await readFile(settingsFile(), "utf8").then(JSON.parse, () => ({}));
+  const child = utilityProcess.fork(join(directory, "model-host.mjs"), [process.env.MODEL ?? model], {
+    serviceName: "model",
+  });
   child.once("exit", (code) => {
     host = undefined;
     for (const { webContents } of BrowserWindow.getAllWindows()) webContents.send("model-ended", code);
@@ -20,32 +28,50 @@ function startHost() {
 
 function openWindow() {
   const window = new BrowserWindow({
-    width: 900,
-    height: 640,
+    width: 1100,
+    height: 720,
     webPreferences: { preload: join(directory, "preload.cjs"), contextIsolation: true, sandbox: true },
   });
   // The window shows this one page.
   window.webContents.setWindowOpenHandler(() => ({ action: "deny" }));
   window.webContents.on("will-navigate", (event) => event.preventDefault());
-  return window.loadFile(join(directory, "renderer/index.html"));
+  return window.loadURL("app://local/");
 }
 
-// Each page asks for its port when it is ready for it, a reloaded one again; a model that ended is started again.
-ipcMain.on("model-connect", (event) => {
+// Each page asks for its port when it is ready for it, a reloaded one again; a model process that ended is started again.
+ipcMain.on("model-connect", async (event) => {
   host ??= startHost();
   const { port1, port2 } = new MessageChannelMain();
-  host.postMessage({ type: "connect" }, [port1]);
+  (await host).postMessage({ type: "connect" }, [port1]);
   event.sender.postMessage("model-port", null, [port2]);
+});
+
+/** Asks for the model (a folder or a GGUF file) or for an adapter's folder; gives its path, or undefined. */
+ipcMain.handle("choose", async (event, what) => {
+  const { filePaths } = await dialog.showOpenDialog(BrowserWindow.fromWebContents(event.sender), {
+    title: what === "model" ? "A model's folder" : what === "gguf" ? "A GGUF file" : "The folder of a PEFT adapter",
+    properties: [what === "gguf" ? "openFile" : "openDirectory"],
+    filters: what === "gguf" ? [{ name: "GGUF", extensions: ["gguf"] }] : [],
+  });
+  const [path] = filePaths;
+  if (path !== undefined && what !== "adapter") await writeFile(settingsFile(), JSON.stringify({ model: path }));
+  return path;
 });
 
 app.on("window-all-closed", () => app.quit());
 
 // The model is unloaded before the app ends.
-app.on("will-quit", (event) => {
-  if (host === undefined) return;
+let ended = false;
+app.on("will-quit", async (event) => {
+  if (host === undefined || ended) return;
   event.preventDefault();
-  host.once("exit", () => app.quit());
-  host.postMessage({ type: "stop" });
+  ended = true;
+  const child = await host;
+  child.once("exit", () => app.quit());
+  child.postMessage({ type: "stop" });
 });
 
-app.whenReady().then(openWindow);
+app.whenReady().then(() => {
+  protocol.handle("app", ({ url }) => answer(url));
+  return openWindow();
+});

@@ -7,9 +7,9 @@ const electron = process.parentPort;
 if (electron === undefined && isMainThread)
   throw new Error("start this with utilityProcess.fork or as a worker thread");
 
-// A folder as the last argument, or in a worker the options of VllmModel.load.
-const options = electron === undefined ? workerData : { modelRepository: process.argv.at(-1) };
-const service = new ModelService(options);
+// The model, as the last argument or as the worker's data; an empty one is chosen later.
+const path = electron === undefined ? workerData : process.argv.at(-1);
+const service = new ModelService(path);
 
 async function receive({ type }, port) {
   if (type === "connect") service.connect(port);

@@ -1,30 +1,28 @@
-// All that the page gets: three functions. The port itself stays on this side of the bridge.
+// All that the page gets: four functions. The port itself stays on this side of the bridge.
 const { contextBridge, ipcRenderer } = require("electron");
 
 let port;
-let nextId = 1;
+let tell = () => {};
+
+ipcRenderer.on("model-port", ({ ports }) => {
+  port?.close();
+  [port] = ports;
+  port.onmessage = ({ data }) => tell(data);
+});
+ipcRenderer.on("model-ended", (_event, code) => tell({ type: "ended", code }));
 
 contextBridge.exposeInMainWorld("model", {
-  /** Connects to the model; `listener` gets its messages (model-service.mjs). */
+  /** Connects to the model, also after its process has ended; `listener` gets its messages (model-service.mjs). */
   connect(listener) {
-    ipcRenderer.on("model-port", ({ ports }) => {
-      port?.close();
-      [port] = ports;
-      port.onmessage = ({ data }) => listener(data);
-    });
-    ipcRenderer.on("model-ended", (_event, code) => {
-      const message = `the model's process ended (${code})`;
-      listener({ type: "state", phase: "failed", error: { message, hint: "reload the window to start it again" } });
-    });
+    tell = listener;
     ipcRenderer.send("model-connect");
   },
-  /** Asks, and gives the id that the answer's messages carry. */
-  ask(prompt, lora, maxTokens) {
-    const id = nextId++;
-    port.postMessage({ type: "ask", id, prompt, lora, maxTokens });
-    return id;
+  /** Sends the model a message (model-service.mjs). */
+  send(message) {
+    port.postMessage(message);
   },
-  cancel(id) {
-    port.postMessage({ type: "cancel", id });
+  /** Asks the user for a "model", a "gguf" or an "adapter"; gives its path, or undefined. */
+  choose(what) {
+    return ipcRenderer.invoke("choose", what);
   },
 });

@@ -1,11 +1,11 @@
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { pathToFileURL } from "node:url";
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
 import { createPackageWithOptions, listPackage, statFile } from "@electron/asar";
-import { chromium as driver, type Page } from "playwright-core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Browser, Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { findBarriers, keepFailures, needsBrowser, startBrowser } from "../support/browser";
 import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
 import { adapter, root } from "../support/paths";
 import { until } from "../support/triton";
@@ -15,6 +15,7 @@ import { until } from "../support/triton";
 interface Message {
   type: string;
   phase?: string;
+  step?: string;
   adapters?: string[];
   id?: number;
   text?: string;
@@ -22,6 +23,8 @@ interface Message {
   usage?: { completionTokens: number };
   error?: { code?: string; message: string; hint?: string };
 }
+
+const say = (content: string) => [{ role: "user", content }];
 
 const example = join(root, "examples/electron");
 const manifest = JSON.parse(readFileSync(join(example, "package.json"), "utf8"));
@@ -32,6 +35,8 @@ let repository: string;
 
 beforeAll(() => {
   cpSync(example, app, { recursive: true });
+  // As electron-builder does (package.json, "build").
+  cpSync(join(root, "examples/chat-ui"), join(app, "chat-ui"), { recursive: true });
   const installed = join(app, "node_modules/tritonode");
   mkdirSync(installed, { recursive: true });
   const npm = process.env["npm_execpath"] as string;
@@ -85,34 +90,41 @@ class Client {
   }
 }
 
-const chromium = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
-
-/** Gives a page `window.model` as preload.cjs does, with Playwright's bridge in place of Electron's. */
-async function connectPage(page: Page, host: Worker): Promise<void> {
-  const { port1, port2 } = new MessageChannel();
-  await page.exposeFunction("send", (message: object) => port1.postMessage(message));
+/**
+ * Gives a page `window.model` as preload.cjs does, with Playwright's bridge in place of Electron's, and the files that
+ * Electron would serve as app://local/ from the same function.
+ */
+async function connectPage(page: Page, host: () => Worker, choose: (what: string) => string): Promise<void> {
+  const { answer } = await import(join(app, "app-files.mjs"));
+  await page.route("http://local/**", async (route) => {
+    const response: Response = await answer(route.request().url());
+    const body = Buffer.from(await response.arrayBuffer());
+    await route.fulfill({ status: response.status, headers: Object.fromEntries(response.headers), body });
+  });
+  let port: MessagePort;
+  const tell = (message: object) =>
+    page.evaluate((it) => Reflect.get(globalThis, "receive")(it), message).catch(() => {});
+  await page.exposeFunction("send", (message: object) => port.postMessage(message));
+  await page.exposeFunction("choose", choose);
   await page.exposeFunction("connect", () => {
-    port1.on(
-      "message",
-      (message: Message) => void page.evaluate((it) => Reflect.get(globalThis, "receive")(it), message),
-    );
-    host.postMessage({ type: "connect", port: port2 }, [port2]);
+    const { port1, port2 } = new MessageChannel();
+    port = port1;
+    port1.on("message", tell);
+    const worker = host();
+    worker.once("exit", (code) => port === port1 && tell({ type: "ended", code }));
+    worker.postMessage({ type: "connect", port: port2 }, [port2]);
   });
   await page.addInitScript(`
-    let nextId = 1;
     window.model = {
       connect(listener) { window.receive = listener; window.connect(); },
-      ask(prompt, lora, maxTokens) {
-        window.send({ type: "ask", id: nextId, prompt, lora, maxTokens });
-        return nextId++;
-      },
-      cancel(id) { window.send({ type: "cancel", id }); },
+      send: (message) => window.send(message),
+      choose: (what) => window.choose(what),
     };`);
 }
 
 /** The host as it is started in a worker thread, or with the interface of a utility process. */
 const hosts: Record<string, (folder: string) => Worker> = {
-  "a worker thread": (path) => new Worker(join(app, "model-host.mjs"), { workerData: { modelRepository: path } }),
+  "a worker thread": (path) => new Worker(join(app, "model-host.mjs"), { workerData: path }),
   "a process.parentPort of Electron's form": (path) =>
     new Worker(
       `import(${JSON.stringify(join(root, "test/support/electron-parent-port.mjs"))})
@@ -134,10 +146,10 @@ describe.each(Object.keys(hosts))("the model's host in %s", (kind) => {
   afterAll(() => host?.terminate());
 
   test("a window sees the load and then the adapters; one that comes later gets the state at once", async () => {
-    const phases = client.messages.filter(({ type }) => type === "state").map(({ phase }) => phase);
-    // One that connects while the model loads may see a phase twice.
-    expect([...new Set(phases)].slice(0, 2)).toEqual(["start", "import"]);
-    expect(client.messages.at(-1)).toEqual({ type: "state", phase: "ready", adapters: ["lora_a", "lora_b"] });
+    const steps = client.messages.filter(({ phase }) => phase === "loading").map(({ step }) => step);
+    // One that connects while the model loads may see a step twice.
+    expect([...new Set(steps)].slice(0, 2)).toEqual(["start", "import"]);
+    expect(client.messages.at(-1)).toMatchObject({ type: "state", phase: "ready", adapters: ["lora_a", "lora_b"] });
     const second = new Client(host);
     await second.wait(({ phase }) => phase === "ready");
     expect(second.messages).toHaveLength(1);
@@ -150,7 +162,7 @@ describe.each(Object.keys(hosts))("the model's host in %s", (kind) => {
       [client, "lora_a"],
       [other, "lora_b"],
     ] as const) {
-      window.send({ type: "ask", id: 1, prompt: "Hello, my name is", lora, maxTokens: 40 });
+      window.send({ type: "ask", id: 1, messages: say("Hello, my name is"), lora, maxTokens: 40 });
     }
     for (const window of [client, other]) {
       const done = await window.end(1);
@@ -169,7 +181,7 @@ describe.each(Object.keys(hosts))("the model's host in %s", (kind) => {
   });
 
   test("a request is cancelled, and nothing comes after", async () => {
-    client.send({ type: "ask", id: 2, prompt: "Tell me a very long story", maxTokens: 450 });
+    client.send({ type: "ask", id: 2, messages: say("Tell me a very long story"), maxTokens: 450 });
     await client.wait(({ id, type }) => id === 2 && type === "text");
     client.send({ type: "cancel", id: 2 });
     expect(await client.end(2)).toMatchObject({ type: "error", error: { code: "ERR_REQUEST_CANCELLED" } });
@@ -177,60 +189,17 @@ describe.each(Object.keys(hosts))("the model's host in %s", (kind) => {
   });
 
   test("an error comes with its code and its hint, and the next request is answered", async () => {
-    client.send({ type: "ask", id: 3, prompt: "x", lora: "lora_c" });
+    client.send({ type: "ask", id: 3, messages: say("x"), lora: "lora_c" });
     const { error } = await client.end(3);
     expect(error).toMatchObject({ code: "ERR_ADAPTER_NOT_FOUND", hint: expect.any(String) });
-    client.send({ type: "ask", id: 4, prompt: "x", maxTokens: 0.5 });
+    client.send({ type: "ask", id: 4, messages: say("x"), maxTokens: 0.5 });
     expect((await client.end(4)).error?.code).toBe("ERR_INVALID_ARGUMENT");
-    client.send({ type: "ask", id: 5, prompt: "Hello", maxTokens: 2 });
+    client.send({ type: "ask", id: 5, messages: say("Hello"), maxTokens: 2 });
     expect((await client.end(5)).type).toBe("done");
   });
 
-  test.skipIf(chromium === undefined || kind !== "a worker thread")(
-    "the page: the adapters in a menu, an answer as it comes, a stop button (needs Chromium)",
-    async () => {
-      const browser = await driver.launch({
-        executablePath: chromium as string,
-        args: ["--no-sandbox", "--disable-dev-shm-usage"],
-      });
-      try {
-        const page = await browser.newPage();
-        const failures: string[] = [];
-        page.on("pageerror", (error) => failures.push(error.message));
-        page.on("console", (message) => void (message.type() === "error" && failures.push(message.text())));
-        await connectPage(page, host);
-        await page.goto(pathToFileURL(join(app, "renderer/index.html")).href);
-        const menu = page.getByLabel("Adapter");
-        await page.locator("#adapter:enabled").waitFor({ timeout: 20_000 });
-        expect(await menu.locator("option").allTextContents()).toEqual(["none (base model)", "lora_a", "lora_b"]);
-        await menu.selectOption("lora_b");
-        await page.getByLabel("Prompt").fill("Hello, my name is");
-        await page.getByLabel("Prompt").press("Enter");
-        const answer = page.locator(".answer").first();
-        await answer.filter({ hasText: /./ }).waitFor({ timeout: 20_000 });
-        await page
-          .locator("#state")
-          .filter({ hasText: / tokens$/ })
-          .waitFor({ timeout: 20_000 });
-        // An answer that would go on is stopped; the tiny model may end one by itself before.
-        await page.getByLabel("Prompt").fill("Tell me a very long story");
-        await page.locator("#send").click();
-        await page.locator("#stop").click({ timeout: 5_000 });
-        await page
-          .locator("#state")
-          .filter({ hasText: /^(stopped|\d+ tokens)$/ })
-          .waitFor({ timeout: 20_000 });
-        await page.locator("#send:enabled").waitFor();
-        expect(await page.locator(".error").count()).toBe(0);
-        expect(failures).toEqual([]);
-      } finally {
-        await browser.close();
-      }
-    },
-  );
-
   test("told to stop, it ends what runs and itself", async () => {
-    client.send({ type: "ask", id: 6, prompt: "Tell me a very long story", maxTokens: 450 });
+    client.send({ type: "ask", id: 6, messages: say("Tell me a very long story"), maxTokens: 450 });
     await client.wait(({ id, type }) => id === 6 && type === "text");
     const exit = new Promise((resolve) => host.once("exit", resolve));
     host.postMessage({ type: "stop" });
@@ -244,11 +213,127 @@ describe.each(Object.keys(hosts))("the model's host in %s", (kind) => {
       const window = new Client(failing);
       const { error } = await window.wait(({ phase }) => phase === "failed");
       expect(error?.message).toContain("no such folder");
-      window.send({ type: "ask", id: 1, prompt: "x" });
+      window.send({ type: "ask", id: 1, messages: say("x") });
       await until(() => window.of(1).length > 0, 10_000);
       expect(window.of(1)[0]?.error?.code).toBe("ERR_NOT_READY");
     } finally {
       await failing.terminate();
+    }
+  });
+});
+
+describe("the window", needsBrowser, () => {
+  let browser: Browser;
+  let page: Page;
+  let failures: string[];
+  let host: Worker;
+  let starts = 0;
+  const start = () => {
+    starts++;
+    const started = new Worker(join(app, "model-host.mjs"), { workerData: starts === 1 ? "" : repository });
+    started.once("exit", () => {
+      if (host === started) running = false;
+    });
+    running = true;
+    return started;
+  };
+  let running = false;
+
+  beforeAll(async () => {
+    browser = await startBrowser();
+    page = await browser.newPage({ viewport: { width: 1100, height: 720 } });
+    page.setDefaultTimeout(60_000);
+    failures = keepFailures(page);
+    const chosen: Record<string, string> = { model: repository, adapter: adapter("lora_all") };
+    await connectPage(
+      page,
+      () => {
+        if (!running) host = start();
+        return host;
+      },
+      (what) => chosen[what] as string,
+    );
+    await page.goto("http://local/");
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await host?.terminate();
+  });
+  afterEach(() => expect(failures).toEqual([]));
+
+  const send = async (question: string) => {
+    await page.getByLabel("Question").fill(question);
+    await page.getByLabel("Question").press("Enter");
+  };
+
+  test("a model is opened, an adapter is loaded, and the columns answer", async () => {
+    await page.getByText("Open a model: a Hugging Face folder").waitFor();
+    expect(await findBarriers(page)).toEqual([]);
+    await page.getByRole("button", { name: "Open a model…" }).click();
+    await page.getByText(/^Loading the model: /).waitFor();
+    await page.getByText("Ready. Adapters: lora_a, lora_b.").waitFor();
+    await page.getByRole("button", { name: "Load an adapter…" }).click();
+    await page.getByText("Ready. Adapters: lora_a, lora_b, lora_all.").waitFor();
+    const menus = page.getByLabel("Model", { exact: true });
+    expect(await menus.first().locator("option").allTextContents()).toEqual([
+      "base model",
+      "lora_a",
+      "lora_b",
+      "lora_all",
+    ]);
+    await menus.last().selectOption("lora_all");
+    await send("Hello");
+    await page
+      .getByText(/^\d+ tokens · \d+ tokens\/s$/)
+      .nth(2)
+      .waitFor();
+    expect(await findBarriers(page)).toEqual([]);
+    await page.keyboard.press("Escape");
+    await page.locator("#stop:disabled").waitFor();
+    expect(await page.locator("li.error").count()).toBe(0);
+  });
+
+  test("the model's process ends: the window says so and starts it again", async () => {
+    // A reloaded window is connected to the same host.
+    await page.reload();
+    await page.locator("#send:enabled").waitFor();
+    expect(starts).toBe(1);
+    await send("Tell me a very long story");
+    await page.locator("li.busy", { hasText: /./ }).first().waitFor();
+    await host.terminate();
+    await page.getByText("the model's process has ended (1); it is started again.").waitFor();
+    expect(await page.locator("li.error").count()).toBe(3);
+    await page.getByText("Ready. Adapters: lora_a, lora_b.").waitFor();
+    await page.locator("#send:enabled").waitFor();
+    expect(starts).toBe(2);
+  });
+});
+
+describe("a machine without the runtime", needsBrowser, () => {
+  test("the window offers to install it, and says why it could not be installed", async () => {
+    const directory = join(folder, "somebody's folder");
+    mkdirSync(directory);
+    writeFileSync(join(directory, "letter.txt"), "not ours");
+    const env = { ...process.env, TRITONODE_RUNTIME_DIR: directory };
+    const host = new Worker(join(app, "model-host.mjs"), { workerData: repository, env });
+    const browser = await startBrowser();
+    try {
+      const page = await browser.newPage();
+      page.setDefaultTimeout(60_000);
+      await connectPage(
+        page,
+        () => host,
+        () => "",
+      );
+      await page.goto("http://local/");
+      await page.getByText("1.3 GB, once").waitFor();
+      expect(await findBarriers(page)).toEqual([]);
+      await page.getByRole("button", { name: "Install" }).click();
+      await page.locator("#notice.error", { hasText: /somebody's folder/ }).waitFor();
+      expect(readdirSync(directory)).toEqual(["letter.txt"]);
+    } finally {
+      await browser.close();
+      await host.terminate();
     }
   });
 });

@@ -31,7 +31,7 @@ export class Column {
     remove.addEventListener("click", onRemove);
     const heading = make("h2", { className: "for-screen-readers", textContent: `Column ${number}` });
     this.element = make("section", { className: "column", ariaLabel: `Column ${number}` });
-    this.element.append(heading, make("header", {}, this.#menu, this.#speed, remove), this.#list);
+    this.element.append(heading, make("header", {}, this.#menu, remove, this.#speed), this.#list);
     this.setModels(models);
     if (model !== undefined) this.#menu.value = model;
   }

@@ -26,7 +26,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def wanted() -> bool:
-    """Whether the environment leaves attention to our kernels.
+    """Whether the environment selects this package's attention kernels.
 
     Raises:
         ValueError: ``TRITONODE_CPU_ATTENTION`` names kernels that do not exist.
@@ -38,7 +38,7 @@ def wanted() -> bool:
 
 
 def extend_platform(platform_class: Any) -> None:
-    """Let vLLM's CPU platform choose :mod:`attention_backend` where its kernels know what a layer asks for.
+    """Make vLLM's CPU platform choose :mod:`attention_backend` for layers that its kernels support.
 
     Args:
         platform_class: vLLM's CPU platform.
@@ -65,7 +65,7 @@ def _say_once(reason: str) -> None:
 
 
 def unknown(config: Any) -> str | None:
-    """What a layer asks for that the kernels do not compute; None: nothing.
+    """Return a feature that the layer needs and the kernels do not support, or None if there is none.
 
     Args:
         config: vLLM's ``AttentionSelectorConfig``.

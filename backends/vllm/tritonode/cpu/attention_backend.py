@@ -1,4 +1,4 @@
-"""The attention backend that :mod:`attention` chooses, in vLLM's terms."""
+"""The attention backend that :mod:`attention` registers with vLLM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AttentionBackend(CPUAttentionBackend):
 
 
 class AttentionImpl(CPUAttentionBackendImpl):
-    """One layer's attention: :meth:`forward` keeps the step's keys and values, then looks at all of the sequence's."""
+    """One layer's attention: :meth:`forward` stores the step's keys and values, then attends to the sequence's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -34,7 +34,7 @@ class AttentionImpl(CPUAttentionBackendImpl):
             and not self.is_fp8_kv_cache
             and self.num_queries_per_kv <= _MOST_QUERIES_PER_KV
         )
-        # Whether our kernels serve each step of causal requests, and the layer keeps its own keys and values.
+        # Whether this package's kernels support each step of causal requests, and the layer has its own KV cache.
         self.plain = self._ours and self.kv_sharing_target_layer_name is None
 
     def forward(

@@ -12,14 +12,14 @@ from tritonode.errors import SettingsError
 
 from .packed_layers import Weight
 
-# Where AWQ keeps each of eight numbers in an int32.
+# AWQ's order of the eight numbers in an int32.
 _AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 Tensors = dict[str, torch.Tensor]
 
 
 def _unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """The numbers in each int32 of a matrix, the lowest bits first: uint8 [rows, columns * 32 / bits]."""
+    """Return the numbers in each int32 of a matrix, lowest bits first, as uint8 [rows, columns * 32 / bits]."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     numbers = (packed.to(torch.int32)[..., None] >> shifts) & ((1 << bits) - 1)
     return numbers.to(torch.uint8).reshape(packed.shape[0], -1)
@@ -65,7 +65,7 @@ def gptq(tensors: Tensors, *, bits: int, zeros_less_one: bool) -> Weight:
 
 
 def awq(tensors: Tensors) -> Weight:
-    """AWQ ("gemm"): `qweight` and `qzeros` pack outputs, in an order of their own."""
+    """AWQ ("gemm"): `qweight` and `qzeros` pack outputs, in AWQ's own order."""
 
     def unpacked(packed: torch.Tensor) -> torch.Tensor:
         rows = _unpacked(packed, 4).reshape(packed.shape[0], -1, 8)

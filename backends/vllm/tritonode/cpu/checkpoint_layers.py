@@ -1,4 +1,4 @@
-"""Has vLLM keep GPTQ, AWQ and compressed-tensors checkpoints in this package's packed weights on a CPU.
+"""Makes vLLM load GPTQ, AWQ and compressed-tensors checkpoints into this package's packed weights on a CPU.
 
 vLLM's own CPU kernels refuse 8-bit weights, GPTQ with zero points, `desc_act`, and float32. A checkpoint that these
 classes do not know (mixtures of experts, other numbers of bits, quantised activations) is left to vLLM.
@@ -32,7 +32,7 @@ from .punica_library import PunicaLibraryError
 logger = logging.getLogger("vllm.tritonode.checkpoint")
 
 VARIABLE = "TRITONODE_CPU_QUANTISED"
-"""The environment variable that leaves these checkpoints to vLLM when it is `vllm`."""
+"""The environment variable that selects vLLM's own kernels for these checkpoints if its value is `vllm`."""
 
 _INTEGERS = {"qweight", "qzeros", "g_idx", "weight_packed", "weight_zero_point", "weight_g_idx"}
 _BITS = (4, 8)
@@ -40,7 +40,7 @@ _BITS = (4, 8)
 
 @functools.cache
 def install() -> None:
-    """Register the formats with vLLM, once, unless the user has chosen vLLM's own, or there are no kernels."""
+    """Register the formats with vLLM, once, unless the user has chosen vLLM's kernels or this package's are missing."""
     if os.environ.get(VARIABLE) == "vllm":
         return
     try:
@@ -53,7 +53,7 @@ def install() -> None:
 
 
 class CheckpointMethod(PackedMethod):
-    """A layer whose checkpoint has several tensors for each part of its weight."""
+    """A layer whose checkpoint has several tensors for each part of the weight."""
 
     def __init__(self, names: tuple[str, ...], decode: Callable[[Tensors, int], Weight]) -> None:
         self._names = names
@@ -100,7 +100,7 @@ class CheckpointConfig(PackedConfig):
     method = ""
     """vLLM's and transformers' name of the format."""
     names: tuple[str, ...] = ()
-    """A quantised module's tensors; the first is there in each."""
+    """The tensors of a quantised module. Every module has the first one."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class CheckpointConfig(PackedConfig):
 
     @classmethod
     def override_quantization_method(cls, hf_quant_cfg: Any, user_quant: Any, hf_config: Any = None) -> Any:
-        """vLLM asks each format whether it takes a checkpoint."""
+        """Called by vLLM to ask each format whether it supports a checkpoint."""
         experts = any(getattr(hf_config, f"num_{name}experts", None) for name in ("", "local_", "routed_"))
         asked = user_quant in (None, cls.method, cls.get_name())
         mine = str(hf_quant_cfg.get("quant_method", "")).lower() == cls.method
@@ -129,7 +129,7 @@ class CheckpointConfig(PackedConfig):
         raise NotImplementedError
 
     def decode(self, tensors: Tensors, inputs: int) -> Weight:
-        """The weight of one module of `inputs` columns."""
+        """Return the weight of one module with `inputs` columns."""
         raise NotImplementedError
 
     def maybe_update_config(self, model_name: str, hf_config: Any = None, revision: str | None = None) -> None:
@@ -142,7 +142,7 @@ class CheckpointConfig(PackedConfig):
 
     @staticmethod
     def get_checkpoint_weight_mapper() -> WeightsMapper:
-        """vLLM's drops `g_idx`, which says how `desc_act` has ordered the inputs."""
+        """Keep `g_idx`, which vLLM's method drops: it says how `desc_act` has ordered the inputs."""
         return WeightsMapper()
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
@@ -159,7 +159,7 @@ class CheckpointConfig(PackedConfig):
 
 
 def _bits(packed: int, inputs: int) -> int:
-    """Bits of a number, where `inputs` of them are in `packed` int32."""
+    """Return the bits of a number, given that `inputs` numbers are packed in `packed` int32."""
     bits = 32 * packed // max(inputs, 1)
     if bits not in _BITS:
         raise SettingsError(f"weights of {bits} bits are not read; of 4 and 8 are")

@@ -150,10 +150,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: packed weights whose outputs follow each other."""
+    """A linear layer: packed weights whose outputs are concatenated."""
 
     parts: Sequence[tuple[torch.Tensor, torch.Tensor | None]]
-    """Each a packed buffer, and where its columns are in another order, the input (int64) of each."""
+    """The packed buffers, each with the input (int64) of each column if the columns are in another order."""
     bias: torch.Tensor | None = None
     lora: tuple[int, int] | None = None
     """An engine of ``engine.h`` and this layer's handle in it."""
@@ -206,7 +206,7 @@ class Sizes:
 
 
 class Decoder:
-    """A decoder that the library knows. It keeps what it was made of.
+    """A decoder that is registered with the library. It keeps a reference to everything that it was made of.
 
     Raises:
         ValueError: sizes or types do not fit together; the message says which.

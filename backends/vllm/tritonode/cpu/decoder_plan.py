@@ -1,4 +1,4 @@
-"""Runs all layers of a decoder of vLLM's in one native call (:mod:`decoder`), instead of a dozen operators for each.
+"""Runs all layers of a vLLM decoder in one native call (:mod:`decoder`), instead of a dozen operators for each layer.
 
 It gives the bits that the layers give one by one on this package's kernels. vLLM's scheduler, KV cache, embedding,
 logits and samplers stay as they are. A model, a layer or a setting that is not known here runs as before, and the log
@@ -28,7 +28,7 @@ _CHOICES = ("tritonode", "vllm")
 
 
 class Unsuited(Exception):
-    """A model can't be computed in one call; the message says why."""
+    """The model can't be computed in one call; the message says why."""
 
 
 def wanted() -> bool:
@@ -44,7 +44,7 @@ def wanted() -> bool:
 
 
 def install(runner: Any) -> None:
-    """Let the decoder of a runner's model run in one call, where it is of a known kind.
+    """Make the decoder of a runner's model run in one call, if its kind is supported.
 
     Args:
         runner: vLLM's model runner, which has loaded its model.
@@ -82,7 +82,7 @@ class PlannedForward:
     def __init__(self, model: Any, slow: Any) -> None:
         self._model, self._slow = model, slow
         self._decoder: Decoder | None = None
-        self.enabled = True  # until the model is found to be unsuited
+        self.enabled = True  # until the model turns out not to be supported
         self._layers = list(model.layers)
         self._attention = [layer.self_attn.attn for layer in self._layers]
         self._names = [attention.layer_name for attention in self._attention]

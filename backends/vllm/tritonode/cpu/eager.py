@@ -55,7 +55,7 @@ PROVIDER = "tritonode"
 
 
 def uncompiled(vllm_config: VllmConfig | None) -> bool:
-    """Tell whether a configuration is of an engine that runs without torch.compile."""
+    """Return whether a configuration is for an engine that runs without torch.compile."""
     return vllm_config is not None and vllm_config.compilation_config.mode == CompilationMode.NONE
 
 
@@ -137,7 +137,7 @@ def _register_norms() -> None:
 
 def _register_activation() -> None:
     if "SiluAndMul" in op_registry_oot:
-        return  # somebody else's
+        return  # another plugin has registered its own
 
     @SiluAndMul.register_oot(name="SiluAndMul")
     class SiluAndMulCpu(SiluAndMul):  # type: ignore[misc]
@@ -150,9 +150,9 @@ def _register_activation() -> None:
 
 
 def _register_rotary() -> None:
-    # Those that differ in their tables of angles alone.
+    # Rotary embeddings that differ only in their tables of angles.
     for base in (RotaryEmbedding, Llama3RotaryEmbedding):
-        if base.__name__ not in op_registry_oot:  # else somebody else's
+        if base.__name__ not in op_registry_oot:  # otherwise another plugin has registered its own
             _register_rotary_of(base)
 
 
@@ -215,7 +215,7 @@ def _multiply_of(linear: Any, bias: torch.Tensor | None) -> _Multiply | None:
 
 @dataclass(frozen=True)
 class _Plain:
-    """How a linear layer that is nothing but a matrix (and a bias) computes."""
+    """The functions that compute a linear layer which has only a weight matrix and possibly a bias."""
 
     linear: Callable[..., torch.Tensor]
     multiply: _Multiply | None  # None: only `linear` knows how
@@ -243,7 +243,7 @@ def plain(base: Any) -> _Plain | None:
 
 
 def _shorten_linears(direct: Callable[[], bool]) -> None:
-    """Give each plain layer of an engine that is `direct` a short forward, once its weights are where they stay."""
+    """Give each plain layer of an engine that is `direct` a shorter forward, once its weights no longer move."""
     method: Any = UnquantizedLinearMethod
     process = method.process_weights_after_loading
 
@@ -262,7 +262,7 @@ _weights_loaded = 0
 
 
 def weights_loaded() -> int:
-    """A number that is another one after a layer's weights were loaded (anew)."""
+    """Return a number that changes whenever a layer's weights are loaded."""
     return _weights_loaded
 
 
@@ -287,7 +287,7 @@ def _base_forward(base: Any, found: _Plain, how: _Multiply) -> Callable[..., Any
 
 
 def shorten_packed(base: Any) -> None:
-    """Give a layer of packed weights (`packed_layers`) a short forward, once it has its `cpu_linear`."""
+    """Give a layer with packed weights (`packed_layers`) a shorter forward, after it has its `cpu_linear`."""
     _count_weights()
     found = plain(base)
     if found is None:
@@ -305,7 +305,7 @@ def shorten_packed(base: Any) -> None:
 
 
 def takes_adapters(layer: Any) -> bool:
-    """Whether a LoRA layer is its base layer and the adapters' part added to it."""
+    """Whether a LoRA layer computes its base layer's output plus the adapters' part, and nothing else."""
     return type(layer) in (
         ColumnParallelLinearWithLoRA,
         MergedColumnParallelLinearWithLoRA,
@@ -350,7 +350,7 @@ def direct_forward(
     columns, multiply, arguments = how.columns, how.operator, how.arguments
 
     def forward_multiply(input_: torch.Tensor) -> Any:
-        # Weights that were loaded anew have another matrix; ours is kept alive by `linear`.
+        # Weights that were loaded again have another matrix; `linear` keeps this one alive.
         if input_.dim() != 2 or not input_.is_contiguous() or base.cpu_linear is not linear:
             return slow(input_)
         output = input_.new_empty((input_.size(0), columns))

@@ -1,4 +1,4 @@
-"""Has vLLM load GGUF files: a quantised format whose layers keep the file's integers, and a loader of models."""
+"""Makes vLLM load GGUF files, with a quantisation format whose layers keep the file's integers, and a model loader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def install() -> None:
 
 
 class GgufConfig(PackedConfig):
-    """The format of all layers of a GGUF model; each layer's own is the file's."""
+    """The quantisation format of a GGUF model; each layer has the file's type."""
 
     @classmethod
     def get_name(cls) -> Any:
@@ -64,7 +64,7 @@ class GgufLoader(BaseModelLoader):
         self._path = str(extra["file"])
 
     def download_model(self, model_config: ModelConfig) -> None:
-        """Nothing is downloaded."""
+        """Do nothing: no model is downloaded."""
 
     def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
         """Raises GgufError for a file whose tensors are not those of the model."""
@@ -73,7 +73,7 @@ class GgufLoader(BaseModelLoader):
         if packed:
             for module in model.modules():
                 if type(module) is VocabParallelEmbedding and not hasattr(module, "packed"):
-                    # Gemma 2 of vLLM, whose embedding makes its logits too.
+                    # vLLM's Gemma 2, whose embedding also computes the logits.
                     PackedEmbeddingMethod().take_over(module, torch.get_default_dtype())
         current = [""]
 
@@ -101,7 +101,7 @@ class GgufLoader(BaseModelLoader):
         for name, module in model.named_modules():
             found = getattr(module, "packed", None)
             if isinstance(found, PackedLayer):
-                # A head that is tied to the embedding is the same.
+                # A tied output layer shares the embedding's weight.
                 layers.setdefault(id(found), (name, found))
         try:
             pack_all(list(layers.values()))
@@ -110,7 +110,7 @@ class GgufLoader(BaseModelLoader):
 
 
 def _handle(weights: GgufWeights, named: NamedTensor) -> torch.Tensor:
-    """An empty tensor that stands for one of the file's, to be read when its layer is packed."""
+    """Return an empty tensor in place of one in the file, which is read when its layer is packed."""
 
     def source() -> Weight:
         if not weights.is_quantised(named):

@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Less than this is not worth a trim of 20 to 30 ms and the page faults after it.
+# Trimming takes 20 to 30 ms and causes page faults afterwards, so it is not done for less than this.
 _LITTLE = 64 << 20
 _PAUSE_SECONDS = 1.0
 
 
 def resident_bytes() -> int:
-    """This process's resident memory; 0 where there is no /proc."""
+    """Return this process's resident memory in bytes; 0 without /proc."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -37,7 +37,7 @@ class Heap:
         self._least = 0
 
     def give_back(self) -> bool:
-        """Return free heap to the kernel if the process has grown by 64 MiB since the last time. Tells whether it did.
+        """Return free heap to the kernel if the process has grown by 64 MiB since the last time. Return whether it did.
 
         Blocks for 0.1 ms per free MiB, and blocks every thread that allocates in that time: call it when idle.
         """
@@ -61,7 +61,7 @@ class Heap:
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's `malloc_trim`; None with another C library."""
+    """Return glibc's `malloc_trim`; None with another C library."""
     try:
         function = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):

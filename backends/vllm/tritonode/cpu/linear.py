@@ -121,7 +121,7 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer, scales and padding included."""
+        """Bytes of the buffer, including scales and padding."""
         return self.data.numel()
 
     @classmethod
@@ -144,7 +144,7 @@ class PackedWeight:
         return cls(data, (shape.outputs, shape.inputs), _KINDS[shape.kind], shape.group)
 
     def dequantise(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
-        """The values of rows [begin, end) as float32, ``[end - begin, inputs]``."""
+        """Return the values of rows [begin, end) as float32, ``[end - begin, inputs]``."""
         end = self.shape[0] if end is None else end
         if not 0 <= begin <= end <= self.shape[0]:
             raise ValueError(f"rows {begin} to {end} of a weight of {self.shape[0]} rows")

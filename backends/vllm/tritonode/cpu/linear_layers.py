@@ -1,4 +1,4 @@
-"""vLLM's unquantised layers, the head included, on the kernels of :mod:`linear`.
+"""Runs vLLM's unquantised layers, including the output layer, with the kernels of :mod:`linear`.
 
 oneDNN, which vLLM uses on a CPU, adds up a row in another order when the number of rows is another, so in bf16 a
 request gets other bits in a batch than alone. Ours does not, and reads weights about as fast as memory gives them.
@@ -42,14 +42,14 @@ def wanted() -> bool:
 
 
 class PackedLinear:
-    """What a layer has as ``cpu_linear``: called with its input, its weight (ours is kept here) and its bias."""
+    """The ``cpu_linear`` of a layer, called with the input, the layer's weight (ignored: packed here) and the bias."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self._plain: torch.Tensor | None = weight
         self._packed: PackedWeight | None = None
 
     def packed(self) -> PackedWeight:
-        """The weight. It is packed at the first call: an embedding that is no head never needs it."""
+        """Return the weight. It is packed at the first call: an embedding without an output layer never needs it."""
         if self._packed is None:
             assert self._plain is not None
             self._packed = linear.pack_dense(self._plain)
@@ -61,7 +61,7 @@ class PackedLinear:
 
 
 def install() -> None:
-    """Let the unquantised layers of vLLM that are built from now on use our kernels, as :func:`wanted` says."""
+    """Make unquantised layers that vLLM builds from now on use this package's kernels, if :func:`wanted` is true."""
     try:
         linear.load()
     except punica_library.PunicaLibraryError as error:
@@ -90,7 +90,7 @@ def _replace(method: Any, keeps_weight: bool) -> None:
         layer.cpu_linear = PackedLinear(weight.detach())
         if not keeps_weight:
             layer.cpu_linear.packed()
-            # As vLLM does where it keeps a copy of its own: half of the memory.
+            # vLLM frees its weight too if it keeps its own copy. This halves the memory.
             layer.weight = torch.nn.Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
 
     method.process_weights_after_loading = process_weights_after_loading

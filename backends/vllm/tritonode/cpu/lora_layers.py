@@ -1,4 +1,4 @@
-"""Limits the layers that vLLM wraps for LoRA on a CPU to those that it can compute there."""
+"""Limits the layers that vLLM wraps for LoRA on a CPU to those for which it has CPU kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tritonode.vllm.layers import FusedMoE3DWithLoRA, FusedMoEConfig, FusedMoEWi
 
 
 def leave_experts_alone() -> None:
-    """Keep vLLM from wrapping the experts of a mixture for LoRA, and from choosing other kernels for them.
+    """Keep vLLM from wrapping the layers of mixtures of experts for LoRA, and from choosing other kernels for them.
 
     vLLM does both for every model that is loaded with LoRA, whether or not an adapter changes the experts, and those
     kernels need Triton (the compiler), which a CPU does not have. Here the experts run as they do without LoRA. An
@@ -33,7 +33,7 @@ def leave_experts_alone() -> None:
 
 
 def keep_adapters_on_the_cpu() -> None:
-    """Give the device of a layer's adapters without reading the layer's weight.
+    """Return the device of a layer's adapters without reading the layer's weight.
 
     The 8-bit kernels of oneDNN remove the weight from its layer, and vLLM's LoRA code then fails to read its device.
     """

@@ -9,11 +9,11 @@ import threading
 
 
 class Gomp:
-    """The libgomp that torch brought with it. Raises OSError where torch has another OpenMP library."""
+    """Return the libgomp that is installed with torch. Raises OSError if torch uses another OpenMP library."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        # What a compiler turns `#pragma omp parallel` into.
+        # The function that a compiler calls for `#pragma omp parallel`.
         self._library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self._library.GOMP_parallel.restype = None
 
@@ -23,7 +23,7 @@ class Gomp:
         self._library.GOMP_parallel(does_nothing, None, threads, 0)
 
     def team(self, threads: int) -> list[int]:
-        """The kernel's ids of the threads of the calling thread's team, the calling thread first."""
+        """Return the kernel's ids of the threads in the calling thread's team, beginning with the calling thread."""
         ids = [0] * threads
 
         @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -64,7 +64,7 @@ class SleepingTeam:
 
 
 class Binding:
-    """Binds each thread of a team to a CPU of its own.
+    """Binds each thread of a team to a separate CPU.
 
     Args:
         team: ids of at most as many threads as there are CPUs that this process may use, the calling thread's first.
@@ -78,7 +78,7 @@ class Binding:
         self._current_cpu = ctypes.CDLL(None).sched_getcpu
 
     def bind(self) -> None:
-        """Give each thread a CPU; the first one, which is the caller, keeps the one it is on."""
+        """Bind each thread to a CPU; the first one, which is the caller, stays on its current CPU."""
         here = self._current_cpu()
         if here not in self._all:
             return
@@ -88,7 +88,7 @@ class Binding:
             _allow(thread, {cpu})
 
     def release_first(self) -> None:
-        """Let the first thread use all CPUs, so that it wakes up on one that is free."""
+        """Let the first thread use all CPUs, so that it wakes up on a free one."""
         _allow(self._team[0], self._all)
 
     def release(self) -> None:
@@ -109,13 +109,13 @@ def _threads_of_this_process() -> set[int]:
 
 
 def _allow(thread: int, cpus: set[int]) -> None:
-    # The thread may have ended meanwhile; a control group may have taken CPUs away.
+    # The thread may have ended by now, or a control group may no longer allow the CPUs.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(thread, cpus)
 
 
 def _spread(cpus: set[int]) -> list[int]:
-    """Sort CPUs so that two of one core come as late as possible."""
+    """Sort CPUs so that a second CPU of the same core comes as late as possible."""
     cores: dict[str, list[int]] = {}
     for cpu in sorted(cpus):
         cores.setdefault(_siblings(cpu), []).append(cpu)
@@ -124,7 +124,7 @@ def _spread(cpus: set[int]) -> list[int]:
 
 
 def _siblings(cpu: int) -> str:
-    """Which CPUs share this one's core, as the kernel lists them; the CPU itself where it does not."""
+    """Return the kernel's list of the CPUs that share this one's core, or this CPU's number if there is no list."""
     try:
         with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", encoding="ascii") as file:
             return file.read().strip()

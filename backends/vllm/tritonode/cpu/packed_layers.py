@@ -25,7 +25,7 @@ from tritonode.vllm.quantisation import (
 
 from . import eager, linear, platform
 
-# Layers that are read at once.
+# The number of layers that are read at the same time.
 _MOST_WORKERS = 4
 _SHARDS = {"q": 0, "k": 1, "v": 2}
 
@@ -41,10 +41,10 @@ class Weight:
     scales: torch.Tensor | None = None  # float32 [rows, columns / group]
     minimums: torch.Tensor | None = None  # as scales
     order: torch.Tensor | None = None
-    """Where groups are not of neighbours: the input that each column of `quants` is for."""
+    """The input of each column of `quants`, if a group's columns are not consecutive inputs."""
 
     def dequantise(self) -> torch.Tensor:
-        """float32 [rows, columns], the columns in the order of `quants`."""
+        """Return the values as float32 [rows, columns], with the columns in the order of `quants`."""
         if self.scales is None:
             return self.quants.float()
         rows, columns = self.quants.shape
@@ -54,7 +54,7 @@ class Weight:
         return whole.view(rows, columns)
 
     def joins(self, other: Weight) -> bool:
-        """Whether the rows of another weight can follow in the same packed weight."""
+        """Whether the rows of another weight can be appended to the same packed weight."""
         same = (self.bits, self.group, self.minimums is None) == (other.bits, other.group, other.minimums is None)
         if not same or (self.order is None) != (other.order is None):
             return False
@@ -81,7 +81,7 @@ def _joined(weights: list[Weight]) -> Weight:
 
 @dataclass
 class Segment:
-    """Some rows of a layer's weight, packed."""
+    """The packed form of some rows of a layer's weight."""
 
     weight: Any  # linear.PackedWeight
     order: torch.Tensor | None
@@ -89,7 +89,7 @@ class Segment:
 
 @dataclass
 class PackedLayer:
-    """What a layer computes with; `parts` are what it is still made of while it is loaded."""
+    """The packed weight of a layer; while the layer is loaded, `parts` holds the parts that it will be made of."""
 
     sizes: list[int]
     inputs: int
@@ -98,7 +98,7 @@ class PackedLayer:
     segments: list[Segment] = field(default_factory=list)
 
     def place(self, shard: str | int | None) -> int:
-        """The part that a shard is. A merged layer that a checkpoint has merged already is one part, the first."""
+        """Return the part for a shard. A layer that is already merged in the checkpoint has only the first part."""
         return 0 if shard is None else _SHARDS.get(shard, -1) if isinstance(shard, str) else shard
 
     def read(self, name: str) -> list[Weight]:
@@ -126,7 +126,7 @@ class PackedLayer:
         return [_joined(run) for run in runs]
 
     def pack(self, weights: list[Weight]) -> None:
-        """Pack what `read` returned, which is emptied; on the thread whose OpenMP team computes."""
+        """Pack the result of `read`, which is emptied. Call it on the thread whose OpenMP team computes."""
         while weights:
             self.segments.append(self._segment(weights.pop(0)))
 
@@ -134,7 +134,7 @@ class PackedLayer:
         if weight.bits == 0 or weight.scales is None:
             return Segment(linear.pack_dense(weight.quants.to(self.dtype)), weight.order)
         if self.dtype == torch.float32:
-            # Products of integers round the activations; who asks for float32 asks for exact ones.
+            # Kernels for quantised weights round the activations, but with float32 products must be exact.
             return Segment(linear.pack_dense(weight.dequantise()), weight.order)
         bits: Any = weight.bits
         return Segment(
@@ -158,7 +158,7 @@ class PackedLayer:
 
 
 def pack_all(layers: list[tuple[str, PackedLayer]]) -> None:
-    """Read layers on threads of their own and pack them on this one, a few at a time: what is unpacked stays bounded.
+    """Read layers on other threads and pack them on this one, a few at a time, to limit the memory of unpacked weights.
 
     Raises what `PackedLayer.read` raises.
     """
@@ -179,15 +179,15 @@ def pack_all(layers: list[tuple[str, PackedLayer]]) -> None:
 
 
 def packed_layer(layer: torch.nn.Module, sizes: list[int], inputs: int, dtype: torch.dtype) -> PackedLayer:
-    """What a layer of vLLM's computes with, still empty."""
+    """Return the empty packed weight of a vLLM layer."""
     if isinstance(layer, VocabParallelEmbedding):
-        # vLLM pads a vocabulary; a checkpoint does not.
+        # vLLM pads the vocabulary; the checkpoint is not padded.
         sizes = [layer.org_vocab_size]
     return PackedLayer(list(sizes), inputs, dtype)
 
 
 class PackedConfig(QuantizationConfig):
-    """What all formats of packed weights answer to vLLM."""
+    """The base of all formats of packed weights, with the properties that vLLM asks for."""
 
     @classmethod
     def get_supported_act_dtypes(cls) -> list[torch.dtype]:
@@ -203,7 +203,7 @@ class PackedConfig(QuantizationConfig):
 
 
 class PackedMethod(LinearMethodBase):
-    """How a linear layer, or the head that makes logits, computes with packed weights.
+    """The method of a linear layer, or of the output layer that computes logits, with packed weights.
 
     Its only parameter is an empty one. What a loader gives to that parameter's `weight_loader` is a tensor with the
     attribute `source`: a function that returns the part of the weight when the layer is packed.
@@ -231,7 +231,7 @@ class PackedMethod(LinearMethodBase):
         layer.packed = packed  # type: ignore[assignment]
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        """The loader has packed the layer already, several at once."""
+        """Do nothing: the loader has already packed the layer, together with others."""
         packed: PackedLayer = layer.packed
         layer.cpu_linear = lambda x, _, bias: packed.apply(x, bias)
         if platform.direct_layers():
@@ -247,10 +247,10 @@ class PackedMethod(LinearMethodBase):
 
 
 class PackedEmbeddingMethod(PackedMethod, QuantizeMethodBase):
-    """The same for an embedding, of which single rows are looked up."""
+    """The same for an embedding, which looks up single rows."""
 
     def take_over(self, layer: Any, dtype: torch.dtype) -> None:
-        """Use this method for an embedding that its model has made without asking for the format."""
+        """Use this method for an embedding that its model has created without asking the format for a method."""
         del layer.weight
         layer.quant_method = self
         sizes = layer.output_partition_sizes

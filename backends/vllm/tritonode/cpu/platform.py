@@ -24,7 +24,7 @@ _settings: dict[str, bool] = {"installed": False, "compile": False, "direct": Fa
 
 @functools.cache
 def _plan_decoders() -> None:
-    """Have models that are loaded from now on run in one call; once, and late: it imports much of vLLM."""
+    """Make models that are loaded from now on run in one call. Called once, late, because it imports much of vLLM."""
     from tritonode.vllm import decoder
 
     from . import decoder_plan
@@ -34,7 +34,7 @@ def _plan_decoders() -> None:
 
 @functools.cache
 def kernels_available() -> bool:
-    """Tell whether the native kernels are in use. The log says which, or why not, once."""
+    """Return whether the native kernels are used. The first call logs which kernels, or why they are not used."""
     try:
         punica_library.register_torch_operator()
     except punica_library.PunicaLibraryError as error:
@@ -45,7 +45,7 @@ def kernels_available() -> bool:
 
 
 def direct_layers() -> bool:
-    """Tell whether the engine that is being built uses the faster layers of :mod:`eager`."""
+    """Return whether the engine that is being built uses the faster layers of :mod:`eager`."""
     return _settings["direct"]
 
 
@@ -109,6 +109,6 @@ def install(compile_model: bool | None = None) -> None:
 
     platform_class.check_and_update_config = classmethod(check_and_keep_compilation)
     if kernels_available():
-        linear_layers.install()  # first: eager shortens what it finds
+        linear_layers.install()  # before eager, which gives these layers a shorter forward
         eager.extend_platform(platform_class, direct_layers)
         attention.extend_platform(platform_class)

@@ -31,11 +31,11 @@ TOKENS, SAMPLED = 0, 1
 
 
 class PunicaLibraryError(RuntimeError):
-    """The library is missing, does not load, or is of another version. The message lists each path with its reason."""
+    """The library is missing, can't be loaded, or has another version. The message lists each path with its reason."""
 
 
 class PunicaLevelError(ValueError):
-    """``TRITONODE_PUNICA_LEVEL`` names a level that does not exist, or that this machine lacks."""
+    """``TRITONODE_PUNICA_LEVEL`` names a level that does not exist, or that this machine does not support."""
 
 
 class Slice(Structure):
@@ -139,7 +139,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 def candidates() -> list[Path]:
-    """Return the paths where the library is looked for, in this order.
+    """Return the paths where the library is searched for, in order.
 
     Triton reaches the backend's files through symbolic links in a private folder, so the package's folder is derived
     from the real path of this file.
@@ -267,7 +267,7 @@ _torch_library: ctypes.CDLL | None = None
 
 
 def _torch_cpu() -> ctypes.CDLL:
-    """Return a handle of the libtorch_cpu that this process already runs on."""
+    """Return a handle of the libtorch_cpu that this process has already loaded."""
     global _torch_library
     if _torch_library is None:
         import torch

@@ -1,4 +1,4 @@
-"""LoRA over segments in plain torch: what serves when ``libtritonode_punica`` can't be loaded.
+"""LoRA over segments in plain torch, which is used if ``libtritonode_punica`` can't be loaded.
 
 Rows are grouped by adapter and each group is multiplied once, so no weights are copied for each token and rows without
 an adapter (slot -1) are never touched.
@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
     slot: int
     rows: slice | torch.Tensor
-    """A slice where the rows are neighbours (prompts), else their numbers (int64)."""
+    """A slice if the rows are consecutive (prompts), else their indices (int64)."""
 
 
 def segments(slots: np.ndarray) -> list[Segment]:

@@ -61,7 +61,7 @@ class PunicaWrapper(PunicaWrapperBase):
             self._engine = self._library.tritonode_punica_engine_new(self._slot_count)
             if not self._engine:
                 raise MemoryError("tritonode_punica_engine_new")
-            # Of each layer, whether a call of it would do anything in this step. The finalizer keeps the memory.
+            # For each layer, whether calling it in this step has any effect. The finalizer keeps the memory alive.
             self._flags = bytearray(FLAGGED_LAYERS)
             pinned = (ctypes.c_uint8 * FLAGGED_LAYERS).from_buffer(self._flags)
             self._library.tritonode_punica_engine_set_flags(self._engine, ctypes.addressof(pinned), FLAGGED_LAYERS)
@@ -86,9 +86,9 @@ class PunicaWrapper(PunicaWrapperBase):
         if self._engine is None or a is None or b is None:
             return
         if isinstance(a, torch.Tensor) and not (a.numel() and b.numel()):
-            return  # of a stage that another rank has, or of a head that the model lacks
+            return  # the layer belongs to another rank's stage, or to an output layer that the model does not have
         if isinstance(a, torch.Tensor):
-            embedding = a.dim() == 3  # [slots, vocabulary, rank]: looked up by vLLM, only B is ours
+            embedding = a.dim() == 3  # [slots, vocabulary, rank]: vLLM looks up A; only B is computed here
             described = punica_library.slices([None if embedding else a], [b], [b.size(-2)])
             inputs = 0 if embedding else a.size(-1)
         elif a and all(t.dim() == 4 and t.size(1) == 1 for t in (*a, *b)):
@@ -110,12 +110,12 @@ class PunicaWrapper(PunicaWrapperBase):
                 layer.forward = forward
 
     def native_layer(self, layer: Any) -> tuple[int, int] | None:
-        """The native engine and the handle in it of a layer that is registered, for calls past torch."""
+        """Return the native engine and the registered layer's handle in it, for calls that bypass torch."""
         handle = getattr(layer, "punica_layer", None)
         return None if self._engine is None or handle is None else (self._engine, handle)
 
     def _watch_slots(self, layer: Any, handle: int) -> None:
-        """Tell the kernels about each change to a slot's weights, and skip zeroing slots that are zero already.
+        """Tell the kernels about each change to a slot's weights, and skip zeroing slots that are already zero.
 
         An adapter that moves into a slot resets every layer that it does not change. For the two vocabulary-sized
         layers, which few adapters change, that takes as long as copying all of its weights.
@@ -306,7 +306,7 @@ class PunicaWrapper(PunicaWrapperBase):
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def _sampled_segments(self, rows: int, weights: torch.Tensor) -> list[punica_torch.Segment]:
-        """Segments for logits of `rows` rows; other rows than the step's are taken if one adapter serves them all."""
+        """Return the segments for logits of `rows` rows; rows other than the step's need one adapter for all."""
         slots = self._rows[SAMPLED]
         if rows == slots.size or not self._segments[SAMPLED]:
             return self._segments[SAMPLED]
@@ -349,7 +349,7 @@ class PunicaWrapper(PunicaWrapperBase):
 
 
 def _free(library: Any, engine: int, flags: Any) -> None:
-    """Free a native engine, then let go of the memory of its flags."""
+    """Free a native engine, then the memory of its flags."""
     library.tritonode_punica_engine_free(engine)
     del flags
 

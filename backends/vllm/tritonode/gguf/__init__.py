@@ -1,1 +1,1 @@
-"""GGUF files: reading them, and what they hold in the words of Hugging Face's checkpoints. Knows no vLLM."""
+"""Reads GGUF files and converts their contents to the formats of Hugging Face's checkpoints. Does not use vLLM."""

@@ -1,4 +1,4 @@
-"""Turns the blocks of quantised GGUF tensors into integers with a scale, and where need be a minimum, for each group.
+"""Converts the blocks of quantised GGUF tensors to integers with a scale, and if needed a minimum, for each group.
 
 Nothing is rounded: `scales * quants + minimums` in float32 is what ggml's own `dequantize_row_*` (ggml-quants.c, where
 the layouts below come from) computes, to the bit for every type but Q2_K, Q4_K and Q5_K, whose last addition is rounded
@@ -37,22 +37,22 @@ class Quantised:
 
 _Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
-# The values that IQ4_NL's and IQ4_XS's four bits stand for (kvalues_iq4nl in ggml-common.h).
+# The values of IQ4_NL's and IQ4_XS's 4-bit numbers (kvalues_iq4nl in ggml-common.h).
 _IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 
 
 def _halves(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The float16 at a byte of each block, as float32 [blocks, 1]."""
+    """Return the float16 at a byte of each block, as float32 [blocks, 1]."""
     return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
 def _nibbles(data: np.ndarray) -> np.ndarray:
-    """The low nibbles of each run of bytes, then the high ones: [..., n] → [..., 2n]."""
+    """Return the low nibbles of each run of bytes, then the high ones: [..., n] → [..., 2n]."""
     return np.concatenate([data & 15, data >> 4], axis=-1)
 
 
 def _fifth_bits(blocks: np.ndarray, at: int) -> np.ndarray:
-    """The 32 bits at a byte of each block, as 0 or 16."""
+    """Return the 32 bits at a byte of each block, as 0 or 16."""
     return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
 
 
@@ -84,7 +84,7 @@ def _iq4_nl(blocks: np.ndarray) -> _Parts:
 
 
 def _six_bits(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 8 scales and 8 minimums of 6 bits that Q4_K and Q5_K keep in 12 bytes."""
+    """Return the 8 scales and 8 minimums of 6 bits that Q4_K and Q5_K store in 12 bytes."""
     low, middle, high = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     scales = np.concatenate([low & 63, (high & 15) | ((low >> 6) << 4)], axis=1)
     minimums = np.concatenate([middle & 63, (high >> 4) | ((middle >> 6) << 4)], axis=1)
@@ -146,7 +146,7 @@ def _iq4_xs(blocks: np.ndarray) -> _Parts:
     return quants, _halves(blocks, 0) * (six.view(np.int8) - np.int8(32)), None
 
 
-# Type → bits that its quants are kept in, elements of a group, decoder.
+# Type → bits of its quants in memory, elements of a group, decoder.
 _DECODERS: dict[str, tuple[int, int, Callable[[np.ndarray], _Parts]]] = {
     "Q4_0": (4, 32, _q4_0),
     "Q4_1": (4, 32, _q4_1),
@@ -185,7 +185,7 @@ def decode(kind: TensorType, data: np.ndarray) -> Quantised:
 
 
 def dense(kind: TensorType, data: np.ndarray) -> np.ndarray:
-    """Rows of any tensor of `QUANTISED` or `DENSE` as float32."""
+    """Return rows of any tensor of `QUANTISED` or `DENSE` as float32."""
     if kind.name == "F32":
         return data.view("<f4").astype(np.float32, copy=False)
     if kind.name == "F16":

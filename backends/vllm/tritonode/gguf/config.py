@@ -1,4 +1,4 @@
-"""A GGUF file's metadata as the configuration that Hugging Face's checkpoints keep in `config.json`.
+"""Converts a GGUF file's metadata to the configuration that Hugging Face's checkpoints have in `config.json`.
 
 The keys are those of the GGUF specification and of llama.cpp's `LLM_KV` (llama-arch.cpp); what llama.cpp fixes in code
 for an architecture, and a configuration says, is from its loader (llama-model.cpp).
@@ -26,12 +26,12 @@ ARCHITECTURES = {
 _GEMMA = ("gemma2", "gemma3")
 _LAYERS_OF_GEMMA_2_27B = 46
 _LAYERS_OF_GEMMA_3_27B = 62
-# LLaMA 3's scaling of the rotary embedding; the file holds only the factors that come of it.
+# LLaMA 3's scaling of the rotary embedding; the file contains only the resulting factors.
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_CONTEXT = 1.0, 4.0, 8192
 
 
 def architecture(file: GgufFile) -> str:
-    """The file's architecture. Raises GgufError for one that is not served, and for a part of a file in several."""
+    """Return the file's architecture. Raises GgufError if it is not supported, and for a file in several parts."""
     parts = file.whole("split.count", most=0xFFFF) or 1
     if parts > 1:
         raise GgufError(
@@ -47,7 +47,7 @@ def architecture(file: GgufFile) -> str:
 
 
 def make_config(file: GgufFile) -> dict[str, Any]:
-    """The contents of `config.json`. Raises GgufError for metadata that is missing or makes no sense."""
+    """Return the contents of `config.json`. Raises GgufError for metadata that is missing or invalid."""
     name = architecture(file)
     return _Reader(file, name).config()
 
@@ -61,7 +61,7 @@ class _Reader:
         full = f"{self._name}.{key}"
         value = self._file.metadata.get(full)
         if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu" and (value == value[0]).all():
-            # One number for each layer; models whose layers differ are other architectures to vLLM.
+            # One number for each layer; for vLLM, models whose layers differ are another architecture.
             value = int(value[0])
             if 1 <= value <= most:
                 return value
@@ -137,7 +137,7 @@ class _Reader:
         return {"rope_type": "default", "rope_theta": 10000.0 if theta is None else theta} | (scaling or {})
 
     def _scaling(self) -> dict[str, Any] | None:
-        """Scaling of the rotary embedding that the metadata names itself."""
+        """Return the scaling of the rotary embedding that the metadata names."""
         kind = self._file.text(f"{self._name}.rope.scaling.type") or "none"
         factor = self._optional("rope.scaling.factor") or self._optional("rope.scale_linear") or 0.0
         if kind == "none" or factor in (0.0, 1.0):
@@ -150,7 +150,7 @@ class _Reader:
         return scaling
 
     def _factors(self, tensor: str, count: int) -> list[float] | None:
-        """A tensor of factors of the rotary embedding's frequencies."""
+        """Return a tensor of factors for the rotary embedding's frequencies."""
         found = self._file.tensors.get(tensor)
         if found is None:
             return None
@@ -174,7 +174,7 @@ class _Reader:
         return {"hidden_act": "silu", "rope_parameters": rope, "attention_bias": biased, "mlp_bias": False}
 
     def _llama3(self, factors: list[float], head_size: int) -> dict[str, Any]:
-        """What LLaMA 3's factors came of: its `factor` is the greatest of them."""
+        """Return the scaling that LLaMA 3's factors were computed from: its `factor` is the greatest of them."""
         factor = round(max(factors), 4)
         theta = float(self._rope()["rope_theta"])
         wanted = []
@@ -216,7 +216,7 @@ class _Reader:
 
     def _gemma(self, layers: int, heads: int, hidden: int, head_size: int) -> dict[str, Any]:
         third = self._name == "gemma3"
-        # llama.cpp's scale of the scores; for the other sizes it is that of a head.
+        # llama.cpp's scale of the attention scores; for other model sizes it follows from the head size.
         largest = layers == (_LAYERS_OF_GEMMA_3_27B if third else _LAYERS_OF_GEMMA_2_27B)
         scalar = hidden // heads if largest else head_size
         every = 6 if third else 2
@@ -244,7 +244,7 @@ class _Reader:
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal of a float32: 1e-5, where the file's float32 reads as 9.999999747378752e-06."""
+    """Return the shortest decimal of a float32: 1e-5 for a float32 that Python shows as 9.999999747378752e-06."""
     return float(str(np.float32(value)))
 
 

@@ -1,4 +1,4 @@
-"""Writes what a GGUF file says beside its weights as the files of a Hugging Face folder, which vLLM reads."""
+"""Writes everything in a GGUF file except its weights as the files of a Hugging Face folder, for vLLM to read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHOD = "gguf"
 
 
 def is_gguf(path: Any) -> bool:
-    """Whether a model's path means a GGUF file."""
+    """Whether a model's path names a GGUF file."""
     return isinstance(path, str) and path.lower().endswith(".gguf")
 
 
@@ -33,7 +33,7 @@ def write_folder(path: str, folder: str, *, packed: bool, tokenizer: bool = True
     """
     with GgufFile(path) as file:
         config = make_config(file)
-        named_tensors(file)  # a tensor of another kind of model is refused now, not after vLLM's start
+        named_tensors(file)  # refuses a tensor of another kind of model now, before vLLM starts
         if packed:
             config["quantization_config"] = {"quant_method": METHOD, "file": os.path.abspath(path)}
         ends: list[int] = []

@@ -1,4 +1,4 @@
-"""Names of tensors in GGUF files, and of the same in Hugging Face's checkpoints.
+"""Maps the names of tensors in GGUF files to those in Hugging Face's checkpoints.
 
 The names are llama.cpp's (`LLM_TENSOR_NAMES`, llama-arch.cpp; `tensor_mapping.py` of its Python package).
 """
@@ -55,18 +55,18 @@ _LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,4})\.([a-z_]+)\.(weight|bias)")
 
 @dataclass(frozen=True)
 class NamedTensor:
-    """A tensor with its name in Hugging Face's checkpoints, and what llama.cpp has done to it."""
+    """A tensor with its name in Hugging Face's checkpoints, and the changes that llama.cpp has made to it."""
 
     name: str
     tensor: GgufTensor
     heads: int = 0
-    """Not 0: the rows of each of so many heads were reordered (see `original_rows`)."""
+    """The number of heads whose rows were reordered (see `original_rows`), or 0."""
     added: float = 0.0
-    """Was added to each element."""
+    """The number that was added to each element."""
 
 
 def named_tensors(file: GgufFile) -> list[NamedTensor]:
-    """All tensors of a model, in the file's order. Raises GgufError for one that the architecture does not have."""
+    """Return all tensors in the file's order. Raises GgufError for one that the architecture does not have."""
     kind = architecture(file)
     found = []
     heads = file.whole(f"{kind}.attention.head_count") or 0
@@ -80,18 +80,18 @@ def named_tensors(file: GgufFile) -> list[NamedTensor]:
         if matched and matched[2] in _IN_LAYERS[kind]:
             name = f"model.layers.{matched[1]}.{_IN_LAYERS[kind][matched[2]]}.{matched[3]}"
             if kind == "llama":
-                # Its rotary embedding pairs neighbours in llama.cpp, and halves of a head in transformers.
+                # The rotary embedding pairs neighbouring rows in llama.cpp, and the halves of a head in transformers.
                 split = {"attn_q": heads, "attn_k": kv_heads}.get(matched[2], 0)
         if name is None:
             raise GgufError(f"{file.path}: a model of the architecture '{kind}' has no tensor {tensor.name!r}")
         if split and tensor.shape[0] % (2 * split):
             raise GgufError(f"{file.path}: {tensor.name!r} has {tensor.shape[0]} rows, not those of {split} heads")
-        # Gemma's norms multiply by one more than the weight; llama.cpp keeps the sum.
+        # Gemma's norms multiply by the weight plus one; llama.cpp stores the sum.
         added = 1.0 if kind.startswith("gemma") and tensor.name.endswith("norm.weight") else 0.0
         found.append(NamedTensor(name, tensor, split, added))
     return found
 
 
 def original_rows(rows: int, heads: int) -> np.ndarray:
-    """For each row of the original weight of LLaMA's queries or keys, its place in llama.cpp's order."""
+    """Return, for each row of LLaMA's original query or key weight, its index in llama.cpp's order."""
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(rows)

@@ -1,4 +1,4 @@
-"""Reads a GGUF file, whose bytes are not trusted: each count, length and offset is held against the file's size first.
+"""Reads a GGUF file without trusting it: each count, length and offset is first checked against the file's size.
 
 Layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian): the header, the
 metadata's key-value pairs, the descriptions of the tensors, padding, the tensors' data. Data is read with `pread`, not
@@ -20,7 +20,7 @@ from tritonode.errors import SettingsError
 from .types import ARRAY, SCALARS, STRING, TENSOR_TYPES, TensorType
 
 MAGIC = b"GGUF"
-# Bounds beyond those of the file's size. The largest vocabularies (260,000 tokens) take about 10 MB.
+# Limits in addition to the file's size. The largest vocabularies (260,000 tokens) take about 10 MB.
 _MAX_METADATA_BYTES = 256 << 20
 _MAX_KEYS = 1 << 16
 _MAX_TENSORS = 1 << 16
@@ -47,7 +47,7 @@ class GgufTensor:
     shape: tuple[int, ...]
     type: TensorType
     offset: int
-    """Of its first byte in the file."""
+    """The offset of its first byte in the file."""
 
     @property
     def rows(self) -> int:
@@ -94,7 +94,7 @@ class GgufFile:
         self._file.close()
 
     def read(self, tensor: GgufTensor, begin: int = 0, end: int | None = None) -> np.ndarray:
-        """The bytes of a tensor's rows `begin` to `end`: uint8 [rows, bytes of a row]. Raises GgufError."""
+        """Return the bytes of a tensor's rows `begin` to `end` as uint8 [rows, bytes of a row]. Raises GgufError."""
         end = tensor.rows if end is None else end
         if not 0 <= begin <= end <= tensor.rows:
             raise IndexError(f"rows {begin} to {end} of {tensor.rows}")
@@ -109,14 +109,14 @@ class GgufFile:
         return data
 
     def text(self, key: str) -> str | None:
-        """A string of the metadata; None where there is none. Raises GgufError for another type."""
+        """Return a string of the metadata, or None if it is missing. Raises GgufError for another type."""
         value = self.metadata.get(key)
         if value is None or isinstance(value, str):
             return value
         raise GgufError(f"{self.path}: '{key}' must be a string, got {_shown(value)}")
 
     def number(self, key: str, *, least: float = -math.inf, most: float = math.inf) -> int | float | None:
-        """A finite number of the metadata within bounds; None where there is none. Raises GgufError otherwise."""
+        """Return a finite number within bounds from the metadata; None if it is missing. Otherwise raises GgufError."""
         value = self.metadata.get(key)
         if value is None:
             return None
@@ -125,7 +125,7 @@ class GgufFile:
         return value
 
     def whole(self, key: str, *, least: int = 0, most: int = 1 << 31) -> int | None:
-        """As `number`, for whole numbers."""
+        """Like `number`, for whole numbers."""
         value = self.number(key, least=least, most=most)
         if value is not None and not isinstance(value, int):
             raise GgufError(f"{self.path}: '{key}' must be a whole number, got {_shown(value)}")
@@ -133,7 +133,7 @@ class GgufFile:
 
 
 class _Parser:
-    """All of a file but its tensors' data."""
+    """Reads everything in a file except the tensors' data."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
@@ -162,7 +162,7 @@ class _Parser:
         return int.from_bytes(self._take(size, what), "little")
 
     def _count(self, what: str, most: int, least_bytes: int) -> int:
-        """A count of things of at least `least_bytes` bytes each."""
+        """Read a count of items that take at least `least_bytes` bytes each."""
         count = self._uint(8, what)
         if count > most or count * least_bytes > self._limit - self._at:
             raise self._fail(f"{what} is {count}, which neither fits the file nor the limit of {most}")
@@ -186,7 +186,8 @@ class _Parser:
             swapped = int.from_bytes(self.version.to_bytes(4, "big"), "little")
             why = "a big-endian file" if swapped in (2, 3) else "only versions 2 and 3 are known"
             raise self._fail(f"its version is {self.version}: {why}")
-        # A description takes at least a name's length, one dimension, a type and an offset; a pair, a key and a byte.
+        # A tensor's description has at least a name's length, one dimension, a type and an offset; a metadata pair has
+        # at least a key and one byte.
         tensors = self._count("the number of tensors", _MAX_TENSORS, 8 + 4 + 8 + 4 + 8)
         return tensors, self._count("the number of keys", _MAX_KEYS, 8 + 4 + 1)
 
@@ -272,6 +273,6 @@ class _Parser:
 
 
 def _shown(value: Any) -> str:
-    """A value of the file for a message: printable, and short."""
+    """Format a value of the file for a message: printable and short."""
     text = ascii(value.tolist()[:8] if isinstance(value, np.ndarray) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."

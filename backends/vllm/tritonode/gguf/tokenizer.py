@@ -1,4 +1,4 @@
-"""A GGUF file's tokenizer as `tokenizer.json`, `tokenizer_config.json` and the chat template of a Hugging Face folder.
+"""Converts a GGUF file's tokenizer to the `tokenizer.json`, `tokenizer_config.json` and chat template of a folder.
 
 The kinds of vocabularies and the rules that split a text before it (`tokenizer.ggml.pre`) are llama.cpp's
 (llama-vocab.cpp). Each rule is the regular expression of the tokenizers that it stands for.
@@ -27,7 +27,7 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _by_case(end: str, digits: str) -> str:
-    """Words that change from capitals to small letters at most once, each with an ending."""
+    """Return the expression of words that change from capitals to small letters at most once, each with an ending."""
     start = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{start}{_UPPER}*{_LOWER}+{end}|{start}{_UPPER}+{_LOWER}*{end}"
     return words + rf"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_REST}"
@@ -38,7 +38,7 @@ _QWEN2 = rf"{_ENDS}|{_WORDS}|\p{{N}}|{_MARKS}|{_REST}"
 _TEKKEN = _by_case("", "")
 _GPT4O = _by_case(_ENDS + "?", "{1,3}")
 
-# Rule → its regular expression; None for GPT-2's own, which the byte-level step has.
+# Rule → its regular expression; None for GPT-2's own, which the byte-level step contains.
 _SPLITS: dict[str, str | None] = {
     "gpt-2": None,
     "gpt2": None,
@@ -52,15 +52,15 @@ _SPLITS: dict[str, str | None] = {
     "tekken": _TEKKEN,
     "gpt-4o": _GPT4O,
 }
-# Rules whose tokenizers take a word that is a token as it is, and those that begin a text with a token by default.
+# Rules whose tokenizers do not split a word that is a token, and those that begin a text with a token by default.
 _WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 _BEGIN = _WHOLE_WORDS
-# Tokens that end an answer, beside the one that the file names: llama.cpp knows them by their texts too.
+# Tokens that end an answer, in addition to the one that the file names; llama.cpp also finds them by their texts.
 _END_TOKENS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>")
 
 
 class GgufTokenizer:
-    """The tokenizer of a file. Raises GgufError from the constructor for one that is not known, or is inconsistent."""
+    """The tokenizer of a file. The constructor raises GgufError if it is not supported, or is inconsistent."""
 
     def __init__(self, file: GgufFile) -> None:
         self._file = file
@@ -100,7 +100,7 @@ class GgufTokenizer:
 
     def _refuse_doubles(self) -> None:
         if self.kind == "llama":
-            # Texts that a user defines hold plain spaces in newer files, and the sign for a space in older ones.
+            # User-defined tokens contain plain spaces in newer files, and the sign for a space in older ones.
             for number, kind in enumerate(self._types):
                 if kind == _USER_DEFINED:
                     self.tokens[number] = self.tokens[number].replace(_SPACE, " ")
@@ -111,7 +111,7 @@ class GgufTokenizer:
 
     def _token(self, name: str) -> str | None:
         number = self._file.whole(f"tokenizer.ggml.{name}_token_id", most=(1 << 32) - 1)
-        # Files say "none" with the greatest number.
+        # The greatest number means "none".
         if number is None or number == (1 << 32) - 1:
             return None
         if number >= len(self.tokens):
@@ -132,7 +132,7 @@ class GgufTokenizer:
         return sorted(set(found))
 
     def build(self) -> Any:
-        """A `tokenizers.Tokenizer`. Raises GgufError for merges that do not fit the vocabulary."""
+        """Return a `tokenizers.Tokenizer`. Raises GgufError for merges that do not fit the vocabulary."""
         from tokenizers import AddedToken
 
         tokenizer = self._byte_level() if self.kind == "gpt2" else self._pieces()
@@ -242,7 +242,7 @@ def write_tokenizer(file: GgufFile, folder: str, longest: int) -> list[int]:
         tokenizer.build().save(os.path.join(folder, "tokenizer.json"), pretty=False)
     except GgufError:
         raise
-    except Exception as failure:  # what the tokenizers library makes of a vocabulary that it cannot use
+    except Exception as failure:  # the tokenizers library cannot use the vocabulary
         raise GgufError(f"{file.path}: its tokenizer cannot be built: {failure}") from failure
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as out:
         json.dump(tokenizer.config(longest), out, ensure_ascii=False)

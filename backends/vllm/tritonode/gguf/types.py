@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorType:
-    """A type of tensor: `block` neighbouring elements of a row take `size` bytes."""
+    """A tensor type, in which `block` consecutive elements of a row take `size` bytes."""
 
     name: str
     block: int

@@ -1,4 +1,4 @@
-"""The weights of a GGUF file, tensor by tensor, with the changes that llama.cpp made to them undone."""
+"""Reads the weights of a GGUF file, tensor by tensor, and undoes the changes that llama.cpp made to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .blocks import DENSE, QUANTISED, Quantised, decode, dense
 from .names import NamedTensor, named_tensors, original_rows
 from .reader import GgufError, GgufFile
 
-# Rows are decoded in pieces of about so many elements: what is in memory at once beside the result.
+# Rows are decoded in pieces of about this many elements, to limit the memory that is used besides the result.
 _PIECE = 1 << 22
 
 
@@ -42,7 +42,7 @@ class GgufWeights:
         return named.tensor.type.name in QUANTISED
 
     def quantised(self, named: NamedTensor) -> Quantised:
-        """A quantised weight, its integers unchanged. Raises GgufError for scales that are no numbers."""
+        """Return a quantised weight with unchanged integers. Raises GgufError for scales that are not finite."""
         pieces = [decode(named.tensor.type, data) for _, data in self._pieces(named)]
         first = pieces[0]
         minimums = None
@@ -70,7 +70,7 @@ class GgufWeights:
         return whole
 
     def dense(self, named: NamedTensor) -> np.ndarray:
-        """Any weight as float32, in its shape. Raises GgufError for elements that are no numbers."""
+        """Return any weight as float32, in its shape. Raises GgufError for elements that are not finite."""
         tensor = named.tensor
         whole = np.empty((tensor.rows, tensor.shape[-1]), np.float32)
         for begin, data in self._pieces(named):

@@ -1,1 +1,1 @@
-"""vLLM's engine in this process: its settings, its client, and what keeps requests from breaking it."""
+"""vLLM's engine in this process: its settings, its client, and checks that keep requests from breaking it."""

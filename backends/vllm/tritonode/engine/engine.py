@@ -1,4 +1,4 @@
-"""vLLM's `AsyncLLM` on an asyncio loop of its own thread, with the engine core in this process."""
+"""vLLM's `AsyncLLM` on an asyncio loop in a separate thread, with the engine core in this process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Engine:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def start(self) -> None:
-        """Build the engine; raises what vLLM raised."""
+        """Build the engine. Raises vLLM's error if that fails."""
         self._thread.start()
         try:
             self.call(self._build()).result()
@@ -78,7 +78,7 @@ class Engine:
                 config,
                 usage_context=UsageContext.ENGINE_CONTEXT,
                 stat_loggers=self._stat_loggers or None,
-                # vLLM's own loggers would write a line and a Prometheus sample per step that nothing reads.
+                # vLLM's own loggers would write a log line and a Prometheus sample for each step, which nothing reads.
                 disable_log_stats=True,
             )
         tokenize_short_prompts_here(self._llm.renderer)
@@ -86,7 +86,7 @@ class Engine:
         self.client.on_request_failure = self._fail_request
 
     def _fail_request(self, request_id: str, failure: Exception) -> None:
-        """Give an error to the request that it belongs to. The request then aborts itself in vLLM."""
+        """Pass an error to its request, which then aborts itself in vLLM."""
         fail_request(self.llm, request_id, failure)
 
     async def warm_up(self, lora_requests: list[Any]) -> None:
@@ -112,7 +112,7 @@ class Engine:
         await self.llm.reset_prefix_cache()
 
     def kv_cache(self) -> dict[str, Any]:
-        """The size of the KV cache that the engine settled on."""
+        """Return the size of the KV cache that the engine chose."""
         config = self.llm.vllm_config
         blocks = config.cache_config.num_gpu_blocks or 0
         return {
@@ -139,7 +139,7 @@ class Engine:
 
 
 def make_client(vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> InProcessAsyncClient:
-    """The client that fits the device; on the asyncio loop that will use it. Blocks until the core is built.
+    """Return the client for the device. Call it on the asyncio loop that will use it. Blocks until the core is built.
 
     TRITONODE_ENGINE_CLIENT=thread takes the one of a GPU on a CPU too, to measure and test it (`npm run check:gpu`).
     """
@@ -150,7 +150,7 @@ def make_client(vllm_config: VllmConfig, executor_class: type[Executor], log_sta
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still allocate: the machine's, or less if a control group limits it."""
+    """Return the bytes of memory that this process may still allocate, by the machine and its control group."""
     import psutil
 
     available = int(psutil.virtual_memory().available)

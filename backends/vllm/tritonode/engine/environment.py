@@ -25,10 +25,10 @@ _DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Without it vLLM's get_ip() opens a UDP socket towards a public resolver to learn its own address.
+    # Without it vLLM's get_ip() opens a UDP socket to a public resolver to find its own address.
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_LOOPBACK_IP": "127.0.0.1",
-    # A second process would bring ZMQ sockets and a second import of torch.
+    # A second process would need ZMQ sockets and a second import of torch.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Adapters come from folders; no name is looked up on a hub.
@@ -47,7 +47,7 @@ _DEFAULTS = {
     "TQDM_DISABLE": "1",
 }
 
-# How threads wait, and where they run. If the user has set one of these, the choice is the user's.
+# How threads wait, and where they run. If the user has set one of these, this package does not change it.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 # For processes without cpu/pace.py: a tenth slower on an idle host than the default above.
@@ -79,7 +79,7 @@ def prepare() -> None:
         _users.update(os.environ)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    # urllib3 asks, when it is imported, whether IPv6 works: by binding a TCP socket to ::1.
+    # When urllib3 is imported, it tests whether IPv6 works by binding a TCP socket to ::1.
     socket.has_ipv6 = False
     for name in ("C.UTF-8", "C.utf8", "en_US.UTF-8"):
         try:
@@ -90,7 +90,7 @@ def prepare() -> None:
 
 
 def waiting_is_ours(paced: bool) -> bool:
-    """Tell whether this package may choose how long threads spin, and set it for processes that start later.
+    """Return whether this package may choose how long threads spin, and set it for processes that start later.
 
     Args:
         paced: whether the engine runs on threads of this process, so that `cpu.pace` can control them.
@@ -103,7 +103,7 @@ def waiting_is_ours(paced: bool) -> bool:
 
 
 def binding_is_ours() -> bool:
-    """Tell whether this package may choose the CPUs that threads run on."""
+    """Return whether this package may choose the CPUs that threads run on."""
     return not any(name in _users for name in _BINDING)
 
 
@@ -118,13 +118,13 @@ def report_crashes() -> None:
     faulthandler.enable()
 
 
-# Set by an operator who wants a model's ranks on a network, or Ray's daemons on the machine.
+# Set it to allow a model's ranks on a network, or Ray's daemons on the machine.
 ALLOW_NETWORK = "TRITONODE_ALLOW_NETWORK"
 _ADDRESSES = ("VLLM_HOST_IP", "VLLM_LOOPBACK_IP")
 
 
 def check_addresses(world_size: int, executor: Any = None, *, on_cpu: bool = False) -> None:
-    """Check that the engine stays off the network, unless TRITONODE_ALLOW_NETWORK=1 says that it need not.
+    """Check that the engine does not use the network, unless TRITONODE_ALLOW_NETWORK=1 allows it.
 
     The ranks of an engine connect over loopback only. Ray starts daemons that listen on every interface, and may place
     ranks on other machines. `executor` is the engine argument `distributed_executor_backend`.
@@ -146,7 +146,7 @@ def check_addresses(world_size: int, executor: Any = None, *, on_cpu: bool = Fal
         return
     if os.environ.get(ALLOW_NETWORK) == "1":
         for name in _ADDRESSES:
-            if name not in _users:  # loopback is this package's choice, for an engine that stays on the machine
+            if name not in _users:  # this package set it to loopback, for an engine on one machine
                 os.environ.pop(name, None)
         return
     for name in (*_ADDRESSES, "MASTER_ADDR"):
@@ -166,7 +166,7 @@ def check_addresses(world_size: int, executor: Any = None, *, on_cpu: bool = Fal
 
 
 def visible_device(index: int, inherited: str | None) -> str:
-    """What CUDA_VISIBLE_DEVICES must be for the device that Triton numbers `index`.
+    """Return the value of CUDA_VISIBLE_DEVICES for the device that Triton numbers `index`.
 
     Triton numbers the devices that it sees itself: with "2,3" inherited, its device 0 is the machine's 2. The entries
     may be UUIDs too. Raises SettingsError for a number beyond the inherited list.

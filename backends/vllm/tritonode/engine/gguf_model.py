@@ -1,4 +1,4 @@
-"""Makes the engine's arguments of a model that is a GGUF file."""
+"""Changes the engine arguments of a model that is a GGUF file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def use_gguf(settings: EngineSettings, private_directory: str | None, name: str, *, on_cpu: bool) -> str | None:
-    """Where `model` is a GGUF file, have vLLM load it; returns a line for the log.
+    """If `model` is a GGUF file, make vLLM load it. Returns a line for the log.
 
     vLLM gets a folder with the configuration and the tokenizer that the file holds; its weights come from the file.
 

@@ -13,7 +13,7 @@ from typing import Any
 from tritonode.vllm.engine import AsyncLLM, EngineCoreRequest
 from tritonode.vllm.requests import VLLMValidationError
 
-# torch.Generator.manual_seed takes these; others overflow (torch/csrc/Generator.cpp).
+# The seeds that torch.Generator.manual_seed accepts; others overflow (torch/csrc/Generator.cpp).
 _MIN_SEED, _MAX_SEED = -(2**63), 2**64 - 1
 _MIN_INT32, _MAX_INT32 = -(2**31), 2**31 - 1
 _INT32_PARAMS = ("n", "max_tokens", "min_tokens", "top_k", "logprobs", "prompt_logprobs")

@@ -1,4 +1,4 @@
-"""vLLM's `AsyncLLM`, whose errors say what the engine failed of."""
+"""vLLM's `AsyncLLM`, with errors that say why the engine failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tritonode.vllm.engine import AsyncLLM
 
 
 class ReasonedLlm(AsyncLLM):
-    """vLLM's own error for a dead engine points at a stack trace in a log. Here its message is the reason."""
+    """vLLM's own error for a dead engine refers to a stack trace in a log. Here its message is the reason."""
 
     @property
     def dead_error(self) -> BaseException:

@@ -16,7 +16,7 @@ _GATHER_TIMES = 10
 
 
 class LoopClient(InProcessAsyncClient):
-    """Steps the core on the asyncio loop, whenever `AsyncLLM` asks for outputs: everything is between two steps."""
+    """Steps the core on the asyncio loop, whenever `AsyncLLM` asks for outputs. All other tasks run between steps."""
 
     def __init__(self, vllm_config: VllmConfig, executor_class: type[Executor], log_stats: bool) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class LoopClient(InProcessAsyncClient):
 
     async def get_output_async(self) -> EngineCoreOutputs:
         while True:
-            # Other tasks go first: deltas to be sent, new requests, cancellations.
+            # Other tasks run first: sending deltas, new requests, cancellations.
             await asyncio.sleep(0)
             self._ensure_alive()
             if self._outputs:

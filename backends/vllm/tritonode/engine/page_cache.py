@@ -1,4 +1,4 @@
-"""Reads a model's weights into the page cache while Python imports: disk and processor then work side by side."""
+"""Reads a model's weights into the page cache while Python imports, so that disk and processor work in parallel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import os
 import threading
 from pathlib import Path
 
-# Of the memory that is free: with more, the last pages would push out the first.
+# The fraction of the free memory to use. With more, the last pages would evict the first ones.
 _SHARE = 0.5
 
 
 def read_ahead(model_directory: str) -> threading.Thread | None:
-    """Have the kernel read the weights of a model's `model.json`, on a thread of its own.
+    """Make the kernel read the weights of a model's `model.json`, on a separate thread.
 
     Whatever is wrong with the files is left for the load to say.
 

@@ -70,13 +70,13 @@ class EngineSettings:
     ignored: list[str] = field(default_factory=list)
     own: dict[str, Any] = field(default_factory=dict)
     frontend_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of `vllm serve` that are not the engine's: for the OpenAI application."""
+    """Arguments of `vllm serve` for the OpenAI application, which are not engine arguments."""
     defaulted: set[str] = field(default_factory=set)
     """Engine arguments that `apply_defaults` has chosen and that may be lowered later."""
 
     @property
     def world_size(self) -> int:
-        """Ranks that the engine needs: tensor x pipeline parallel."""
+        """The number of ranks that the engine needs: tensor parallel size times pipeline parallel size."""
         return int(self.engine_args.get("tensor_parallel_size", 1)) * int(
             self.engine_args.get("pipeline_parallel_size", 1)
         )
@@ -135,7 +135,7 @@ def read_settings(
 
 
 def _refuse_replicas(path: str, engine_args: dict[str, Any]) -> None:
-    """One model is one engine here, on one machine: nothing would start the other replicas, nor reach them."""
+    """Refuse several replicas: one model is one engine on one machine, and nothing would start other replicas."""
     for key, value in engine_args.items():
         if not (key.startswith("data_parallel_") or key == "nnodes") or key == "data_parallel_backend":
             continue
@@ -220,5 +220,5 @@ def apply_defaults(settings: EngineSettings, *, on_cpu: bool, available_memory: 
 
 
 def default_kv_cache_bytes(available_memory: int) -> int:
-    """The default size of the KV cache: a tenth of the available memory, at least 256 MiB and at most 4 GiB."""
+    """Return the default size of the KV cache: a tenth of the available memory, from 256 MiB to 4 GiB."""
     return max(_GIB // 4, min(4 * _GIB, available_memory // 10))

@@ -18,13 +18,13 @@ from tritonode.gguf.reader import GgufFile
 from .header import read_safetensors_header
 from .tensors import Layout, made_for, of_experts
 
-# Rows and columns of a weight; None where a quantised checkpoint does not contain the number.
+# Rows and columns of a weight; None if a quantised checkpoint does not contain the number.
 Sizes = tuple[int | None, int | None]
 
 
 @lru_cache(maxsize=8)
 def base_model_shapes(model: str) -> dict[str, Sizes]:
-    """Weight shapes of the base model by module name, from its files' headers; empty without such files."""
+    """Return the base model's weight shapes by module name, from its files' headers; empty without such files."""
     file = _config(model).get("quantization_config")
     if isinstance(file, dict) and file.get("quant_method") == METHOD:
         return _gguf_shapes(str(file["file"]))
@@ -70,7 +70,7 @@ def _quantised(headers: dict[str, tuple[tuple[int, ...], str]], module: str, pac
 
 
 def architectures(model: str) -> list[str]:
-    """`architectures` of a base model's `config.json`; empty where the file or the key is missing."""
+    """Return `architectures` of a base model's `config.json`; empty if the file or the key is missing."""
     named = _config(model).get("architectures")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
@@ -85,7 +85,7 @@ def _config(model: str) -> dict[str, Any]:
 
 
 def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed: bool) -> list[str]:
-    """Say which parts of an adapter do not fit the checkpoint of its base model: four at most.
+    """Return the parts of an adapter that do not fit the checkpoint of its base model, at most four.
 
     Args:
         layout: the adapter's tensors.
@@ -100,7 +100,7 @@ def checkpoint_problems(layout: Layout, model: str, *, transposed: bool, renamed
     for module, sides in layout.pairs.items():
         sizes = _named(base, module)
         if sizes is None:
-            # An lm_head that is tied to the embeddings has no weight in the file.
+            # A tied lm_head has no weight in the file.
             if not renamed and not of_experts(module) and module.rsplit(".", 1)[-1] != "lm_head":
                 problems.append(f"the base model has no module '{module}'")
             continue

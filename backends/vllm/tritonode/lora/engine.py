@@ -1,4 +1,4 @@
-"""What the adapters need of the engine: put weights in, take them out, keep them, and say where they are."""
+"""The engine's operations on adapters: load, remove, pin and locate their weights."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class AdapterEngine:
         return self._client.peek(lambda core: local_worker(core) is not None, False)
 
     async def _ask(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """The answers of all ranks."""
+        """Return the answers of all ranks."""
         return await self._client.call(lambda core: core.collective_rpc(function, args=args))  # type: ignore[no-any-return]
 
     async def watch_loads(self) -> ModelModules:
-        """Count each reading of an adapter's weights from now on; returns what the model takes adapters on."""
+        """Count each reading of an adapter's weights from now on. Returns the modules that adapters can change."""
         self._loop = asyncio.get_running_loop()
         if self.here:
             modules, *others = await self._ask(manager.watch, self._failed_in_step)
@@ -98,7 +98,7 @@ class AdapterEngine:
         return (await self._ask(manager.counts))[0]  # type: ignore[no-any-return]
 
     async def add(self, request: LoRARequest) -> None:
-        """Load an adapter's weights; raises SettingsError with what vLLM says is wrong with them."""
+        """Load an adapter's weights. Raises SettingsError with vLLM's reason if that fails."""
         failures = [each for each in await self._ask(manager.add, request) if each is not None]
         if failures:
             raise SettingsError(failures[0])
@@ -124,6 +124,6 @@ class AdapterEngine:
         self._states = (await self._ask(manager.states))[0]
 
     def locate(self, lora_id: int) -> str:
-        """Where the weights are now: "slot", "host" (memory) or "disk"."""
+        """Return where the weights are now: "slot", "host" (memory) or "disk"."""
         local = self._client.peek(local_worker, None)
         return self._states.get(lora_id, "disk") if local is None else manager.state(local, lora_id)

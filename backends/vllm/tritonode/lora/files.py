@@ -64,7 +64,7 @@ class AdapterFiles:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form that `adapters.inspect` answers with."""
+        """Return the JSON object for the answer of `adapters.inspect`."""
         return {
             "path": self.source,
             "rank": self.rank,
@@ -117,7 +117,7 @@ def inspect_adapter(
     problems.extend(_tensor_problems(layout, config))
     problems.extend(_pair_problems(layout.pairs))
     problems.extend(_rank_problems(layout.pairs, rank, config.get("rank_pattern") or {}))
-    # A target module without tensors is no problem: PEFT skips names that the model does not have.
+    # A target module without tensors is allowed: PEFT skips names that the model does not have.
     if base_model is not None:
         problems.extend(_base_problems(layout, base_model, config, renamed))
     dtypes = sorted({entry["dtype"] for entry in header.values()})
@@ -138,7 +138,7 @@ def inspect_adapter(
 
 
 def highest_rank(path: str) -> int:
-    """The highest rank of an adapter's layers, from its configuration. Raises SettingsError for one that has none."""
+    """Return the highest rank of an adapter's layers from its configuration. Raises SettingsError if there is none."""
     config = _read_config(path)
     return _highest_rank(_numbers(path, config)[0], config)
 
@@ -285,7 +285,7 @@ def _rank_problems(pairs: _Pairs, rank: int, pattern: dict[str, Any]) -> list[st
     """Ranks of tensors that differ from the configuration's, which the scaling factor is computed from."""
     problems = []
     for module, sides in pairs.items():
-        # PEFT's rule: a key matches the end of a module's name, from a dot on; the first key that matches counts.
+        # PEFT's rule: a key matches the end of a module's name after a dot, and the first key that matches is used.
         configured = next((r for key, r in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), rank)
         if len(sides.get("A", ())) == 2 and sides["A"][0] != configured and not of_experts(module):
             actual = sides["A"][0]

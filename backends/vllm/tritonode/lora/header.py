@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonode.errors import SettingsError
 
-# The safetensors library's own bound on a header.
+# The safetensors library's own limit for a header.
 _MAX_HEADER_BYTES = 100_000_000
 
 

@@ -38,7 +38,7 @@ class Counts:
 
 
 def watch(worker: Any, on_failure: Callable[[int, str], None]) -> ModelModules:
-    """Count each time an adapter's weights are read, in the middle of a step too, and read them faster.
+    """Count each time an adapter's weights are read, also during a step, and read them faster.
 
     Args:
         worker: of vLLM.
@@ -72,7 +72,7 @@ def watch_rank(worker: Any, failure_counts: str) -> ModelModules:
 
 
 def step_failures(worker: Any) -> dict[int, str]:
-    """In one of several ranks: why steps since the last call could not read adapters, by the adapter's id."""
+    """In one of several ranks: return why steps since the last call could not read adapters, by adapter id."""
     return worker_lora_manager(worker).tritonode_failures.take()  # type: ignore[no-any-return]
 
 
@@ -106,19 +106,19 @@ def set_pinned(worker: Any, lora_id: int, pinned: bool) -> bool:
     elif lora_id in in_memory(manager):
         pin(manager, lora_id)
     else:
-        return False  # a step has evicted it since it was loaded
+        return False  # a step has evicted it after it was loaded
     return True
 
 
 def states(worker: Any) -> dict[int, str]:
-    """Where the weights of each adapter in memory are: "slot" or "host"."""
+    """Return where the weights of each adapter in memory are: "slot" or "host"."""
     manager = worker_lora_manager(worker)
     slots = in_slots(manager)
     return {lora_id: "slot" if lora_id in slots else "host" for lora_id in in_memory(manager)}
 
 
 def state(worker: Any, lora_id: int) -> str:
-    """Where the weights of one adapter are: "slot", "host" (memory) or "disk"."""
+    """Return where the weights of one adapter are: "slot", "host" (memory) or "disk"."""
     manager = worker_lora_manager(worker)
     if lora_id in in_slots(manager):
         return "slot"

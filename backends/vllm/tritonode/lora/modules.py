@@ -19,15 +19,15 @@ from .tensors import Tensors, layout_of, made_for, of_experts
 
 @dataclass(eq=False)
 class ModelModules:
-    """The modules of a model as adapters name them, once vLLM's mapping of names is applied."""
+    """The modules of a model as adapters name them, after vLLM's mapping of names."""
 
-    # Module → rows and columns of its weight; None where vLLM does not tell (a layer split over ranks).
+    # Module → rows and columns of its weight; None if vLLM does not say (a layer split over ranks).
     sizes: dict[str, Sizes] = field(default_factory=dict)
-    # Experts of a mixture that vLLM has wrapped.
+    # Mixtures of experts that vLLM has wrapped.
     experts: set[str] = field(default_factory=set)
-    # Heads that an adapter may bring as a whole (`modules_to_save`).
+    # Heads that an adapter may contain completely (`modules_to_save`).
     heads: set[str] = field(default_factory=set)
-    # vLLM's mapping of a checkpoint's names to its own, and prefixes of what it does not load.
+    # vLLM's mapping of a checkpoint's names to its own, and prefixes of names that it does not load.
     mapper: Any = None
     skipped: list[str] = field(default_factory=list)
     # Pooling models are found with and without the prefix "model.".
@@ -60,7 +60,7 @@ def look_at(manager: Any) -> ModelModules:
 
 
 def _sizes(layer: Any) -> list[Sizes]:
-    """Rows and columns of each weight that a LoRA layer stands for."""
+    """Return the rows and columns of each weight that a LoRA layer replaces."""
     a, b = layer.lora_a_stacked, layer.lora_b_stacked
     if getattr(layer, "tp_size", 1) != 1:
         return []
@@ -72,7 +72,7 @@ def _sizes(layer: Any) -> list[Sizes]:
 
 @lru_cache(maxsize=256)
 def model_problems(tensors: Tensors, modules: ModelModules) -> tuple[str, ...]:
-    """The parts of an adapter that vLLM would ignore on this model. Adapters of one recipe are checked once."""
+    """Return the parts of an adapter that vLLM would ignore on this model. Equal descriptions are checked once."""
     layout, problems = layout_of(tensors), []
     if layout.heads - modules.heads:
         problems.append(

@@ -29,7 +29,7 @@ from .modules import ModelModules, model_problems
 from .saved import Entry
 from .scaled import SEPARATOR, ScaledFolders, check_scale, variant_name
 
-# Variants of one adapter that requests have made. Of more, the one that was used longest ago is unloaded.
+# The maximum number of variants of one adapter that requests have made. The least recently used one is unloaded.
 _MOST_VARIANTS = 16
 
 
@@ -53,10 +53,10 @@ class AdapterRegistry:
         self.on_change: Callable[[], None] = lambda: None
         # One change to an adapter at a time. Requests do not wait for it.
         self._changing: dict[str, asyncio.Lock] = {}
-        # Adapters that are being pinned. Their room is reserved before their weights are loaded.
+        # Adapters that are being pinned. Space for them is reserved before their weights are loaded.
         self._pinning: set[str] = set()
         self._folders = folders or ScaledFolders()
-        # Called after each change, with what was done: load, replace, unload, pin, unpin.
+        # Called after each change, with its kind: load, replace, unload, pin, unpin.
         self.on_event: Callable[[str, Adapter], None] = lambda _action, _adapter: None
 
     def attach(self, engine: AdapterEngine) -> None:
@@ -116,7 +116,7 @@ class AdapterRegistry:
         return files
 
     def _read(self, path: str) -> AdapterFiles:
-        """An adapter's headers and their problems: with the built model, or before that with its checkpoint."""
+        """Return an adapter's headers and problems, for the built model, or before that for its checkpoint."""
         modules = self._modules
         if modules is None:
             return inspect_adapter(
@@ -138,14 +138,14 @@ class AdapterRegistry:
         return Adapter(name, version, files, request)
 
     def get(self, name: str) -> Adapter:
-        """The current version; raises NotFoundError in the words of Triton's vLLM backend."""
+        """Return the current version. Raises NotFoundError with the same message as Triton's vLLM backend."""
         adapter = self._current.get(name)
         if adapter is None:
             raise NotFoundError(f"LoRA {name} is not supported, we currently support {self.names}")
         return adapter
 
     async def for_request(self, name: str, path: str | None, scale: float | None = None) -> Adapter:
-        """The adapter that a request names. If the request has a path and the adapter is not loaded, loads it first.
+        """Return the adapter that a request names. If the request has a path and the adapter is not loaded, load it.
 
         With a scale other than 1 it is the adapter's variant at that scale, which is loaded when it is first asked for.
 
@@ -180,7 +180,7 @@ class AdapterRegistry:
         return self.get(variant)
 
     async def _drop_variants(self, name: str, *, keep: int = 0) -> None:
-        """Unload the variants of an adapter, those in use last; `keep` of them, the ones used last, stay."""
+        """Unload the variants of an adapter, except the `keep` most recently used ones; those in use come last."""
         variants = [each for key, each in self._current.items() if key.startswith(name + SEPARATOR)]
         variants.sort(key=lambda each: (each.running > 0, each.last_used or each.loaded_at))
         for adapter in variants[: max(0, len(variants) - keep)]:
@@ -201,7 +201,7 @@ class AdapterRegistry:
                 "checked; replace the adapter or unload it"
             )
         if not adapter.tried:
-            # There was no room for it when the model started: its weights have not been read yet.
+            # There was no space for it when the model started, so its weights have not been read yet.
             await self.warm(adapter)
 
     def _refuse_broken(self, adapter: Adapter) -> None:
@@ -209,7 +209,7 @@ class AdapterRegistry:
             raise SettingsError(f"{adapter.broken}; replace the adapter or unload it")
 
     async def warm(self, adapter: Adapter) -> None:
-        """Load the adapter's weights into the engine; raises SettingsError with the reason."""
+        """Load the adapter's weights into the engine. Raises SettingsError with the reason if that fails."""
         try:
             await asyncio.to_thread(check_finite, adapter.files.path)
         except Exception as failure:
@@ -346,7 +346,7 @@ class AdapterRegistry:
             await self.engine.remove(adapter.request.lora_int_id)
 
     def entries(self) -> list[Entry]:
-        """The served adapters, to be saved for a restart."""
+        """Return the served adapters, to save them for a restart."""
         return [Entry(name, adapter.files.path, adapter.pinned) for name, adapter in self._current.items()]
 
     async def describe(self, *adapters: Adapter) -> list[dict[str, Any]]:
@@ -357,7 +357,7 @@ class AdapterRegistry:
         return await self.describe(*self._current.values())
 
     async def inspect(self, path: str) -> dict[str, Any]:
-        """What an adapter's folder contains and whether it would load here. Reads all of it, on a thread."""
+        """Return what an adapter's folder contains and whether it would load here. Reads all of it, on a thread."""
         return await asyncio.to_thread(self._look_at, path)
 
     def _look_at(self, path: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class SavedAdapters:
         self._path = os.path.join(self._folder, "adapters.json") if self._folder else None
 
     def scaled_folders(self) -> ScaledFolders:
-        """Where the folders of scaled adapters go: beside this file, so that the next process finds them."""
+        """The parent of the folders of scaled adapters, next to this file so that the next process finds them."""
         return ScaledFolders(self._folder)
 
     @property
@@ -42,7 +42,7 @@ class SavedAdapters:
         return self._folder is not None and os.path.exists(os.path.join(self._folder, "restart"))
 
     def read(self) -> list[Entry] | None:
-        """What the model served when its last process died; None on a first start."""
+        """Return the adapters that the model served when its last process died; None on a first start."""
         if self._path is None:
             return None
         try:

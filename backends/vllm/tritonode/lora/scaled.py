@@ -1,4 +1,4 @@
-"""Adapters at another strength. vLLM has no scale for a request, so a scaled variant is an adapter of its own.
+"""Adapters with a scale. vLLM has no scale for a request, so a scaled variant is a separate adapter.
 
 Its folder links to the weights of the original and has a configuration whose `lora_alpha` is multiplied: all that reads
 adapters (this backend, vLLM, each rank) then scales it like any other.
@@ -17,29 +17,29 @@ from tritonode.errors import InvalidRequestError, SettingsError
 from .files import CONFIG_FILENAME, SCALE_KEY, SOURCE_KEY
 
 SEPARATOR = "*"
-"""Between an adapter's name and the scale of its variant. No adapter may be loaded under a name that holds it."""
+"""Separates an adapter's name and the scale of its variant. The name of a loaded adapter may not contain it."""
 
 
 def variant_name(name: str, scale: float) -> str:
-    """The name that a variant is served under: `sql*0.5`."""
+    """Return the name of a variant: `sql*0.5`."""
     return f"{name}{SEPARATOR}{scale:.6g}"
 
 
 def check_scale(scale: float) -> None:
-    """Raise InvalidRequestError unless the weights can be multiplied by it."""
+    """Raise InvalidRequestError if this number can't be a scale."""
     if not math.isfinite(scale) or scale == 0:
         raise InvalidRequestError(f"the scale of an adapter must be a finite number other than 0, got {scale}")
 
 
 class ScaledFolders:
-    """The folders of one model's scaled adapters: made when the first is needed, removed when the process ends."""
+    """The folders of one model's scaled adapters, created on first use and removed when the process ends."""
 
     def __init__(self, parent: str | None = None) -> None:
         self._parent = parent
         self._root: tempfile.TemporaryDirectory[str] | None = None
 
     def make(self, source: str, scale: float) -> str:
-        """Make the folder of `source` at that scale. Raises SettingsError when the original cannot be read."""
+        """Create the folder of `source` with that scale. Raises SettingsError if the original cannot be read."""
         source = os.path.abspath(source)
         try:
             with open(os.path.join(source, CONFIG_FILENAME), encoding="utf-8") as file:

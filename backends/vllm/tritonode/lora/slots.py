@@ -10,7 +10,7 @@ from tritonode.engine.settings import EngineSettings
 from tritonode.errors import SettingsError
 
 _GIB = 1 << 30
-# Of the memory that is free, for slots that nobody has asked for by number.
+# The fraction of the free memory for slots, if the user has not set their number.
 _DEFAULT_SHARE = 4
 
 
@@ -41,7 +41,7 @@ def slot_bytes(config: dict[str, Any], rank: int, item_bytes: int) -> int | None
 
 
 def bound_slots(settings: EngineSettings, memory: int) -> str | None:
-    """Keep the slots within the memory that there is.
+    """Limit the slots to the available memory.
 
     Args:
         settings: with `max_loras` and `max_lora_rank` set. A `max_loras` that is this package's default is lowered.

@@ -16,16 +16,16 @@ from .registry import AdapterRegistry
 from .saved import Entry, SavedAdapters
 from .slots import bound_slots
 
-# What vLLM takes for `max_lora_rank` (`MaxLoRARanks` in vllm/config/lora.py), and its default.
+# The values that vLLM accepts for `max_lora_rank` (`MaxLoRARanks` in vllm/config/lora.py), and its default.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _DEFAULT_RANK = 16
 
 
 def rank_for(paths: Iterable[str]) -> int:
-    """The least `max_lora_rank` that these adapters fit, and vLLM's default at least."""
+    """Return the smallest `max_lora_rank` for these adapters, but at least vLLM's default."""
     highest = _DEFAULT_RANK
     for path in paths:
-        # What is wrong with an adapter's files is said when they are checked.
+        # Errors in an adapter's files are reported when the files are checked.
         with suppress(SettingsError, OSError):
             highest = max(highest, highest_rank(path))
     return next((rank for rank in _RANKS if rank >= highest), _RANKS[-1])
@@ -62,7 +62,7 @@ class AdapterStart:
         wanted = [Entry(*item) for item in self._settings.loras.items()] if restored is None else restored
         self._report("check-adapters", count=len(wanted))
         args = self._settings.engine_args
-        # vLLM's default would refuse adapters of a higher rank, although it is known which ones there are.
+        # With vLLM's default, adapters of a higher rank would be refused, although their ranks are known here.
         args.setdefault("max_lora_rank", rank_for(entry.path for entry in wanted))
         note = bound_slots(self._settings, memory)
         if note is not None:

@@ -1,4 +1,4 @@
-"""Adapters that a step could not read where several ranks run the model.
+"""Reports adapters that a step could not read, if several ranks run the model.
 
 A rank continues its step with weights of zero and counts the failure in memory that it shares with the engine. The
 engine looks at the counts before it uses the results of a step. If one has changed, it asks the ranks for messages.
@@ -35,7 +35,7 @@ class FailureCounts:
         self._seen = self._memory[:]
 
     def close(self) -> None:
-        """Remove the file. Whoever has mapped it keeps the memory."""
+        """Remove the file. Processes that have mapped it keep the memory."""
         os.unlink(self.path)
 
     def changed(self) -> bool:
@@ -46,7 +46,7 @@ class FailureCounts:
 
 
 class RankFailures:
-    """A rank's view: its own count, and what the engine has not asked for yet."""
+    """A rank's view: its own count, and the failures that the engine has not asked for yet."""
 
     def __init__(self, path: str, worker: Any) -> None:
         descriptor = os.open(path, os.O_RDWR)
@@ -59,6 +59,6 @@ class RankFailures:
         self._counts[self._rank] += 1
 
     def take(self) -> dict[int, str]:
-        """The messages by the adapter's id, each of them once."""
+        """Return the messages by the adapter's id. Each is returned once."""
         taken, self._untold = self._untold, {}
         return taken

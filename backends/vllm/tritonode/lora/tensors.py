@@ -10,7 +10,7 @@ _EMBEDDING_NAME = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_emb
 # Modules that vLLM replaces by the adapter's copy: a classifier's head.
 HEADS = ("score", "classifier")
 _HEAD_NAME = re.compile(r"^(?:base_model\.model\.)?(?:.+\.)?(?P<module>score|classifier)\.(?:weight|bias)$")
-# Beside an adapter of the embeddings PEFT saves the base model's own; vLLM uses those of its base model.
+# With an adapter of the embeddings PEFT also saves the base model's embeddings; vLLM uses those of its base model.
 _EMBEDDING_COPY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.*\b(?:embed_tokens|lm_head))\.base_layer\.weight$")
 
 Shape = tuple[int, ...]
@@ -28,7 +28,7 @@ class Layout:
     heads: set[str] = field(default_factory=set)
     # Copies of the base model's embeddings, with their shapes.
     copies: dict[str, Shape] = field(default_factory=dict)
-    # Names of tensors that are none of these.
+    # Names of all other tensors.
     unknown: list[str] = field(default_factory=list)
 
 
@@ -47,12 +47,12 @@ def layout_of(tensors: Tensors) -> Layout:
 
 
 def of_experts(module: str) -> bool:
-    """Whether a module belongs to the experts of a mixture: one tensor then holds the weights of many experts."""
+    """Whether a module belongs to a mixture of experts, where one tensor can hold the weights of many experts."""
     return ".experts" in f".{module}"
 
 
 def made_for(module: str, sides: dict[str, Shape]) -> tuple[int, int] | None:
-    """(rows, columns) of the base weight that a pair of tensors was made for; None where one of the pair is missing."""
+    """Return (rows, columns) of the base weight that a pair of tensors was made for; None if one of them is missing."""
     a, b = sides.get("A", ()), sides.get("B", ())
     if len(a) != 2 or len(b) != 2:
         return None

@@ -27,7 +27,7 @@ async def watch_multi_lora(model_directory: str, registry: AdapterRegistry, logg
         await asyncio.sleep(_SECONDS)
         now = await asyncio.to_thread(_stamp, path)
         if now == seen or now is None:
-            # A file that is gone for a moment is being replaced.
+            # A file that is missing for a moment is being replaced.
             continue
         seen = now
         try:
@@ -41,7 +41,7 @@ async def watch_multi_lora(model_directory: str, registry: AdapterRegistry, logg
 async def _follow(
     registry: AdapterRegistry, served: dict[str, str], wanted: dict[str, str], logger: Any
 ) -> dict[str, str]:
-    """Make the registry serve `wanted`; returns what of the file is served afterwards."""
+    """Make the registry serve `wanted`. Returns the file's adapters that are served afterwards."""
     result = dict(served)
     for name, path in wanted.items():
         if served.get(name) == path:

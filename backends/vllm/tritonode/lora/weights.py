@@ -52,7 +52,7 @@ class AdapterReader:
     """Reads the adapters of one engine: one base model, one set of LoRA modules, one mapping of names."""
 
     def __init__(self) -> None:
-        # None: vLLM has to read files with this header.
+        # None means that vLLM has to read files with this header.
         self._layouts: OrderedDict[bytes, _Layout | None] = OrderedDict()
 
     def model_class(self) -> type[LoRAModel]:
@@ -82,7 +82,7 @@ class AdapterReader:
         return QuickLoRAModel
 
     def read(self, folder: str, peft_helper: Any, dtype: torch.dtype | None) -> dict[str, LoRALayerWeights] | None:
-        """The adapter's weights by module, its scaling folded into B; None where vLLM has to read it."""
+        """Return the adapter's weights by module, with its scaling folded into B; None if vLLM has to read it."""
         try:
             with open(os.path.join(folder, WEIGHTS_FILENAME), "rb", buffering=0) as file:
                 header = _read_header(file)
@@ -93,16 +93,16 @@ class AdapterReader:
                 if file.readinto(data.numpy().data) != layout.size:
                     return None
         except OSError:
-            return None  # vLLM says what is wrong with it.
+            return None  # vLLM reports the error.
         return _weights(layout, data.view(layout.dtype).to(dtype or layout.dtype), peft_helper)
 
     def learn(self, folder: str, weights_mapper: Any, skip_prefixes: list[str] | None) -> None:
-        """Keep what the header of an adapter means that vLLM has just read."""
+        """Remember how to read the header of an adapter that vLLM has just read."""
         try:
             with open(os.path.join(folder, WEIGHTS_FILENAME), "rb", buffering=0) as file:
                 header = _read_header(file)
         except OSError:
-            return  # gone since
+            return  # deleted since
         if header is None:
             return
         self._layouts[header] = None if skip_prefixes else _layout(header, weights_mapper)
@@ -112,7 +112,7 @@ class AdapterReader:
 
 
 def _read_header(file: Any) -> bytes | None:
-    """The length and the JSON that a safetensors file starts with; None where it is no such file, or a large one."""
+    """Return the length and the JSON of a safetensors file's header; None if it is another file, or too long."""
     prefix = file.read(8)
     (length,) = struct.unpack("<Q", prefix) if len(prefix) == 8 else (0,)
     if not 0 < length <= _MAX_HEADER_BYTES:
@@ -121,7 +121,7 @@ def _read_header(file: Any) -> bytes | None:
 
 
 def _layout(header: bytes, weights_mapper: Any) -> _Layout | None:
-    """None where the tensors are not all LoRA's and of one data type."""
+    """Return None unless all tensors are LoRA's and have the same data type."""
     described = json.loads(header[8:])
     described.pop("__metadata__", None)
     dtypes = {entry["dtype"] for entry in described.values()}
@@ -157,6 +157,6 @@ def _weights(layout: _Layout, flat: torch.Tensor, peft_helper: Any) -> dict[str,
             scalings.append(float(lora.scaling))
             lora.scaling = 1
     if to_scale:
-        # One call for what LoRALayerWeights.optimize does to each.
+        # One call does what LoRALayerWeights.optimize does to each.
         torch._foreach_mul_(to_scale, scalings)
     return loras

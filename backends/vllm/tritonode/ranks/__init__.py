@@ -1,1 +1,1 @@
-"""An engine of several processes."""
+"""Engines with several ranks, each in its own process."""

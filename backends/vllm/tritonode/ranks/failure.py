@@ -1,4 +1,4 @@
-"""The reason why an engine failed, where vLLM says "see stack trace (above)".
+"""Finds the reason why an engine failed, when vLLM's error only says "see stack trace (above)".
 
 With several ranks the reason is in the log of one of them. That rank writes it to a file for this process.
 """
@@ -17,7 +17,7 @@ _VARIABLE = "TRITONODE_RANKS_FAILURE"
 
 
 def reason(failure: BaseException) -> str:
-    """An error in one line, with its type, because "KeyError: 'x'" is clearer than "'x'"."""
+    """Format an error in one line, with its type, because "KeyError: 'x'" is clearer than "'x'"."""
     return f"{type(failure).__name__}: {failure}"
 
 
@@ -36,7 +36,7 @@ class _Note(logging.Handler):
         if path is None or error is None:
             return
         with contextlib.suppress(OSError):
-            # The file is missing once the engine has started.
+            # The file no longer exists after the engine has started.
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
             with open(descriptor, "a", encoding="utf-8") as file:
                 if os.fstat(descriptor).st_size == 0:

@@ -43,7 +43,7 @@ def use_names() -> None:
     shared_memory._SHM_SAFE_NAME_LENGTH = len(python_names) + 8  # type: ignore[attr-defined]
 
     def file_store() -> str:
-        # The file's name is what vLLM's CPU kernels call their memory (VLLM_DIST_IDENT).
+        # vLLM's CPU kernels use the file's name for their memory (VLLM_DIST_IDENT).
         return f"file://{tempfile.gettempdir()}/{prefix}{uuid4().hex}"
 
     set_file_store(file_store)

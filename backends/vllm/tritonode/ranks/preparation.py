@@ -16,7 +16,7 @@ USERS_EXTENSION = "TRITONODE_WORKER_EXTENSION"
 
 
 def prepare(engine_args: dict[str, Any], *, lora: bool) -> None:
-    """Name what the ranks share, and have each of them import what it needs from this package.
+    """Set the names of what the ranks share, and make each of them import what it needs from this package.
 
     Args:
         engine_args: of vLLM, changed in place.

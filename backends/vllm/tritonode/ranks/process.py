@@ -1,4 +1,4 @@
-"""The process of a rank: it leaves out of vLLM's imports what an engine on the CPU does not use, as the engine does.
+"""The process of a rank. Like the engine, it skips those of vLLM's imports that an engine on the CPU does not use.
 
 `multiprocessing` starts a new Python and unpickles the process object there. That object refers to vLLM's worker, so
 unpickling it imports vLLM. Here it is pickled twice over: what is unpickled first prepares the imports.
@@ -26,7 +26,7 @@ def _load(state: bytes) -> SpawnProcess:
         import_early()
     process = SpawnProcess.__new__(SpawnProcess)
     vars(process).update(pickle.loads(state))
-    # What is imported stays.
+    # Modules that are already imported stay imported.
     gc.freeze()
     gc.enable()
     return process

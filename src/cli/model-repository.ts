@@ -41,5 +41,5 @@ function readJson(path: string): Record<string, unknown> {
     throw new InvalidArgumentError(`${path} can't be read: ${(cause as Error).message}`, { cause });
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  throw new InvalidArgumentError(`${path} is no JSON object`);
+  throw new InvalidArgumentError(`${path} is not a JSON object`);
 }

@@ -34,11 +34,14 @@ export function checkGgufFile(model: string): void {
   }
   const magic = header.toString("latin1", 0, 4);
   if (bytes < 4 || magic !== "GGUF") {
-    throw new InvalidArgumentError(`${path} is no GGUF file: it starts with ${JSON.stringify(magic.slice(0, bytes))}`, {
-      hint: magic.startsWith("vers")
-        ? "it looks like a Git LFS pointer: fetch the file itself (git lfs pull)"
-        : undefined,
-    });
+    throw new InvalidArgumentError(
+      `${path} is not a GGUF file: it starts with ${JSON.stringify(magic.slice(0, bytes))}`,
+      {
+        hint: magic.startsWith("vers")
+          ? "it looks like a Git LFS pointer: fetch the file itself (git lfs pull)"
+          : undefined,
+      },
+    );
   }
   if (bytes < HEADER_BYTES) {
     throw new InvalidArgumentError(`the GGUF file ${path} is cut short: it has ${bytes} bytes`);

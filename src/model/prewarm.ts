@@ -90,7 +90,7 @@ export async function prewarm(given: PrewarmOptions): Promise<WarmChild> {
         ? aborted()
         : new ModelLoadError(`the warm child was not ready after ${timeout} ms`, {
             code: "ERR_LOAD_TIMEOUT",
-            hint: "raise `timeout`, or pass `logger` to see where it stays",
+            hint: "raise `timeout`, or pass `logger` to see which step takes so long",
           }),
     );
     return create(core, keeper);

@@ -257,7 +257,7 @@ async function loadWithin(
       throw new ModelLoadError(`the model '${name}' was not ready after ${timeout} ms`, {
         code: "ERR_LOAD_TIMEOUT",
         cause: error,
-        hint: "raise `timeout`, or pass `logger` and `onProgress` to see where it stays",
+        hint: "raise `timeout`, or pass `logger` and `onProgress` to see which phase takes so long",
       });
     }
     throw error;

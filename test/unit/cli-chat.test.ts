@@ -76,8 +76,8 @@ describe("Conversation", () => {
     const path = join(temporary(), "notes.txt");
     for (const text of ["my notes", '{"name": "x"}', '{"messages": ["x"]}', "null"]) {
       writeFileSync(path, text);
-      expect(() => new Conversation().save(path)).toThrow("is no conversation");
-      expect(() => Conversation.load(path)).toThrow("is no conversation");
+      expect(() => new Conversation().save(path)).toThrow("is not a conversation");
+      expect(() => Conversation.load(path)).toThrow("is not a conversation");
       expect(readFileSync(path, "utf8")).toBe(text);
     }
     expect(() => Conversation.load("/no/file")).toThrow("/no/file can't be read: ENOENT");

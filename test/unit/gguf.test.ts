@@ -25,7 +25,7 @@ function header(version: number): Buffer {
 
 test.each([
   ["is missing", undefined, /the GGUF file .*model\.gguf does not exist/],
-  ["is empty", Buffer.alloc(0), /is no GGUF file: it starts with ""/],
+  ["is empty", Buffer.alloc(0), /is not a GGUF file: it starts with ""/],
   ["is of another format", Buffer.from("\x7fELF and more than twenty-four bytes"), /starts with "\u007fELF"/],
   ["is a Git LFS pointer", Buffer.from("version https://git-lfs.github.com/spec/v1"), /starts with "vers"/],
   ["is cut short", header(3).subarray(0, 20), /is cut short: it has 20 bytes/],

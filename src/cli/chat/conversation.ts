@@ -79,12 +79,12 @@ function parse(text: string, path: string, hint: string): { lora: string | undef
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new InvalidArgumentError(`${path} is no conversation: it is not JSON`, { hint, cause });
+    throw new InvalidArgumentError(`${path} is not a conversation: it is not JSON`, { hint, cause });
   }
   const { lora, messages } = (Array.isArray(value) ? { messages: value } : (value ?? {})) as Record<string, unknown>;
   const isMessage = (each: unknown) => typeof (each as ChatMessage | null)?.role === "string";
   if (!Array.isArray(messages) || !messages.every(isMessage)) {
-    throw new InvalidArgumentError(`${path} is no conversation: it has no list of messages`, { hint });
+    throw new InvalidArgumentError(`${path} is not a conversation: it has no list of messages`, { hint });
   }
   return { lora: typeof lora === "string" ? lora : undefined, messages };
 }

@@ -90,7 +90,7 @@ export class Session {
     const close = () => input.close();
     signal.addEventListener("abort", close, { once: true });
     if (!this.options.template && !this.options.raw) {
-      this.note("the model has no chat template: it continues each text as it is, by itself");
+      this.note("the model has no chat template: it continues each text");
     }
     if (input.terminal) this.note("/help lists the commands; Ctrl-D leaves");
     try {

@@ -42,9 +42,12 @@ function chosen(
 ): string[] {
   const given = [values.dir !== undefined, values.device !== undefined, values.all].filter(Boolean).length;
   if (given !== 1) {
-    throw new InvalidArgumentError(given === 0 ? "which runtime?" : "--dir, --device and --all exclude each other", {
-      hint: "give one of --dir FOLDER, --device cpu|cuda and --all; `npx tritonode doctor` names what is there",
-    });
+    throw new InvalidArgumentError(
+      given === 0 ? "which runtime?" : "--dir, --device and --all cannot be used together",
+      {
+        hint: "give one of --dir FOLDER, --device cpu|cuda and --all; `npx tritonode doctor` names what is there",
+      },
+    );
   }
   if (values.all) return installedRuntimes(context.environment).map(({ directory }) => directory);
   if (values.dir !== undefined) return [namedDirectory(values.dir, context.environment) ?? values.dir];

@@ -16,7 +16,7 @@ export const run: Run = async (args, context) => {
   const model = namesModel(values) || (words.length === 1 && isFile(words[0])) ? undefined : words.shift();
   const file = values.file ?? (words.length === 1 && isFile(words[0]) ? words.shift() : undefined);
   if (values.file !== undefined && words.length > 0) {
-    throw new InvalidArgumentError(`--file and the prompt ${JSON.stringify(words[0])} exclude each other`);
+    throw new InvalidArgumentError(`--file and the prompt ${JSON.stringify(words[0])} cannot be used together`);
   }
   const stray = words.find(isFile);
   if (stray !== undefined) {
@@ -96,8 +96,8 @@ async function runPrompt(
   return withModel(context, settings.load, async (model) => {
     const lora = use ?? settings.load.adapters[0]?.name;
     const template = !settings.raw && (await hasChatTemplate(model));
-    if (!template && !settings.raw) tell("the model has no chat template: it continues the prompt as it is");
-    if (!template && settings.system !== undefined) tell("--system is not used: it takes a chat template");
+    if (!template && !settings.raw) tell("the model has no chat template: it continues the prompt");
+    if (!template && settings.system !== undefined) tell("--system is not used: it needs a chat template");
     let last = "\n";
     const answer = await ask(
       model,

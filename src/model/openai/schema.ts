@@ -38,14 +38,16 @@ export function toJsonSchema(schema: Structure<unknown>): JsonSchema {
   if (!isStandard(schema)) return schema;
   const writer = schema["~standard"].jsonSchema as { input?: (options: object) => JsonSchema } | undefined;
   if (typeof writer?.input !== "function") {
-    throw new InvalidArgumentError(`the schema of ${schema["~standard"].vendor} cannot write itself as a JSON schema`, {
+    throw new InvalidArgumentError(`the schema of ${schema["~standard"].vendor} cannot be converted to a JSON schema`, {
       hint: "use zod 4.2 or later, or pass a JSON schema",
     });
   }
   try {
     return writer.input({ target: "draft-2020-12" });
   } catch (cause) {
-    throw new InvalidArgumentError(`the schema has no form as a JSON schema: ${(cause as Error).message}`, { cause });
+    throw new InvalidArgumentError(`the schema cannot be converted to a JSON schema: ${(cause as Error).message}`, {
+      cause,
+    });
   }
 }
 
@@ -55,7 +57,7 @@ export async function parseStructured<T>(schema: Structure<T>, text: string, fin
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new StructuredOutputError(`the answer is no JSON: ${text.slice(0, 80)}`, text, {
+    throw new StructuredOutputError(`the answer is not valid JSON: ${text.slice(0, 80)}`, text, {
       cause,
       hint: finishReason === "length" ? "it was cut off: raise max_tokens" : undefined,
     });
@@ -69,5 +71,5 @@ export async function parseStructured<T>(schema: Structure<T>, text: string, fin
     );
     return where === undefined || where.length === 0 ? message : `${where.join(".")}: ${message}`;
   });
-  throw new StructuredOutputError(`the answer does not fit the schema: ${issues.join("; ")}`, text);
+  throw new StructuredOutputError(`the answer does not match the schema: ${issues.join("; ")}`, text);
 }

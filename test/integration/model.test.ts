@@ -175,7 +175,12 @@ describe("bad requests: each a typed error, and the model goes on", () => {
     ["an unknown sampling parameter", "Hello", { temprature: 1 }, "unknown sampling parameter 'temprature'"],
     ["a sampling parameter out of range", "Hello", { top_p: 3 }, "top_p"],
     ["an empty prompt", "", {}, "the prompt is empty"],
-    ["a prompt that is no string", 42 as unknown as string, {}, "the prompt must be a string, got number 42"],
+    [
+      "a prompt of another type",
+      42 as unknown as string,
+      {},
+      "the prompt must be a string or a list of token ids, got number 42",
+    ],
     ["invalid UTF-16", "a\ud800b", {}, "lone surrogate at character 1"],
     ["a prompt over the context length", "word ".repeat(600), {}, "maximum context length is 512 tokens"],
     ["a 10 MB prompt", "word ".repeat(2 << 20), {}, "maximum context length is 512 tokens"],

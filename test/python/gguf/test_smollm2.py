@@ -21,7 +21,8 @@ from tritonode.gguf.folder import write_folder
 from tritonode.vllm.requests import SamplingParams
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-TEXT = "\n\n".join((DOCS / f"{name}.md").read_text("utf-8") for name in ("architecture", "openai", "reliability"))
+PAGES = ("contributing/architecture.md", "reference/openai.md", "reference/reliability.md")
+TEXT = "\n\n".join((DOCS / page).read_text("utf-8") for page in PAGES)
 WINDOW, WINDOWS = 1000, 6
 
 

@@ -162,7 +162,7 @@ def _bits(packed: int, inputs: int) -> int:
     """Return the bits of a number, given that `inputs` numbers are packed in `packed` int32."""
     bits = 32 * packed // max(inputs, 1)
     if bits not in _BITS:
-        raise SettingsError(f"weights of {bits} bits are not read; of 4 and 8 are")
+        raise SettingsError(f"weights of {bits} bits are not supported; 4 and 8 are")
     return bits
 
 

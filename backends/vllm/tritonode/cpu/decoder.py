@@ -127,7 +127,7 @@ def _library() -> ctypes.CDLL:
             function.argtypes = arguments
     except AttributeError as error:
         raise punica_library.PunicaLibraryError(
-            f"{library._name}: this version's library has more in it ({error}). Build it with `npm run build:native`."
+            f"{library._name}: the library lacks functions ({error}). Build it with `npm run build:native`."
         ) from error
     version = library.tritonode_decoder_abi_version()
     if version != ABI:

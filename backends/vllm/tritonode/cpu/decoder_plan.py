@@ -130,7 +130,7 @@ def _is(one: object, other: object) -> bool:
 
 def _decoder(model: Any, caches: list[torch.Tensor]) -> Decoder:
     if getattr(model, "aux_hidden_state_layers", ()):
-        raise Unsuited("states between layers are asked for")
+        raise Unsuited("the states between layers are requested")
     wanted_class = their.DECODERS[their.class_name(model)]
     first = model.layers[0].self_attn
     dtype = caches[0].dtype

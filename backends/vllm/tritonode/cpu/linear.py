@@ -78,7 +78,7 @@ def _library() -> ctypes.CDLL:
             function.argtypes = arguments
     except AttributeError as error:
         raise punica_library.PunicaLibraryError(
-            f"{library._name}: this version's library has more in it ({error}). Build it with `npm run build:native`."
+            f"{library._name}: the library lacks functions ({error}). Build it with `npm run build:native`."
         ) from error
     version = library.tritonode_linear_abi_version()
     if version != ABI:
@@ -139,7 +139,7 @@ class PackedWeight:
             or _library().tritonode_linear_describe(data.data_ptr(), data.numel(), shape) != 0
         ):
             raise ValueError(
-                f"{data.dtype} of shape {tuple(data.shape)} is no packed weight of this version: pack the weight again"
+                f"{data.dtype} of shape {tuple(data.shape)} is not a packed weight of this version: pack it again"
             )
         return cls(data, (shape.outputs, shape.inputs), _KINDS[shape.kind], shape.group)
 

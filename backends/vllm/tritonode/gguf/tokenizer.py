@@ -66,7 +66,7 @@ class GgufTokenizer:
         self._file = file
         self.kind = file.text("tokenizer.ggml.model")
         if self.kind not in ("gpt2", "llama"):
-            raise self._error(f"its tokenizer is of the kind {self.kind!r}, which is not read; gpt2 and llama are")
+            raise self._error(f"its tokenizer is of the kind {self.kind!r}, not one of gpt2 and llama")
         self._pre = file.text("tokenizer.ggml.pre") or "default"
         if self.kind == "gpt2" and self._pre not in _SPLITS:
             raise self._error(
@@ -157,7 +157,7 @@ class GgufTokenizer:
         for number, merge in enumerate(self._texts("tokenizer.ggml.merges")):
             left, space, right = merge.partition(" ")
             if not space or left not in self._ids or right not in self._ids or left + right not in self._ids:
-                raise self._error(f"merge {number} of 'tokenizer.ggml.merges', {merge[:40]!r}, is none of two tokens")
+                raise self._error(f"merge {number} of 'tokenizer.ggml.merges', {merge[:40]!r}, is not two tokens")
             merges.append((left, right))
         tokenizer = Tokenizer(models.BPE(self._ids, merges, ignore_merges=self._pre in _WHOLE_WORDS))
         split = _SPLITS[self._pre]

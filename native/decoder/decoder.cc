@@ -20,7 +20,7 @@ using punica::element_size;
 using punica::valid_dtype;
 using Matrix = tritonode_punica_matrix;
 
-// Activations of a step beyond this are freed at its end: prompts are rarer than decoding, and their memory is large.
+// Memory for activations beyond this size is freed after the step: large prompts are rarer than decoding.
 constexpr size_t kKeptBytes = size_t{8} << 20;
 
 struct Linear {
@@ -190,7 +190,7 @@ class Run {
     check(tritonode_punica_rms_norm(&x, rows_, of_.hidden, residual, by.weight, &out, by.epsilon));
   }
 
-  // A few rows by row, many by head: then threads share the rows.
+  // Few rows are computed row by row, many rows head by head, so that threads share the rows.
   void norm_heads(const Matrix& x, int32_t heads, const tritonode_decoder_norm& by) {
     if (!by.weight) return;
     const bool by_row = rows_ <= heads;
@@ -259,7 +259,7 @@ class Run {
     attend.softcap = call.softcap;
     check(tritonode_punica_store_kv(&attend, &key, &value, step_.slots, step_.slot_count));
     check(tritonode_punica_attend(&attend));
-    // No request has the padding's rows: attention leaves them alone, and what follows reads them.
+    // Padding rows belong to no request: attention does not write them, but later operators read them.
     for (int64_t i = step_.query_starts[step_.requests]; i < rows_; ++i)
       std::memset(at(inner_, i), 0, static_cast<size_t>(queries_ * size_));
     multiply(layer.attention_output, inner_, queries_, hidden_);

@@ -11,7 +11,7 @@ namespace tritonode::linear {
 using punica::bfloat16;
 using punica::float16;
 
-/// Rows of a tile: the heights that kernels exist for, largest first. A tile of fewer rows is filled up with zeros.
+/// Rows of a tile: the heights that kernels exist for, largest first. A tile with fewer rows is padded with zeros.
 inline constexpr int kHeights[] = {12, 8, 4, 2, 1};
 inline constexpr int kHeightCount = 5;
 
@@ -25,7 +25,7 @@ enum class Form {
 /// Some rows of x, in a form.
 struct Tile {
   const void* x;
-  const float* scale;       // kQuants: [runs][height], what a unit of x's quants is worth
+  const float* scale;       // kQuants: [runs][height], the scale of x's quants
   const float* sum;         // kQuants: [runs][height], the run's sum of quants, times the scale
   const int32_t* offset;    // kQuants: [runs][height], minus the run's sum of quants, times what is stored for zero
 };
@@ -64,11 +64,11 @@ struct Kernels {
   Widen widen[3];
   Quantise quantise;
   bool has_pairs;
-  int first_height;  // index of kHeights: higher tiles do not fit into the level's registers
-  int byte_zero;     // what the int8 kernels take 0 for: 128 if they read bytes as they are stored, else 0
+  int first_height;  // index of kHeights: larger tiles do not fit into the level's registers
+  int byte_zero;     // the byte that stands for 0 in the int8 kernels: 128 if they read bytes as they are stored, else 0
 };
 
-// Each is null where the build's architecture lacks the level.
+// Each is null if the build's architecture does not have the level.
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_vnni_kernels();

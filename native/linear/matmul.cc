@@ -1,4 +1,4 @@
-// One product, cut into tiles of rows and blocks of outputs, and shared between threads.
+// One product, divided into tiles of rows and blocks of outputs, which threads share.
 //
 // Rows of x are first laid out in tiles (kernels.h), once for all outputs; then threads take neighbouring blocks of
 // outputs and go through all tiles with each, so that a block's weights are read from memory once. Many rows are done
@@ -37,13 +37,13 @@ const Kernels& active_kernels() {
   return found ? *found : *portable_kernels();
 }
 
-// Tiles of a chunk: what leaves room in the second cache for a block's weights.
+// The size of a chunk's tiles, which leaves space in the second-level cache for a block's weights.
 constexpr int64_t kChunkBytes = 512 * 1024;
-// Weights that one piece of work reads: enough that taking the next piece costs little.
+// The size of the weights that one piece of work reads, large enough that starting the next piece costs little.
 constexpr int64_t kPieceBytes = 48 * 1024;
-// Rough speeds of one core, to tell whether waking another can pay: bytes of weights, and products, in a nanosecond.
+// Approximate speeds of one core in bytes of weights and products per nanosecond, to decide if more threads are worth it.
 constexpr double kBytesPerNs = 20.0, kProductsPerNs = 60.0;
-// Below this one thread does all. Between the layers of a step the team spins, and a region costs 1 to 2 us.
+// Less work than this is done by one thread. The team spins between the layers of a step, so a region costs 1 to 2 us.
 constexpr double kAloneNs = 8'000.0;
 
 /// 64-byte aligned memory of a thread that only grows.

@@ -1,4 +1,4 @@
-// Between plain matrices of weights and packed buffers (packed.h).
+// Converts between plain matrices of weights and packed buffers (packed.h).
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -1,6 +1,6 @@
-// The packed buffer: how weights lie in memory.
+// The packed buffer: the layout of weights in memory.
 //
-// Outputs are cut into blocks of 16, one for each float32 lane of a 512-bit register; a block's weights are contiguous
+// Outputs are divided into blocks of 16, one for each float32 lane of a 512-bit register; a block's weights are contiguous
 // and in the order in which they are read, so a thread that has some neighbouring blocks reads one stream.
 //
 //   head       64 bytes, below

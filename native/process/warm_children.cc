@@ -30,7 +30,7 @@ constexpr size_t kRoomForArguments = 4096;
 constexpr size_t kArguments = 10;
 constexpr std::chrono::milliseconds kLook{500};
 
-// A pipe; its end for the child lies above the numbers that dup2 overwrites there.
+// A pipe. The descriptor of the child's end is above the numbers that dup2 overwrites in the child.
 Status MakePipe(bool childReads, Descriptor* ours, Descriptor* theirs) {
   std::array<int, 2> ends;
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return SystemError("pipe2");
@@ -152,7 +152,7 @@ Status WarmChildren::Spawn(const std::string& name, std::vector<std::string> env
   sigemptyset(&none);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  // As Triton starts its children: through bash, which adds its own to the environment.
+  // Triton starts its children through bash, which adds its own variables to the environment; this does the same.
   std::string shell = "bash";
   std::string flag = "-c";
   std::string script = " exec " + directory_ + "/backends/python/triton_python_backend_stub --warm " + name + " " +
@@ -182,7 +182,7 @@ Status WarmChildren::Spawn(const std::string& name, std::vector<std::string> env
   return {};
 }
 
-// Reads the child's report until its end, and reaps a child that nobody has taken.
+// Reads the child's report until its end, and reaps a child that was not used.
 void WarmChildren::Follow(const std::shared_ptr<Child>& child) {
   std::string text;
   std::array<char, 4096> buffer;
@@ -202,7 +202,7 @@ void WarmChildren::Follow(const std::shared_ptr<Child>& child) {
     taken = child->state == Child::State::kTaken;
   }
   int status = 0;
-  // Triton reaps the others. A child that has closed its report without having been taken is about to end.
+  // Triton reaps the others. A child that has closed its report before it was used is about to end.
   while (!taken && waitpid(child->pid, &status, 0) < 0 && errno == EINTR) {
   }
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -271,7 +271,7 @@ bool WarmChildren::Fits(const Child& child, const std::string& name, const Child
   const std::string model = ModelOf(path);
   // The child that only completes the configuration has the model's name.
   if (arguments[8] == model || arguments[9] != directory_ + "/backends/vllm") return false;
-  // A model with a file of its own is another backend's business.
+  // A model with its own model.py belongs to another backend.
   if (access(path.c_str(), F_OK) == 0) return false;
   return child.environment == command.environment && ReadFile(name) == ReadFile(directory_ + "/environment/" + model);
 }
@@ -289,7 +289,7 @@ pid_t WarmChildren::Take(const ChildCommand& command) {
     std::string text;
     for (size_t i = 1; i < command.arguments.size(); ++i) text += command.arguments[i] + "\n";
     if (monitor_ != nullptr) monitor_->Watch(child->pid, text);
-    // For a sweep of what a dead host left behind (src/transport/sweep.ts).
+    // For removing what a dead host left behind (src/transport/sweep.ts).
     const std::string announced = directory_ + "/children/";
     std::ofstream(announced + "." + std::to_string(child->pid)) << text;
     std::error_code ignored;

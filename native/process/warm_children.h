@@ -1,10 +1,10 @@
-// Python children that have imported everything and wait for a model. Each is started before it is needed, as a child of
-// this process like those that Triton starts, and becomes Triton's when Triton wants to start one of its own: the process
-// that Triton forks tells what it would have executed (python_backend/child_takeover.h), and that goes to the waiting
-// child through a pipe (native/warm_child/preload.cc).
+// Warm children: Python processes that have imported everything and wait for a model. Each is started before it is
+// needed, as a child of this process. When Triton wants to start a child, the process that it forks reports the command
+// that it would have executed (python_backend/child_takeover.h); the command is sent to a warm child through a pipe
+// (native/warm_child/preload.cc), and that child becomes Triton's.
 //
-// There is one for each environment that is asked for, named by the file that holds it (a key), as long as somebody holds
-// the key. It ends with this process: then its pipe closes.
+// There is one for each requested environment, as long as the environment has a user. The key of an environment is the
+// path of the file that contains it. A warm child ends with this process, because its pipe is closed then.
 #pragma once
 
 #include <sys/types.h>
@@ -23,7 +23,7 @@
 
 namespace tritonode {
 
-// What Triton is about to execute.
+// The command that Triton is about to execute.
 struct ChildCommand {
   std::string directory;
   // Sorted.
@@ -37,29 +37,29 @@ class WarmChildren {
  public:
   static WarmChildren& Get();
 
-  // For a server that has started: children that are taken are reported to `monitor`.
+  // Call this for a server that has started: children that Triton uses are reported to `monitor`.
   void Open(const std::string& privateDirectory, const std::shared_ptr<ChildMonitor>& monitor);
-  // Ends all that wait, and none are started from now on. Blocks until they are gone.
+  // Ends all waiting children, and starts none from now on. Blocks until they have ended.
   void Close();
-  // Kills all that wait; for a process that is about to end.
+  // Kills all waiting children; for a process that is about to end.
   void KillAll();
 
-  // The user wants a child of `key`: the path of a file with the environment, for the stub wrapper to read. Counts.
+  // Adds a use of `key`, the path of a file with the environment, which the stub wrapper reads. Uses are counted.
   void Hold(const std::shared_ptr<EventQueue>& user, const std::string& key);
-  // Starts the child of a key that is held unless there is one, and waits until it has imported everything. STATE if the
-  // server stops, the key is given up or the user ends meanwhile; CHILD with the reason if the child can't import.
+  // Starts the child of a key in use unless there is one, and waits until it has imported everything. STATE if in the
+  // meantime the server stops, the key is released or the user ends; CHILD with the reason if the child can't import.
   Status Start(const std::shared_ptr<EventQueue>& user, const std::string& key,
                std::vector<std::string> environment, int* pid);
   // Waits until there is no child of this key, or the user's environment ends.
   void WaitForEnd(const std::shared_ptr<EventQueue>& user, const std::string& key);
   // Ends one Hold; the last one ends the child.
   void Release(const std::shared_ptr<EventQueue>& user, const std::string& key);
-  // For an environment that is gone.
+  // Releases all uses of a JavaScript environment that has ended.
   void ReleaseAll(const std::shared_ptr<EventQueue>& user);
 
   // Whether any child waits or is being started.
   bool HasAny();
-  // Gives the command to a child that can run it, and returns its pid; 0 if there is none.
+  // Sends the command to a warm child that can run it, and returns its pid; 0 if there is none.
   pid_t Take(const ChildCommand& command);
 
  private:
@@ -82,7 +82,7 @@ class WarmChildren {
   std::string directory_;
   std::shared_ptr<ChildMonitor> monitor_;
   std::map<std::string, Key> keys_;
-  // Those that are not reaped yet.
+  // Children that are not reaped yet.
   int following_ = 0;
 };
 

@@ -1,5 +1,5 @@
-// Attention cut into pieces for threads. A piece is a block of tokens of one sequence under one KV head; where there are
-// fewer pieces than threads can use (one long conversation), a piece is cut further into partitions of its keys.
+// Divides attention into pieces for threads. A piece is a block of tokens of one sequence for one KV head. If there are
+// fewer pieces than threads can use (one long conversation), a piece is divided further into partitions of its keys.
 // Neither changes any sum's order (see attention.inl).
 #include <algorithm>
 #include <cstring>
@@ -19,7 +19,7 @@ struct Piece {
   int32_t tokens;
 };
 
-/// What a partition's softmax came to: rows times (out, maximum, sum).
+/// The result of a partition's softmax: rows times (out, maximum, sum).
 struct Partial {
   float *out, *maximum, *sum;
 };
@@ -55,7 +55,7 @@ class Attending {
     }
   }
 
-  // A token's place in its sequence: the step's tokens are a request's last ones.
+  // A token's position in its sequence: the step's tokens are the last ones of a request.
   int64_t position(const Piece& piece, int32_t token) const {
     return call_.sequence_lengths[piece.request] - (call_.query_starts[piece.request + 1] - piece.token - token);
   }
@@ -150,7 +150,7 @@ class Attending {
   void pages(const Piece& piece, int64_t key, int64_t last, const void** keys, const void** values) const {
     const int32_t* table = call_.block_table + piece.request * call_.block_table_stride;
     for (int64_t i = 0; i < kTileKeys / kPageKeys; ++i) {
-      // A page behind the last key is never looked at, but its scores are computed: those of the first one will do.
+      // For pages after the last key, scores are computed but not used, so the tile's first page stands in for them.
       const int64_t at = key + i * kPageKeys < last ? key + i * kPageKeys : key;
       const char* block = static_cast<const char*>(call_.cache) +
                           (table[at / call_.block_size] * call_.block_stride + piece.kv_head * call_.head_stride) * size_;

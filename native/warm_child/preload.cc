@@ -1,20 +1,20 @@
-// Makes a Triton Python stub that imports first and learns its arguments later.
+// Makes a Triton Python stub import everything first and receive its arguments later.
 //
-// A library for LD_PRELOAD. The stub is a C++ program that embeds Python: its main() reads the arguments, opens Triton's
-// shared memory and only then starts Python. This library stands in front of main(): it starts Python itself, has it
-// import everything (backends/vllm/tritonode/warm_child.py) and waits on a pipe. The message on it has the
-// working directory and the arguments; with them the stub's own main() runs in the same thread, as if it had just been
-// started, and finds its interpreter ready.
+// A library for LD_PRELOAD. The stub is a C++ program that embeds Python: its main() reads the arguments, opens
+// Triton's shared memory and only then starts Python. This library runs before main(): it starts Python itself, makes
+// it import everything (backends/vllm/tritonode/warm_child.py) and waits on a pipe for a message with the working
+// directory and the arguments. Then the stub's own main() runs with them in the same thread, as if the stub had just
+// been started, and finds a running interpreter.
 //
 // In every other program, and without TRITONODE_WARM in the environment, it does nothing.
 //
 //   TRITONODE_WARM          <descriptor to read from> <descriptor to write to> <folder with the Python package>
-//   TRITONODE_WARM_PRELOAD  what LD_PRELOAD is to be afterwards
+//   TRITONODE_WARM_PRELOAD  the value of LD_PRELOAD afterwards
 //
 // The message: its length without this number (uint32_t), then strings that end with NUL: the working directory and the
-// arguments, the program's name first. The other end of the pipe closes when the host ends, and so does this process.
+// arguments, beginning with the program's name. When the host ends, the pipe is closed and this process ends too.
 //
-// C++ without its library, which not every process has that this is loaded into.
+// C++ without its standard library, because not every process that loads this file has that library.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -41,10 +41,10 @@ struct Status {
 };
 
 Main stubMain = nullptr;
-// main() runs and has not asked for its interpreter yet.
+// main() is running and has not asked for its interpreter yet.
 bool entering = false;
 
-// The function of that name in the libraries behind this one; null if there is none.
+// The function of that name in the libraries that were loaded after this one; null if there is none.
 template <typename Function>
 Function* Next(const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
@@ -55,12 +55,12 @@ Status Initialize(const void* config) {
   return real(config);
 }
 
-// As pybind11 does it for the stub: isolated, without arguments, with Python's handling of SIGPIPE.
+// Configures Python as pybind11 does for the stub: isolated, without arguments, with Python's handling of SIGPIPE.
 bool StartPython() {
   auto* const prepare = Next<void(void*)>("PyConfig_InitIsolatedConfig");
   auto* const clear = Next<void(void*)>("PyConfig_Clear");
   if (prepare == nullptr || clear == nullptr) return false;
-  // PyConfig has some 400 bytes; its fields differ between versions and none is touched here.
+  // PyConfig has about 400 bytes. Its fields differ between versions, so none is accessed here.
   static uint64_t config[2048];
   prepare(config);
   const Status status = Initialize(config);
@@ -92,7 +92,8 @@ bool ReadAll(int from, void* to, size_t size) {
   return true;
 }
 
-// What `ps` shows, and backends/vllm/tritonode/triton/host_watch.py reads: the arguments lie in one piece.
+// Overwrites the process's arguments, which are contiguous in memory. `ps` shows them, and
+// backends/vllm/tritonode/triton/host_watch.py reads them.
 void ShowArguments(int argc, char** argv, const char* arguments, size_t size) {
   char* const last = argv[argc - 1];
   const size_t room = static_cast<size_t>(last + std::strlen(last) - argv[0]) + 1;
@@ -103,7 +104,7 @@ void ShowArguments(int argc, char** argv, const char* arguments, size_t size) {
 
 int WaitAndBecomeStub(int from, int to, int argc, char** argv) {
   uint32_t size = 0;
-  // The end of the pipe: the host is gone, or wants no warm child any more.
+  // At the end of the pipe, the host has ended or no longer needs a warm child.
   if (!ReadAll(from, &size, sizeof size) || size == 0) _exit(0);
   auto* const message = static_cast<char*>(std::malloc(size_t{size} + 1));
   if (message == nullptr || !ReadAll(from, message, size)) _exit(0);
@@ -144,7 +145,7 @@ int WarmMain(int argc, char** argv, char** envp) {
 
 }  // namespace
 
-// pybind11 refuses to start an interpreter where one runs already, so for one question there is none.
+// pybind11 refuses to start an interpreter if one is running already, so its first query is answered with no.
 EXPORTED int Py_IsInitialized() {
   static auto* const real = Next<int()>("Py_IsInitialized");
   return real == nullptr || entering ? 0 : real();

@@ -34,8 +34,8 @@ test("a quantized folder is loaded with the original's adapters, and its perplex
 });
 
 test.each([
-  [["quantize"], "needs a folder to read and one to write"],
-  [["quantize", fixtures.models.tiny, join(folder, "x"), "--bits", "5"], '--bits "5" is neither 4 nor 8'],
+  [["quantize"], "quantize needs SRC"],
+  [["quantize", fixtures.models.tiny, join(folder, "x"), "--bits", "5"], '--bits "5" is not known'],
   [["quantize", folder, join(folder, "x"), "--no-perplexity"], "it has no config.json"],
   [["quantize", fixtures.models.tiny, folder, "--no-perplexity"], "is there already"],
 ])("%j is refused", async (words, message) => {

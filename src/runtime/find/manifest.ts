@@ -51,8 +51,9 @@ export async function readManifest(directory: string, device?: Device): Promise<
   try {
     text = await readFile(path, "utf8");
   } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-    throw new RuntimeMissingError(missing ? `no runtime in ${directory}` : `${path} can't be read`, {
+    const { code } = cause as NodeJS.ErrnoException;
+    const missing = code === "ENOENT";
+    throw new RuntimeMissingError(missing ? `no runtime in ${directory}` : `${path} can't be read (${code})`, {
       code: missing ? "ERR_RUNTIME_MISSING" : "ERR_RUNTIME_BROKEN",
       hint: `run: ${command}`,
       cause,

@@ -1,5 +1,6 @@
 // The functions that src/native/binding.ts calls. Everything that may block returns a promise and runs on a thread of
 // its own; infer, cancel and abandon return at once.
+#include <fcntl.h>
 #include <napi.h>
 
 #include <memory>
@@ -272,6 +273,16 @@ void AllowChildEnd(Info info) { AllowEnd(static_cast<pid_t>(IntegerAt(info, 0, 0
 // noteStuck(): a load whose child is gone does not end.
 void NoteStuck(Info) { Host::Get().NoteStuck(); }
 
+// openFifo(path): number: a descriptor to read from, for a net.Socket to own. A descriptor of fs.openSync is closed a second
+// time when its worker ends, because Worker's trackUnmanagedFds does not see that a socket has closed it. By then another
+// file may have that number.
+Napi::Value OpenFifo(Info info) {
+  const std::string path = StringAt(info, 0);
+  const int descriptor = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0) throw ToError(info.Env(), SystemError("cannot open " + path));
+  return Napi::Number::New(info.Env(), descriptor);
+}
+
 // liveCalls(): number: requests of the whole process that Triton has not let go of; for tests of leaks.
 Napi::Value CountLiveCalls(Info info) { return Napi::Number::New(info.Env(), static_cast<double>(LiveCalls())); }
 
@@ -313,6 +324,7 @@ Napi::Object Exports(Napi::Env env, Napi::Object exports) {
   add("allowEnd", AllowChildEnd);
   add("noteStuck", NoteStuck);
   add("liveCalls", CountLiveCalls);
+  add("openFifo", OpenFifo);
   AddSharedExports(env, exports);
   exports.Set("eventTable", EventTable(env));
   return exports;

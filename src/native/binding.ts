@@ -89,6 +89,7 @@ export interface Addon {
   allowEnd(pid: number): void;
   noteStuck(): void;
   liveCalls(): number;
+  openFifo(path: string): number;
   acquireShared(name: string, key: string): Promise<string | undefined>;
   retakeShared(name: string): Promise<boolean>;
   settleShared(name: string, description?: string): void;

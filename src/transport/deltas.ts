@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, constants, openSync, unlinkSync } from "node:fs";
+import { unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
+import { loadAddon } from "../native/binding";
 import { type CallHandler, noParameters } from "./channel";
 import type { Tensor } from "./tensors";
 
@@ -100,13 +101,11 @@ export class DeltaChannel {
 
   #read(name: string): void {
     const path = join(this.#directory, name);
-    const descriptor = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    let pipe: Socket;
+    const pipe = new Socket({ fd: loadAddon().openFifo(path), readable: true, writable: false });
     try {
       unlinkSync(path);
-      pipe = new Socket({ fd: descriptor, readable: true, writable: false });
     } catch (error) {
-      closeSync(descriptor);
+      pipe.destroy();
       throw error;
     }
     // The streams keep the process alive, each while it runs (TritonServer.infer).

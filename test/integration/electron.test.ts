@@ -302,6 +302,7 @@ describe("the window", needsBrowser, () => {
     await page.locator("li.busy", { hasText: /./ }).first().waitFor();
     await host.terminate();
     await page.getByText("the model's process has ended (1); it is started again.").waitFor();
+    await page.locator("li.error").nth(2).waitFor();
     expect(await page.locator("li.error").count()).toBe(3);
     await page.getByText("Ready. Adapters: lora_a, lora_b.").waitFor();
     await page.locator("#send:enabled").waitFor();

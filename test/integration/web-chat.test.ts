@@ -199,6 +199,8 @@ describe("in a browser", needsBrowser, () => {
 
   const screenshot = unless(shown === undefined, "takes docs/images/web-chat.png of TRITONODE_SCREENSHOT=REPOSITORY");
   test("a picture of three adapters for the README", screenshot, async () => {
+    // Its model has the name of the tiny one.
+    await model.dispose();
     await using real = await VllmModel.load({ modelRepository: shown as string });
     const [other, at] = await start(real);
     try {

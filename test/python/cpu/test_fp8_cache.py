@@ -46,9 +46,13 @@ def _measure(folder: Path, kv_cache_dtype: str) -> tuple[int, list[dict[int, flo
         served.close()
 
 
-def test_half_the_memory_and_nearly_the_same_answers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_the_memory_and_nearly_the_same_answers(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not torch.cpu._is_avx512_supported():
         pytest.skip("vLLM's fp8 cache needs AVX-512")
+    # It would take precedence over kv_cache_memory_bytes.
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     attention._say_once.cache_clear()
     whole, wanted, _ = _measure(folder, "auto")
     logging.getLogger("vllm").propagate = True

@@ -187,7 +187,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="float64"):
         pack_dense(torch.zeros(4, 4, dtype=torch.float64))
     packed = pack(4, quants, scales, None, 32)
-    with pytest.raises(ValueError, match="pack the weight again"):
+    with pytest.raises(ValueError, match="pack it again"):
         PackedWeight.from_data(packed.data[:-1].clone())
     with pytest.raises(RuntimeError, match="do not fit weights of 16 x 64"):
         linear(torch.zeros(2, 63), packed)

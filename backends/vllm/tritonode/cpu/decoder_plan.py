@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tritonode.vllm import decoder as their
-from tritonode.vllm.layers import RMSNorm, SiluAndMul, op_registry_oot
+from tritonode.vllm.layers import CompilationMode, RMSNorm, SiluAndMul, op_registry_oot
 
 from . import eager, punica_library
 from .attention_backend import AttentionImpl
@@ -65,6 +65,8 @@ def _unsuited_setting(config: Any) -> str | None:
     parallel = config.parallel_config
     if parallel.tensor_parallel_size * parallel.pipeline_parallel_size > 1:
         return "the model is divided among ranks"
+    if config.compilation_config.mode not in (None, CompilationMode.NONE):
+        return "vLLM compiles the model"
     if config.speculative_config is not None:
         return "speculative decoding reads the states between layers"
     if config.kv_transfer_config is not None:

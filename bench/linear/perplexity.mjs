@@ -3,12 +3,12 @@
 //
 //   node bench/linear/perplexity.mjs [--windows 6] [--file MODEL.gguf] [--llama]
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 import { VllmModel } from "../../dist/index.mjs";
 import { main, output, root } from "../../scripts/steps.mjs";
+import { startLlama } from "../lib/llama.mjs";
 import { table } from "../lib/table.mjs";
 import { prepareLinear } from "./prepare.mjs";
 
@@ -50,13 +50,7 @@ const EVERY_TOKEN = { temperature: 1, topK: 0, topP: 1, minP: 0 };
 
 /** By llama.cpp: for each position the next token's logit, the largest, and the sum of exponentials less the largest. */
 async function llamaCpp(file, windows) {
-  const llama = await getLlama({
-    gpu: false,
-    build: "never",
-    skipDownload: true,
-    logLevel: LlamaLogLevel.warn,
-    maxThreads: availableParallelism(),
-  });
+  const llama = await startLlama();
   try {
     const model = await llama.loadModel({ modelPath: file });
     const context = await model.createContext({ contextSize: 1280 });

@@ -3,11 +3,10 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, renameSync, statSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
+import { startLlama } from "../lib/llama.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const cache = join(here, "../../.cache/gguf");
@@ -75,14 +74,7 @@ class Pool {
 export async function start(config) {
   const { engine } = config;
   const { modelPath, adapters } = await prepare(config);
-  const llama = await getLlama({
-    gpu: false,
-    build: "never",
-    skipDownload: true,
-    logLevel: LlamaLogLevel.warn,
-    // By default at least 4, which is far slower than 2 on 2 cores: they spin.
-    maxThreads: availableParallelism(),
-  });
+  const llama = await startLlama();
   const model = await llama.loadModel({ modelPath });
   // A context holds the memory of all its sequences from the start, 12 MiB each for SmolLM2 and 512 tokens: together the
   // contexts get as many as the other peers run at once.

@@ -58,15 +58,11 @@ def test_one_that_goes_while_its_request_waits_fails_alone(served: Any, folder: 
     served.answers("a", "b")
     kept = folder / "c.kept"
 
-    async def counts(running: int, waiting: int) -> None:
-        while served.engine.client.request_counts() != (running, waiting):
-            await asyncio.sleep(0)
-
     async def scenario() -> list[Any]:
         first = asyncio.ensure_future(served.ask(PROMPT, "a", 100))
-        await counts(1, 0)
+        await served.wait_for_requests(1, 0)
         second = asyncio.ensure_future(served.ask(PROMPT, "c", tokens))
-        await counts(1, 1)
+        await served.wait_for_requests(1, 1)
         shutil.move(folder / "c", kept)
         return await asyncio.gather(first, second, return_exceptions=True)
 

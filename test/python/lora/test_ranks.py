@@ -102,17 +102,13 @@ def test_one_that_is_damaged_while_its_request_waits_fails_alone(served: Any, fo
     weights = folder / "c" / "adapter_model.safetensors"
     whole = weights.read_bytes()
 
-    async def counts(running: int, waiting: int) -> None:
-        while served.engine.client.request_counts() != (running, waiting):
-            await asyncio.sleep(0)
-
     async def scenario() -> list[Any]:
         first = asyncio.ensure_future(served.ask(prompt, "a", 100))
-        await counts(1, 0)
+        await served.wait_for_requests(1, 0)
         second = asyncio.ensure_future(served.ask(prompt, "c", tokens))
-        await counts(1, 1)
+        await served.wait_for_requests(1, 1)
         third = asyncio.ensure_future(served.ask(prompt, "d"))
-        await counts(1, 2)
+        await served.wait_for_requests(1, 2)
         os.truncate(weights, len(whole) // 2)
         return await asyncio.gather(first, second, third, return_exceptions=True)
 

@@ -119,20 +119,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 def _library() -> ctypes.CDLL:
     """The library with the functions of ``decoder.h``. Raises PunicaLibraryError where it lacks them."""
     linear.load()
-    library = punica_library.load()
-    try:
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, f"tritonode_decoder_{name}")
-            function.restype = result
-            function.argtypes = arguments
-    except AttributeError as error:
-        raise punica_library.PunicaLibraryError(
-            f"{library._name}: the library lacks functions ({error}). Build it with `npm run build:native`."
-        ) from error
-    version = library.tritonode_decoder_abi_version()
-    if version != ABI:
-        raise punica_library.PunicaLibraryError(f"{library._name}: decoder ABI version {version}, wanted {ABI}")
-    return library
+    return punica_library.bind("decoder", _SIGNATURES, ABI)
 
 
 @dataclass(frozen=True)

@@ -70,19 +70,7 @@ def _library() -> ctypes.CDLL:
     Raises:
         PunicaLibraryError: it does not load, is another version, or torch lacks what the operator needs.
     """
-    library = punica_library.load()
-    try:
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, f"tritonode_linear_{name}")
-            function.restype = result
-            function.argtypes = arguments
-    except AttributeError as error:
-        raise punica_library.PunicaLibraryError(
-            f"{library._name}: the library lacks functions ({error}). Build it with `npm run build:native`."
-        ) from error
-    version = library.tritonode_linear_abi_version()
-    if version != ABI:
-        raise punica_library.PunicaLibraryError(f"{library._name}: linear ABI version {version}, wanted {ABI}")
+    library = punica_library.bind("linear", _SIGNATURES, ABI)
     punica_library.register_torch_operator()
     fresh = not hasattr(torch.ops.tritonode_linear, "linear_")
     if library.tritonode_linear_register_torch() != 0:

@@ -210,6 +210,33 @@ def load() -> ctypes.CDLL:
     return _library
 
 
+def bind(part: str, signatures: dict[str, tuple[Any, tuple[Any, ...]]], abi: int) -> ctypes.CDLL:
+    """Return the library with the functions ``tritonode_<part>_*`` set up, for a module that has a header of its own.
+
+    Args:
+        part: the word in the functions' names.
+        signatures: result and arguments of each function, ``abi_version`` among them.
+        abi: the version of the header that the module is written for.
+
+    Raises:
+        PunicaLibraryError: the library does not load, lacks functions, or has another version of them.
+    """
+    library = load()
+    try:
+        for name, (result, arguments) in signatures.items():
+            function = getattr(library, f"tritonode_{part}_{name}")
+            function.restype = result
+            function.argtypes = arguments
+    except AttributeError as error:
+        raise PunicaLibraryError(
+            f"{library._name}: the library lacks functions ({error}). Build it with `npm run build:native`."
+        ) from error
+    version = getattr(library, f"tritonode_{part}_abi_version")()
+    if version != abi:
+        raise PunicaLibraryError(f"{library._name}: {part} ABI version {version}, wanted {abi}")
+    return library
+
+
 def dtype_number(dtype: torch.dtype) -> int:
     """Return the ``tritonode_punica_dtype`` of a torch dtype.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import re
 import sys
 import textwrap
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "src" / "model" / "generated"
 WIDTH = 118
 MOST_CHARACTERS = 700
+FORMATTERS = re.compile(r"[\s()|,]+")
+"""What the formatter adds and removes."""
 
 # What tritonode does differently, as a sentence after vLLM's text.
 NOTES = {
@@ -104,6 +107,29 @@ def ts_type(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return "object"
     return "unknown"
+
+
+def value_kinds(hint: Any) -> list[str]:
+    """What a value of the type may be, for the check before a load (src/model/engine-check.ts).
+
+    `=x` is the choice x. `any` alone: only vLLM can check it. tritonode/coerce.py reads values by the same rules.
+    """
+    simple = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+    if hint in simple:
+        return [simple[hint]]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return [f"={arg}" for arg in args]
+    if origin is typing.Annotated:
+        return value_kinds(args[0])
+    if origin in (typing.Union, types.UnionType):
+        kinds = list(dict.fromkeys(kind for arg in args for kind in value_kinds(arg)))
+        return ["any"] if "any" in kinds else kinds
+    if origin is list:
+        return ["array"]
+    if origin is dict:
+        return ["object"]
+    return ["any"]
 
 
 def plain(text: str) -> str:
@@ -200,6 +226,22 @@ def engine_arguments(version: str) -> str:
     return "\n".join(lines)
 
 
+def argument_kinds(version: str) -> str:
+    """Every engine argument's name, those of earlier versions too, and what its value may be."""
+    from tritonode.engine.settings import OWN_KEYS, RETIRED_KEYS
+    from tritonode.vllm.arguments import engine_arg_types, frontend_arg_types
+
+    kinds = {name: ["any"] for name in RETIRED_KEYS}
+    for hints in (frontend_arg_types(), OWN_KEYS, engine_arg_types()):
+        kinds |= {name: value_kinds(hint) for name, hint in hints.items()}
+    lines = header(version, "Engine arguments and what their values may be (value_kinds).")
+    lines += ["/** The version of vLLM whose arguments these are. */", f'export const vllmVersion = "{version}";', ""]
+    lines += ["export const argumentKinds: Readonly<Record<string, readonly string[]>> = {"]
+    lines += [f"  {name}: {json.dumps(kinds[name])}," for name in sorted(kinds)]
+    lines += ["};", ""]
+    return "\n".join(lines)
+
+
 def sampling_parameters(version: str) -> str:
     """SamplingParameters and StructuredOutputs."""
     from tritonode.vllm.requests import SamplingParams, sampling_param_types, structured_output_types
@@ -241,15 +283,16 @@ def generate() -> dict[str, str]:
     version = str(VERSION).split("+")[0]
     return {
         "engine-arguments.ts": engine_arguments(version),
+        "argument-kinds.ts": argument_kinds(version),
         "sampling-parameters.ts": sampling_parameters(version),
     }
 
 
 def stale(files: dict[str, str]) -> Iterable[str]:
-    """The names of the files that are not what is on the disk, white space aside (the formatter's)."""
+    """The names of the files that are not what is on the disk, the formatter's changes aside."""
     for name, content in files.items():
         path = TARGET / name
-        if not path.exists() or re.sub(r"[\s()|]+", "", path.read_text()) != re.sub(r"[\s()|]+", "", content):
+        if not path.exists() or FORMATTERS.sub("", path.read_text()) != FORMATTERS.sub("", content):
             yield name
 
 

@@ -31,8 +31,19 @@ export class TritonodeError extends Error {
 
 /** A caller's argument is not usable: wrong type, out of range, unknown option. */
 export class InvalidArgumentError extends TritonodeError {
-  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
-    super("ERR_INVALID_ARGUMENT", message, options);
+  constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string }) {
+    super(options?.code ?? "ERR_INVALID_ARGUMENT", message, options);
+  }
+}
+
+/** There is no model of this name: no folder, no GGUF file, and no downloaded model of the Hugging Face Hub. */
+export class ModelNotFoundError extends InvalidArgumentError {
+  /** The path or the name, as it was given. */
+  readonly model: string;
+
+  constructor(model: string, message: string, options?: { hint?: string | undefined; cause?: unknown }) {
+    super(message, { code: "ERR_MODEL_NOT_FOUND", ...options });
+    this.model = model;
   }
 }
 

@@ -1,8 +1,8 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { nearest } from "../common/nearest";
 import { quote } from "../common/shell";
 import { InvalidArgumentError } from "../errors";
+import { downloaded, missingModel } from "../model/model-folder";
 
 /** A model that a path on the command line names. */
 export type ModelSource =
@@ -14,17 +14,19 @@ const DEFAULT = "model_repository";
 /**
  * Finds out what a path is: a Hugging Face folder, a GGUF file (or a folder with one), a model repository, or a model in one.
  *
- * @throws {@link InvalidArgumentError} saying what is there instead
+ * @throws {@link ModelNotFoundError}, or {@link InvalidArgumentError} saying what is there instead
  */
-export function findModel(path: string | undefined): ModelSource {
+export function findModel(path: string | undefined, environment = process.env): ModelSource {
   if (path === undefined && !existsSync(DEFAULT)) {
     throw new InvalidArgumentError("which model?", {
       hint: "name a Hugging Face folder, a GGUF file or a model repository; without one, ./model_repository is used",
     });
   }
-  const full = resolve(path ?? DEFAULT);
-  const stats = statSync(full, { throwIfNoEntry: false });
-  if (stats === undefined) throw missing(path ?? DEFAULT, full);
+  const given = path ?? DEFAULT;
+  // A model that was downloaded from the Hugging Face Hub may be named as on the hub.
+  const full = existsSync(given) ? resolve(given) : downloaded({ model: given }, environment);
+  const stats = full === undefined ? undefined : statSync(full, { throwIfNoEntry: false });
+  if (full === undefined || stats === undefined) throw missingModel(given, environment);
   if (!stats.isDirectory()) {
     if (/\.gguf$/i.test(full)) return { kind: "gguf", path: full };
     throw new InvalidArgumentError(`${full} is no model: a file of a model ends in .gguf`, {
@@ -62,19 +64,6 @@ function inFolder(folder: string, entries: readonly string[]): ModelSource {
   }
   throw new InvalidArgumentError(`${folder} holds no model: no config.json, no GGUF file, no <model>/1/model.json`, {
     hint: entries.length === 0 ? "the folder is empty" : undefined,
-  });
-}
-
-function missing(given: string, full: string): InvalidArgumentError {
-  const folder = dirname(full);
-  if (/^[\w.-]+\/[\w.-]+$/.test(given) && !existsSync(folder)) {
-    return new InvalidArgumentError(`there is no folder or file ${full}`, {
-      hint: `models are not downloaded: fetch it first (hf download ${given} --local-dir ${basename(given)}), then name the folder`,
-    });
-  }
-  const near = existsSync(folder) ? nearest(basename(full), readdirSync(folder)) : undefined;
-  return new InvalidArgumentError(`there is no folder or file ${full}`, {
-    hint: near === undefined ? undefined : `did you mean ${shellWord(join(dirname(given), near))}?`,
   });
 }
 

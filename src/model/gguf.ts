@@ -1,6 +1,8 @@
 import { closeSync, openSync, readSync, statSync } from "node:fs";
-import { resolve } from "node:path";
-import { InvalidArgumentError } from "../errors";
+import { basename, dirname, resolve } from "node:path";
+import { namesIn } from "../common/files";
+import { didYouMean } from "../common/unknown";
+import { InvalidArgumentError, ModelNotFoundError } from "../errors";
 
 /** Bytes of the magic number, the version, and the counts of tensors and keys (GGUF's specification, versions 2 and 3). */
 const HEADER_BYTES = 24;
@@ -29,8 +31,14 @@ export function checkGgufFile(model: string): void {
       closeSync(file);
     }
   } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-    throw new InvalidArgumentError(`the GGUF file ${path} ${missing ? "does not exist" : "cannot be read"}`, { cause });
+    if ((cause as NodeJS.ErrnoException).code !== "ENOENT") {
+      throw new InvalidArgumentError(`the GGUF file ${path} cannot be read`, { cause });
+    }
+    throw new ModelNotFoundError(
+      model,
+      `the GGUF file ${path} does not exist${didYouMean(basename(path), namesIn(dirname(path)))}`,
+      { cause, hint: `models are not downloaded; relative paths start at ${process.cwd()}` },
+    );
   }
   const magic = header.toString("latin1", 0, 4);
   if (bytes < 4 || magic !== "GGUF") {

@@ -1,9 +1,10 @@
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs";
-import { basename, dirname, isAbsolute, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { namesIn } from "../common/files";
-import { didYouMean } from "../common/unknown";
-import { InvalidArgumentError } from "../errors";
+import { nearest } from "../common/nearest";
+import { InvalidArgumentError, ModelNotFoundError } from "../errors";
 import { checkGgufFile, isGguf } from "./gguf";
+import { cachedModel, hubCache, isHubName } from "./hub-cache";
 
 /** The longest header that is read, enough for a file with about 100,000 tensors. */
 const maxHeaderBytes = 100 << 20;
@@ -12,23 +13,26 @@ const plainFormats: readonly unknown[] = [undefined, null, "auto", "hf", "safete
 
 /**
  * Checks a base model's files before a child is started for it: seconds earlier than vLLM, and with clearer errors.
- * Names on a hub and other formats are left to vLLM.
  *
  * @param engine - the engine arguments of the model
- * @throws {@link InvalidArgumentError} for a path that does not exist, a folder without `config.json` or weights, and weights
- *   that are damaged or incomplete.
+ * @param environment - of the child: where the Hugging Face Hub's cache is
+ * @throws {@link ModelNotFoundError} for a path or a name that does not exist; {@link InvalidArgumentError} for a folder without
+ *   `config.json` or weights, and for weights that are damaged or incomplete.
  */
-export function checkModelFolder(engine: Readonly<Record<string, unknown>>): void {
+export function checkModelFolder(
+  engine: Readonly<Record<string, unknown>>,
+  environment: NodeJS.ProcessEnv = process.env,
+): void {
   const { model } = engine;
   if (typeof model !== "string" || model.includes("://")) return;
   if (isGguf(model)) {
     checkGgufFile(model);
     return;
   }
-  const path = resolve(model);
-  if (!existsSync(path)) {
-    if (isPath(model)) throw missing(model, path);
-    return;
+  const path = existsSync(model) ? resolve(model) : downloaded(engine, environment);
+  if (path === undefined) {
+    if (isElsewhere(environment)) return;
+    throw missingModel(model, environment);
   }
   if (!statSync(path).isDirectory()) {
     throw new InvalidArgumentError(`the model ${path} is a file, and no .gguf file`, {
@@ -43,19 +47,53 @@ export function checkModelFolder(engine: Readonly<Record<string, unknown>>): voi
   if (plainFormats.includes(engine["load_format"])) checkWeights(path, names);
 }
 
-function isPath(model: string): boolean {
-  return isAbsolute(model) || /^(~|\.{0,2}\/)/.test(model) || model.split("/").length > 2;
+/** The folder of a model that was downloaded from the Hugging Face Hub, if the argument `model` is its name. */
+export function downloaded(
+  { model, revision }: Readonly<Record<string, unknown>>,
+  environment: NodeJS.ProcessEnv,
+): string | undefined {
+  if (typeof model !== "string") return undefined;
+  return cachedModel(model, environment, typeof revision === "string" ? revision : undefined);
 }
 
-function missing(model: string, path: string): InvalidArgumentError {
+/** Whether vLLM may look for names in other places: the user has allowed downloads, or uses ModelScope. */
+function isElsewhere({ HF_HUB_OFFLINE: offline, VLLM_USE_MODELSCOPE: scope }: NodeJS.ProcessEnv): boolean {
+  const isSet = (value: string | undefined) => value !== undefined && /^(1|true|yes|on)$/i.test(value);
+  return (offline !== undefined && !isSet(offline)) || isSet(scope);
+}
+
+/**
+ * The error for a path or a name that nothing has.
+ *
+ * @param model - as it was given
+ */
+export function missingModel(model: string, environment: NodeJS.ProcessEnv): ModelNotFoundError {
+  const path = resolve(model);
   const siblings = namesIn(dirname(path));
-  const hint = model.startsWith("~")
-    ? "only a shell replaces ~: write the home folder's path"
-    : siblings.length === 0
-      ? `there is no folder ${dirname(path)} either; it is relative to ${process.cwd()}`
-      : undefined;
-  return new InvalidArgumentError(`the model's folder ${path} does not exist${didYouMean(basename(path), siblings)}`, {
-    hint: hint ?? "it is the folder with config.json and the weights, or a .gguf file; models are not downloaded",
+  const near = nearest(basename(path), siblings);
+  if (near !== undefined) {
+    return new ModelNotFoundError(model, `there is no model ${path} (did you mean '${near}'?)`, {
+      hint: `there is ${join(dirname(path), near)}`,
+    });
+  }
+  if (model.startsWith("~")) {
+    return new ModelNotFoundError(model, `there is no model ${path}`, {
+      hint: "only a shell replaces ~: write the home folder's path",
+    });
+  }
+  if (isHubName(model) && siblings.length === 0) {
+    return new ModelNotFoundError(
+      model,
+      `there is no model '${model}': no folder ${path}, and none of this name in the Hugging Face cache ${hubCache(environment)}`,
+      {
+        hint: `models are not downloaded: run \`hf download ${model} --local-dir ${basename(model)}\` (pip install huggingface_hub), and pass the path of that folder`,
+      },
+    );
+  }
+  const parent =
+    siblings.length === 0 && !existsSync(dirname(path)) ? `; there is no folder ${dirname(path)} either` : "";
+  return new ModelNotFoundError(model, `there is no model ${path}${parent}`, {
+    hint: `models are not downloaded: name a folder with config.json and weights, or a .gguf file; relative paths start at ${process.cwd()}`,
   });
 }
 

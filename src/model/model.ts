@@ -10,6 +10,7 @@ import type { WarmChildKeeper } from "../server/warm-child";
 import { Adapters } from "./adapters";
 import { Backend } from "./backend";
 import { detailsOf, type RequestTrace, requestMessage, trace, traced, tracedFetch, tracedLoad } from "./diagnostics";
+import { checkEngine } from "./engine-check";
 import type { ModelEvents } from "./events";
 import { fromLoadFailure, fromRequestFailure } from "./failure";
 import { GenerationStream } from "./generation";
@@ -103,6 +104,7 @@ export class VllmModel implements AsyncDisposable {
     ServerCore.checkAddon();
     const runtime = await resolveRuntime(options);
     requireGpu(runtime);
+    checkEngine(options, runtime.vllmVersion);
     return tracedLoad(name, () => VllmModel.#load(name, backend, runtime, options));
   }
 

@@ -4,7 +4,7 @@ import { describe } from "../common/describe";
 import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import type { EngineArguments } from "./generated/engine-arguments";
-import { checkModelFolder } from "./model-folder";
+import { downloaded } from "./model-folder";
 
 export type { EngineArguments };
 
@@ -63,16 +63,12 @@ export function writeModel(
   name: string,
   engine: EngineArguments,
   loras: Record<string, string> | undefined,
+  environment: NodeJS.ProcessEnv = process.env,
 ): ModelLocation {
   if (!/^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(name)) {
     throw new InvalidArgumentError(`model must be a name of letters, digits, '_', '-' and '.', got ${describe(name)}`);
   }
-  if (typeof engine !== "object" || engine === null || typeof engine.model !== "string") {
-    throw new InvalidArgumentError("engine.model must be the folder of the base model, or a GGUF file", {
-      hint: 'for example { engine: { model: "./weights/llama-7b-hf" } } or { engine: { model: "./model.gguf" } }',
-    });
-  }
-  const settings: EngineArguments = { ...engine, model: absolute(engine.model) };
+  const settings: EngineArguments = { ...engine, model: absolute(engine, environment) };
   const adapters: Record<string, string> = {};
   for (const [lora, path] of Object.entries(loras ?? {})) {
     if (typeof path !== "string" || path === "") {
@@ -92,18 +88,20 @@ export function writeModel(
   return { repository: directory, name };
 }
 
-/** Makes a folder's path absolute; anything else (a name on a hub) is returned unchanged. */
-function absolute(path: string): string {
-  return isAbsolute(path) || existsSync(path) ? resolve(path) : path;
+/** The path of the model's folder or file, also of a downloaded model that is named as on the hub; else the name unchanged. */
+function absolute(engine: EngineArguments, environment: NodeJS.ProcessEnv): string {
+  const { model } = engine;
+  if (isAbsolute(model) || existsSync(model)) return resolve(model);
+  return downloaded(engine, environment) ?? model;
 }
 
 /**
- * Checks a model's files before a child is started for it.
+ * Reads the engine arguments of a model in a repository.
  *
- * @throws {@link InvalidArgumentError} for a `model.json` that is missing or not a JSON object, and the errors of
- *   {@link checkModelFolder}.
+ * @returns them and the file's path
+ * @throws {@link InvalidArgumentError} for a `model.json` that is missing or not a JSON object
  */
-export function checkModelFiles(location: ModelLocation): void {
+export function readEngineArguments(location: ModelLocation): { path: string; engine: Record<string, unknown> } {
   const path = join(location.repository, location.name, "1", "model.json");
   let text: string;
   try {
@@ -118,7 +116,7 @@ export function checkModelFiles(location: ModelLocation): void {
   } catch (cause) {
     throw new InvalidArgumentError(`${path} is not valid JSON: ${(cause as Error).message}`, { cause });
   }
-  checkModelFolder(value as Record<string, unknown>);
+  return { path, engine: value as Record<string, unknown> };
 }
 
 /** Removes what {@link writeModel} wrote. */

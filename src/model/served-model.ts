@@ -9,8 +9,9 @@ import { environmentKey } from "../server/options";
 import { InUseError } from "../transport/shared";
 import { inputsOf } from "./contract";
 import { control } from "./control";
+import { childEnvironment } from "./engine-check";
 import { defaultLoadTimeout, type VllmModelOptions } from "./load";
-import { checkModelFiles, locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
+import { locateModel, type ModelLocation, removeModel, writeModel } from "./repository";
 import { Restarter, toRestartOptions } from "./restart";
 
 /** Milliseconds that the child has for its last work before it is unloaded. */
@@ -49,8 +50,7 @@ export class ServedModel {
       const location =
         options.engine === undefined
           ? locateModel(options.modelRepository, options.model)
-          : writeModel(written as string, name, options.engine, options.loras);
-      checkModelFiles(location);
+          : writeModel(written as string, name, options.engine, options.loras, childEnvironment(options));
       const found = await acquire(
         core,
         resource,

@@ -39,23 +39,25 @@ describe("files that are refused", () => {
     expect((error.cause as Error).message).toContain("FileNotFoundError: Triton backend cannot find");
   });
 
-  test("an engine argument that vLLM does not know names the nearest", async () => {
-    const error = await failure({ model: { ...tinyEngine, max_modle_len: 128 } });
-    expect(error.message).toContain("vLLM knows no engine argument 'max_modle_len' (did you mean 'max_model_len'?)");
+  test("an engine argument that vLLM does not know: seen before a child starts, or by the child", async () => {
+    const modelRepository = repository({ model: { ...tinyEngine, max_modle_len: 128 } });
+    await expect(VllmModel.load({ modelRepository })).rejects.toMatchObject({
+      code: "ERR_INVALID_ARGUMENT",
+      message: expect.stringMatching(/model\.json: vLLM .* 'max_modle_len' \(did you mean 'max_model_len'\?\)$/),
+    });
+    const unchecked = VllmModel.load({ modelRepository, environment: { TRITONODE_ALLOW_ARGUMENTS: "1" } });
+    await expect(unchecked).rejects.toMatchObject({
+      code: "ERR_MODEL_LOAD",
+      message: expect.stringContaining("vLLM knows no engine argument 'max_modle_len' (did you mean 'max_model_len'?)"),
+    });
   });
 
-  test("an engine argument of the wrong type", async () => {
+  test("a value of the wrong type, and a base model that is not there", async () => {
     const error = await failure({ model: { ...tinyEngine, max_num_seqs: "lots" } });
-    expect(error.message).toContain("engine argument 'max_num_seqs': expected a whole number, got 'lots'");
-  });
-
-  test("a base model that is not there", async () => {
-    const error = await failure({ model: { ...tinyEngine, model: "/nowhere/llama" } });
-    expect(error.code).toBe("ERR_INVALID_ARGUMENT");
-    expect(error.message).toContain("the model's folder /nowhere/llama does not exist");
-    const onHub = await failure({ model: { ...tinyEngine, model: "nobody/llama" } });
-    expect(onHub.code).toBe("ERR_MODEL_LOAD");
-    expect(onHub.hint).toContain("nothing is downloaded");
+    expect(error.message).toContain(`'max_num_seqs' must be a whole number or null, got "lots"`);
+    for (const model of ["/nowhere/llama", "nobody/llama"]) {
+      expect(await failure({ model: { ...tinyEngine, model } })).toMatchObject({ code: "ERR_MODEL_NOT_FOUND", model });
+    }
   });
 
   test("what vLLM refuses comes with its reason and one thing to try", async () => {

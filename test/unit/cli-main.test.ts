@@ -71,7 +71,7 @@ describe("main", () => {
     expect(await main(["doctor", "--jsom"], json)).toBe(2);
     expect(json.stderr.text).toContain("did you mean --json?");
     expect(await main(["info", "/no/model", "--json"], json)).toBe(2);
-    expect(JSON.parse(json.stdout.text)).toMatchObject({ event: "error", code: "ERR_INVALID_ARGUMENT" });
+    expect(JSON.parse(json.stdout.text)).toMatchObject({ event: "error", code: "ERR_MODEL_NOT_FOUND" });
     expect(await main(["generate", "--iterations", "no"], context())).toBe(2);
   });
 

@@ -41,8 +41,12 @@ describe("findModel", () => {
 
   it("says what else is there", () => {
     expect(refusal(() => findModel(undefined)).message).toBe("which model?");
-    expect(refusal(() => findModel(join(folder, "my modle"))).hint).toBe(`did you mean '${model}'?`);
-    expect(refusal(() => findModel("Org/Model-1B")).hint).toContain("hf download Org/Model-1B --local-dir Model-1B");
+    const misspelt = refusal(() => findModel(join(folder, "my modle")));
+    expect(misspelt).toMatchObject({ code: "ERR_MODEL_NOT_FOUND", hint: `there is ${model}` });
+    expect(misspelt.message).toMatch(/my modle \(did you mean 'my model'\?\)$/);
+    expect(refusal(() => findModel("Org/Model-1B", {})).hint).toContain(
+      "hf download Org/Model-1B --local-dir Model-1B",
+    );
     expect(refusal(() => findModel(adapter)).hint).toContain(`--lora pirate=${adapter}`);
     expect(refusal(() => findModel(join(model, "config.json"))).hint).toBe(`the model is the folder: ${model}`);
     expect(refusal(() => findModel(folder)).message).toContain("holds no model");
@@ -50,6 +54,20 @@ describe("findModel", () => {
     write("several", "b.gguf");
     expect(refusal(() => findModel(join(folder, "several"))).hint).toBe("name one of them: a.gguf, b.gguf");
   });
+});
+
+it("finds a model of the Hugging Face cache by its name on the hub", () => {
+  const cache = join(folder, "hub/models--Org--Model-1B");
+  const config = write("hub/models--Org--Model-1B/snapshots/abc/config.json");
+  const environment = { HF_HUB_CACHE: join(folder, "hub") };
+  const found = { kind: "folder", path: join(config, "..") };
+  expect(findModel("Org/Model-1B", environment)).toEqual(found);
+  write("hub/models--Org--Model-1B/snapshots/older/config.json");
+  expect(refusal(() => findModel("Org/Model-1B", environment)).code).toBe("ERR_MODEL_NOT_FOUND");
+  mkdirSync(join(cache, "refs"));
+  writeFileSync(join(cache, "refs/main"), "abc");
+  expect(findModel("Org/Model-1B", environment)).toEqual(found);
+  expect(refusal(() => findModel("Org/Other", environment)).message).toContain(`cache ${environment.HF_HUB_CACHE}`);
 });
 
 describe("findAdapters", () => {

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { checkModelFiles, writeModel } from "../../src/model/repository";
+import { checkEngine } from "../../src/model/engine-check";
 
 let folder: string;
 beforeEach(() => {
@@ -13,7 +13,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 function check(name: string, content?: Buffer): void {
   const path = join(folder, name);
   if (content !== undefined) writeFileSync(path, content);
-  checkModelFiles(writeModel(join(folder, "repository"), "m", { model: path }, undefined));
+  checkEngine({ engine: { model: path } }, "0.32.0");
 }
 
 function header(version: number): Buffer {
@@ -33,7 +33,8 @@ test.each([
   ["is big-endian", header(0x03000000), /has version 50331648/],
 ])("a GGUF file that %s is refused before a child is started", (_, content, message) => {
   expect(() => check("model.gguf", content)).toThrow(message);
-  expect(() => check("model.gguf", content)).toThrow(expect.objectContaining({ code: "ERR_INVALID_ARGUMENT" }));
+  const code = content === undefined ? "ERR_MODEL_NOT_FOUND" : "ERR_INVALID_ARGUMENT";
+  expect(() => check("model.gguf", content)).toThrow(expect.objectContaining({ code }));
 });
 
 test("what may be a GGUF file, or a folder with such a name, is left to the child", () => {

@@ -87,15 +87,32 @@ test.each<[string, (path: string) => void, RegExp, RegExp]>([
   );
 });
 
-test("a path that does not exist names the nearest beside it; a name on a hub is vLLM's business", () => {
+test("a model that does not exist: the nearest name beside it, or how to download it", () => {
   const model = damaged(() => {});
   expect(() => checkModelFolder({ model })).not.toThrow();
   expect(() => checkModelFolder({ model: join(folder, "lama") })).toThrow(
-    /lama does not exist \(did you mean 'llama'\?\)/,
+    expect.objectContaining({
+      code: "ERR_MODEL_NOT_FOUND",
+      model: join(folder, "lama"),
+      message: `there is no model ${join(folder, "lama")} (did you mean 'llama'?)`,
+    }),
   );
-  expect(() => checkModelFolder({ model: "~/llama" })).toThrow(/does not exist/);
+  expect(() => checkModelFolder({ model: "~/llama" })).toThrow(
+    expect.objectContaining({ code: "ERR_MODEL_NOT_FOUND", hint: expect.stringContaining("only a shell replaces ~") }),
+  );
   expect(() => checkModelFolder({ model: join(model, "config.json") })).toThrow(/is a file, and no \.gguf file/);
-  expect(() => checkModelFolder({ model: "somebody/llama" })).not.toThrow();
+  const environment = { HF_HOME: folder };
+  expect(() => checkModelFolder({ model: "somebody/llama-1B" }, environment)).toThrow(
+    expect.objectContaining({
+      code: "ERR_MODEL_NOT_FOUND",
+      message: expect.stringContaining(`none of this name in the Hugging Face cache ${join(folder, "hub")}`),
+      hint: expect.stringContaining("hf download somebody/llama-1B --local-dir llama-1B"),
+    }),
+  );
+  // Where the user lets vLLM download, or has the model in the cache, its name is enough.
+  checkModelFolder({ model: "somebody/llama-1B" }, { ...environment, HF_HUB_OFFLINE: "0" });
+  cpSync(model, join(folder, "hub/models--somebody--llama-1B/snapshots/abc"), { recursive: true });
+  checkModelFolder({ model: "somebody/llama-1B" }, environment);
   expect(() =>
     checkModelFolder({ model: damaged((path) => rmSync(join(path, "model.safetensors"))), load_format: "dummy" }),
   ).not.toThrow();

@@ -252,8 +252,9 @@ def sampling_parameters(version: str) -> str:
     lines = header(version, "Every sampling parameter that a request may set.")
     lines += [
         "/**",
-        " * vLLM's sampling parameters, under vLLM's own names and with vLLM's own defaults. One that is not listed goes",
-        " * into `extra`. vLLM checks them all; an unknown one is an {@link InvalidArgumentError} that names the nearest.",
+        " * vLLM's sampling parameters, under vLLM's own names and with vLLM's own defaults. One that is not listed",
+        " * goes into `extra`. vLLM checks them all; an unknown one is an {@link InvalidArgumentError} that names the",
+        " * nearest.",
         " */",
         "export interface SamplingParameters {",
     ]

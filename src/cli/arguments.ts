@@ -30,7 +30,7 @@ export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Par
   const help = `run: tritonode ${spec.name} --help`;
   try {
     const parsed = parseArgs({ args, options: { ...spec.options }, allowPositionals: true, strict: true });
-    checkWords(spec, parsed.positionals);
+    checkPositionals(spec, parsed.positionals);
     for (const [name, { choices }] of Object.entries(spec.options)) {
       const value = parsed.values[name];
       if (choices === undefined || typeof value !== "string" || choices.includes(value)) continue;
@@ -42,10 +42,10 @@ export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Par
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === "ERR_PARSE_ARGS_UNKNOWN_OPTION") {
-      const word = /'(--?[^'\s]+)/.exec(message)?.[1] ?? "";
-      const near = nearest(word.replace(/^-+/, ""), Object.keys(spec.options));
+      const option = /'(--?[^'\s]+)/.exec(message)?.[1] ?? "";
+      const near = nearest(option.replace(/^-+/, ""), Object.keys(spec.options));
       const hint = near === undefined ? help : `did you mean --${near}? Otherwise ${help}`;
-      throw new InvalidArgumentError(`unknown option ${word}`, { hint, cause: error });
+      throw new InvalidArgumentError(`unknown option ${option}`, { hint, cause: error });
     }
     if (code?.startsWith("ERR_PARSE_ARGS")) {
       throw new InvalidArgumentError(message.split(".")[0] ?? message, { hint: help, cause: error });
@@ -54,21 +54,21 @@ export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Par
   }
 }
 
-function checkWords({ name, arguments: known, examples }: CommandSpec, words: readonly string[]): void {
+function checkPositionals({ name, arguments: known, examples }: CommandSpec, positionals: readonly string[]): void {
   const help = `run: tritonode ${name} --help`;
   const last = known.at(-1);
-  const extra = last?.repeated ? undefined : words[known.length];
+  const extra = last?.repeated ? undefined : positionals[known.length];
   if (extra !== undefined)
     throw new InvalidArgumentError(`unexpected argument ${JSON.stringify(extra)}`, { hint: help });
   for (const [index, { name: what, choices }] of known.entries()) {
-    const given = words[index];
+    const given = positionals[index];
     if (choices === undefined || given === undefined || choices.includes(given)) continue;
     const near = nearest(given, choices);
     throw new InvalidArgumentError(`${what} ${JSON.stringify(given)} is not known`, {
       hint: near === undefined ? `use ${choices.join(" or ")}` : `did you mean ${near}?`,
     });
   }
-  const missing = known.slice(words.length).find(({ optional }) => !optional);
+  const missing = known.slice(positionals.length).find(({ optional }) => !optional);
   if (missing !== undefined) {
     throw new InvalidArgumentError(`${name} needs ${missing.name}: ${missing.help}`, {
       hint: examples?.[0] === undefined ? help : `for example: ${examples[0]}`,

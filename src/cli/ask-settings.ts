@@ -35,11 +35,11 @@ export function namesModel(flags: AskFlags): boolean {
 /**
  * Reads the options that `run` and `chat` share.
  *
- * @param word - the model, if no option names it
+ * @param positional - the model, if no option names it
  * @throws {@link InvalidArgumentError}, before anything is loaded
  */
-export function askSettings(flags: AskFlags, word: string | undefined): AskSettings {
-  const source = sourceOf(flags, word);
+export function askSettings(flags: AskFlags, positional: string | undefined): AskSettings {
+  const source = sourceOf(flags, positional);
   const engine = {
     ...(flags.engine === undefined ? {} : jsonObject("--engine", flags.engine)),
     ...(flags.context === undefined ? {} : { max_model_len: integer("--context", flags.context, 1) }),
@@ -64,8 +64,8 @@ export function askSettings(flags: AskFlags, word: string | undefined): AskSetti
   };
 }
 
-function sourceOf(flags: AskFlags, word: string | undefined): ModelSource {
+function sourceOf(flags: AskFlags, positional: string | undefined): ModelSource {
   const { model, "model-repository": repository } = flags;
   if (repository !== undefined) return { kind: "repository", repository, name: model };
-  return findModel(model ?? word);
+  return findModel(model ?? positional);
 }

@@ -7,19 +7,23 @@ import { integer, jsonObject, number } from "./arguments";
 export type AskedModel = Pick<VllmModel, "chatStream" | "stream" | "tokenize">;
 
 /** A question: a conversation for the chat template, or a text to continue. */
-export type Question = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
+export type Question =
+  | { readonly messages: readonly ChatMessage[] }
+  | { readonly prompt: string; readonly images?: readonly Uint8Array[] };
 
 /** Options of a question, besides vLLM's sampling parameters. */
 export interface AskOptions {
   readonly lora?: string | undefined;
   readonly signal: AbortSignal;
+  /** Stops the answer: what came so far is the answer, with "stopped" as its finishReason. */
+  readonly stop?: AbortSignal;
   readonly sampling: Readonly<Record<string, unknown>>;
 }
 
 /** An answer and how long it took. */
 export interface Answer {
   readonly text: string;
-  /** vLLM's reason why it ended: "length" if --max-tokens cut it off. */
+  /** vLLM's reason why it ended: "length" if --max-tokens cut it off; "stopped" if the user stopped it. */
   readonly finishReason: string;
   readonly promptTokens: number;
   readonly completionTokens: number;
@@ -51,23 +55,27 @@ export async function hasChatTemplate(model: Pick<VllmModel, "tokenize">): Promi
 export async function ask(
   model: AskedModel,
   question: Question,
-  { lora, signal, sampling }: AskOptions,
+  { lora, signal, stop, sampling }: AskOptions,
   onText: (text: string) => void = () => {},
 ): Promise<Answer> {
-  const options = { ...sampling, signal, ...(lora === undefined ? {} : { lora }) };
+  const signals = stop === undefined ? signal : AbortSignal.any([signal, stop]);
+  const options = { ...sampling, signal: signals, ...(lora === undefined ? {} : { lora }) };
   const began = performance.now();
   let first: number | undefined;
-  const pieces =
-    "prompt" in question ? model.stream(question.prompt, options) : model.chatStream(question.messages, options);
   let text = "";
   let finishReason = "unknown";
   let usage = { promptTokens: 0, completionTokens: 0 };
-  for await (const piece of pieces) {
-    if (piece.text !== "") first ??= performance.now();
-    if (piece.finishReason !== null) finishReason = piece.finishReason;
-    if (piece.usage !== undefined) usage = piece.usage;
-    text += piece.text;
-    onText(piece.text);
+  try {
+    for await (const piece of pieces(model, question, options)) {
+      if (piece.text !== "") first ??= performance.now();
+      if (piece.finishReason !== null) finishReason = piece.finishReason;
+      if (piece.usage !== undefined) usage = piece.usage;
+      text += piece.text;
+      onText(piece.text);
+    }
+  } catch (error) {
+    if (!stop?.aborted || signal.aborted) throw error;
+    finishReason = "stopped";
   }
   const end = performance.now();
   const { promptTokens, completionTokens } = usage;
@@ -83,12 +91,24 @@ export async function ask(
   };
 }
 
+function pieces(model: AskedModel, question: Question, options: Readonly<Record<string, unknown>>) {
+  if ("messages" in question) {
+    // An answer that is stopped has no last piece, which would have the number of its tokens.
+    return model.chatStream(question.messages, { stream_options: { continuous_usage_stats: true }, ...options });
+  }
+  const { prompt, images } = question;
+  return model.stream(prompt, images === undefined ? options : { ...options, images });
+}
+
 /** One line about an answer: tokens, their rate, and whether it was cut off. */
 export function speedNote({ completionTokens, tokensPerSecond, firstSeconds, finishReason }: Answer): string {
+  // A text without a chat template has its number of tokens on its last piece only.
+  if (finishReason === "stopped" && completionTokens === 0) return "stopped";
   const parts = [`${completionTokens} token${completionTokens === 1 ? "" : "s"}`];
   if (tokensPerSecond !== undefined) parts.push(`${tokensPerSecond.toFixed(1)} tokens/s`);
   parts.push(`the first after ${firstSeconds.toFixed(2)} s`);
   if (finishReason === "length") parts.push("cut off (--max-tokens N allows more)");
+  if (finishReason === "stopped") parts.push("stopped");
   return parts.join(", ");
 }
 

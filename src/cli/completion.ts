@@ -1,5 +1,5 @@
 import { quote } from "../common/shell";
-import type { CommandSpec, OptionSpec, Taken } from "./spec";
+import type { CommandSpec, OptionSpec, PathKind } from "./spec";
 
 // Each script contains all words of the table, so that completing does not start Node.
 
@@ -26,7 +26,7 @@ const LETTERS = { file: "f", folder: "d" } as const;
 
 /** Completions of `bash`: a function that is called with the words so far. */
 export function bash(commands: readonly CommandSpec[]): string {
-  const files = (taken: Taken | undefined) => (taken === undefined ? "" : `_tritonode_files -${LETTERS[taken]}; `);
+  const files = (kind: PathKind | undefined) => (kind === undefined ? "" : `_tritonode_files -${LETTERS[kind]}; `);
   const values = (option: Option) => {
     const act =
       option.choices === undefined
@@ -84,10 +84,10 @@ complete -F _tritonode tritonode
 export function zsh(commands: readonly CommandSpec[]): string {
   // within a specification of _arguments, ":" and brackets have a meaning
   const described = (text: string) => text.replace(/[[\]:\\]/g, (sign) => `\\${sign}`);
-  const action = (choices: readonly string[] | undefined, taken: Taken | undefined) =>
+  const action = (choices: readonly string[] | undefined, kind: PathKind | undefined) =>
     choices !== undefined
       ? `(${choices.join(" ")})`
-      : { folder: "_files -/", file: "_files", none: " " }[taken ?? "none"];
+      : { folder: "_files -/", file: "_files", none: " " }[kind ?? "none"];
   const option = (each: Option) => {
     const value =
       each.type === "boolean" ? "" : `:${described(each.value ?? each.name)}:${action(each.choices, each.takes)}`;
@@ -98,13 +98,15 @@ export function zsh(commands: readonly CommandSpec[]): string {
       quote(`${once}${name}${each.type === "string" && name.startsWith("--") ? "=" : ""}${text}`),
     );
   };
-  const word = ({ name, repeated, choices, takes }: CommandSpec["arguments"][number]) =>
+  const positional = ({ name, repeated, choices, takes }: CommandSpec["arguments"][number]) =>
     quote(`${repeated ? "*" : ""}:${name}:${action(choices, takes)}`);
   const cases = commands.map((spec) =>
     [
       `    ${spec.name})`,
       `      _arguments -s \\`,
-      [...optionsOf(spec).flatMap(option), ...spec.arguments.map(word)].map((line) => `        ${line}`).join(" \\\n"),
+      [...optionsOf(spec).flatMap(option), ...spec.arguments.map(positional)]
+        .map((line) => `        ${line}`)
+        .join(" \\\n"),
       "      ;;",
     ].join("\n"),
   );
@@ -134,8 +136,8 @@ if [[ $funcstack[1] == _tritonode ]]; then _tritonode "$@"; else compdef _triton
 /** Completions of `fish`: a line for each word. */
 export function fish(commands: readonly CommandSpec[]): string {
   const fishWord = (text: string) => `'${text.replace(/[\\']/g, (sign) => `\\${sign}`)}'`;
-  const files = (taken: Taken | undefined) =>
-    taken === undefined ? "" : taken === "folder" ? " -a '(__fish_complete_directories)'" : " -F";
+  const files = (kind: PathKind | undefined) =>
+    kind === undefined ? "" : kind === "folder" ? " -a '(__fish_complete_directories)'" : " -F";
   const lines = commands.flatMap((spec) => {
     const within = `complete -c tritonode -n '__fish_seen_subcommand_from ${spec.name}'`;
     const options = optionsOf(spec).map(({ name, short, type, choices, takes, help: text }) => {
@@ -145,10 +147,10 @@ export function fish(commands: readonly CommandSpec[]): string {
       const exact = takes === "file" ? value.replace(" -x", " -r") : value;
       return `${within}${short === undefined ? "" : ` -s ${short}`} -l ${name}${exact} -d ${fishWord(brief(text))}`;
     });
-    const words = spec.arguments.map(({ choices, takes }) =>
+    const positionals = spec.arguments.map(({ choices, takes }) =>
       choices === undefined ? `${within}${files(takes)}` : `${within} -a '${choices.join(" ")}'`,
     );
-    return [...options, ...words.filter((line) => line !== within)];
+    return [...options, ...positionals.filter((line) => line !== within)];
   });
   const names = commands.map(
     ({ name, summary }) => `complete -c tritonode -n __fish_use_subcommand -a ${name} -d ${fishWord(summary)}`,

@@ -18,11 +18,11 @@ export function helpText(spec: CommandSpec): string {
   return `${blocks.join("\n\n")}\n`;
 }
 
-function usage({ name, arguments: words }: CommandSpec): string {
-  return ["tritonode", name, ...words.map(word), "[options]"].join(" ");
+function usage({ name, arguments: positionals }: CommandSpec): string {
+  return ["tritonode", name, ...positionals.map(positional), "[options]"].join(" ");
 }
 
-function word({ name, optional, repeated }: ArgumentSpec): string {
+function positional({ name, optional, repeated }: ArgumentSpec): string {
   const text = repeated ? `${name}...` : name;
   return optional ? `[${text}]` : text;
 }

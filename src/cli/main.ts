@@ -31,15 +31,15 @@ const RUNS: Readonly<Record<CommandName, () => Promise<Run>>> = {
 /**
  * Runs one command line.
  *
- * @param args the words after the program's name.
+ * @param args - the arguments after the program's name
  * @returns the exit code: 0, 1 for a failure, 2 for an invalid command line, 128 + n for signal n.
  */
 export async function main(args: readonly string[], context: Context): Promise<number> {
   const [name, ...rest] = args;
-  const words = rest.slice(0, rest.includes("--") ? rest.indexOf("--") : undefined);
+  const own = rest.slice(0, rest.includes("--") ? rest.indexOf("--") : undefined);
   try {
     if (name === undefined || name === "--help" || name === "-h" || name === "help") {
-      const about = name === "help" ? rest.find((word) => !word.startsWith("-")) : undefined;
+      const about = name === "help" ? rest.find((argument) => !argument.startsWith("-")) : undefined;
       const text = about === undefined ? overview() : helpText(find(about));
       (name === undefined ? context.stderr : context.stdout).write(text);
       return name === undefined ? USAGE : 0;
@@ -50,7 +50,7 @@ export async function main(args: readonly string[], context: Context): Promise<n
       return 0;
     }
     const command = find(name);
-    if (words.some((word) => word === "--help" || word === "-h")) {
+    if (own.some((argument) => argument === "--help" || argument === "-h")) {
       context.stdout.write(helpText(command));
       return 0;
     }
@@ -59,7 +59,7 @@ export async function main(args: readonly string[], context: Context): Promise<n
   } catch (error) {
     // `tritonode ... | head` is not a failure
     if (context.signal.reason === "EPIPE") return 0;
-    if (words.includes("--json")) context.stdout.write(`${JSON.stringify(errorJson(error))}\n`);
+    if (own.includes("--json")) context.stdout.write(`${JSON.stringify(errorJson(error))}\n`);
     if (context.signal.aborted) {
       if (typeof context.signal.reason === "string") context.stderr.write("interrupted\n");
       return exitCodeOf(context.signal.reason);

@@ -1,5 +1,5 @@
 /** Whether an argument is a file or a folder, so that a shell can complete it. */
-export type Taken = "file" | "folder";
+export type PathKind = "file" | "folder";
 
 /** An option of a command: the fields of node:util's parseArgs, and those for --help and shell completions. */
 export interface OptionSpec {
@@ -11,7 +11,7 @@ export interface OptionSpec {
   readonly value?: string;
   /** The allowed values. */
   readonly choices?: readonly string[];
-  readonly takes?: Taken;
+  readonly takes?: PathKind;
   readonly help: string;
 }
 
@@ -22,7 +22,7 @@ export interface ArgumentSpec {
   /** It may be repeated. Only the last argument may. */
   readonly repeated?: boolean;
   readonly choices?: readonly string[];
-  readonly takes?: Taken;
+  readonly takes?: PathKind;
   readonly help: string;
 }
 

@@ -1,6 +1,7 @@
 import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError, ModelLoadError, TritonodeError, TritonServerError } from "../errors";
 import { loadHint, plainReason } from "./load-hints";
+import { plainRequestReason, requestHint } from "./request-reasons";
 
 /** The request named an adapter that the model does not serve. `cause` holds Triton's own message. */
 export class AdapterNotFoundError extends TritonodeError {
@@ -87,7 +88,7 @@ export function fromRequestFailure(error: unknown): unknown {
     const text = message.replace(generating, "");
     return text.startsWith("adapter '")
       ? new AdapterLoadError(text, { cause: error })
-      : new InvalidArgumentError(text, { cause: error });
+      : new InvalidArgumentError(plainRequestReason(text), { cause: error, hint: requestHint(text) });
   }
   return error;
 }

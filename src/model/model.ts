@@ -304,12 +304,16 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /**
-   * Answers many prompts or conversations, at most `concurrency` at a time. Results come in the order of the items, and `source` is
+   * Answers many conversations or prompts, at most `concurrency` at a time. Results come in the order of the items, and `source` is
    * read only as fast as they are consumed. An item that fails yields a result with `ok: false`; the others continue.
    *
+   * A conversation gets the model's chat template, as in {@link VllmModel.chat}. A plain string gets none: it is continued, as in
+   * {@link VllmModel.generate}.
+   *
    * ```ts
-   * for await (const { item, ...answer } of model.map(lines, { max_tokens: 50 }, { concurrency: 32 }))
-   *   console.log(item, answer.ok ? answer.result.text : answer.error);
+   * const questions = lines.map((line) => [{ role: "user", content: line }]);
+   * for await (const { index, ...answer } of model.map(questions, { max_tokens: 50 }, { concurrency: 32 }))
+   *   console.log(lines[index], answer.ok ? answer.result.text : answer.error);
    * ```
    *
    * @param options - the options of each request, or a function that returns the options for an item

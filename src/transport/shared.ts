@@ -1,15 +1,9 @@
-import { TritonodeError } from "../errors";
 import type { Addon } from "../native/binding";
 import { fromNative } from "./failure";
 
-/** A resource of that name is set up already, with another key. `description` is its owner's description. */
-export class InUseError extends TritonodeError {
-  readonly description: string;
-
-  constructor(name: string, description: string) {
-    super("ERR_IN_USE", `${name} is in use with other settings`);
-    this.description = description;
-  }
+/** A resource of that name is set up already, with another key. Internal: a load reports it as ERR_MODEL_NAME_IN_USE. */
+export class InUseError extends Error {
+  override readonly name = "InUseError";
 }
 
 /**
@@ -36,7 +30,7 @@ export class Shared {
       return await this.#addon.acquireShared(name, key);
     } catch (error) {
       if (error instanceof Error && (error as { code?: unknown }).code === "IN_USE") {
-        throw new InUseError(name, error.message);
+        throw new InUseError(`${name} is in use with other settings`, { cause: error });
       }
       throw fromNative(error);
     }

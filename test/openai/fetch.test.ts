@@ -253,6 +253,12 @@ describe("conveniences", () => {
       usage = chunk.usage ?? usage;
     }
     expect({ text, usage }).toEqual({ text: result.text, usage: result.usage });
+    const live = { lora: "lora_a", ...greedy, stream_options: { continuous_usage_stats: true } };
+    const counts: (number | undefined)[] = [];
+    for await (const chunk of model.chatStream(messages, live)) counts.push(chunk.usage?.completionTokens);
+    expect(counts.length).toBeGreaterThan(3);
+    expect(counts).toEqual([...counts].sort((a, b) => (a ?? 0) - (b ?? 0)));
+    expect([counts.includes(undefined), counts.at(-1)]).toEqual([false, 8]);
   });
 
   test("a streamed answer is one object as well: final, disposed, left while a read waits", async () => {
@@ -317,7 +323,14 @@ describe("conveniences", () => {
       available: ["lora_a", "lora_b"],
     });
     await expect(model.chat([])).rejects.toThrow(InvalidArgumentError);
-    await expect(model.chat(messages, { top_p: 7 })).rejects.toThrow(/top_p/);
+    await expect(model.chat(messages, { top_p: 7 })).rejects.toThrow("top_p must be in (0, 1], got 7.0");
+    await expect(model.chat(messages, { n: "two" as unknown as number })).rejects.toMatchObject({
+      message: "n must be a whole number, got 'two'",
+      cause: expect.objectContaining({ message: expect.stringContaining("'int_parsing'") }),
+    });
+    await expect(model.chat([{ role: "user", content: [{ type: "image", image: "QUJD" }] }])).rejects.toThrow(
+      "the model has no vision",
+    );
     await expect(model.embed("x")).rejects.toThrow(HttpStatusError);
     const long = { max_tokens: 450, ignore_eos: true };
     await expect(model.chat(messages, { ...long, deadline: 30 })).rejects.toThrow(DeadlineExceededError);

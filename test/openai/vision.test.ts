@@ -1,15 +1,19 @@
 import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { crc32, deflateSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { InvalidArgumentError, VllmModel } from "../../src";
-import { tinyEngine } from "../support/models";
+import { ask as askAs } from "../../src/cli/ask";
+import { conversation } from "../../src/cli/commands/run";
+import { checkVision, readImages } from "../../src/cli/images";
+import { temporaryFolder, tinyEngine } from "../support/models";
 import { fixtures, paths, root } from "../support/paths";
 
 // A vision model with random eyes: another image gives another answer, the same image the same one.
 const folder = join(root, ".cache/vision-model");
+const images = temporaryFolder();
 let model: VllmModel;
 beforeAll(async () => {
   if (!existsSync(folder)) {
@@ -78,6 +82,13 @@ test("OpenAI's form gives the same answer as the contract's", async () => {
     ];
     expect((await model.chat([{ role: "user", content }], greedy)).text).toBe(text);
   }
+  // The command line's --image.
+  const file = join(images, "red.png");
+  writeFileSync(file, red);
+  checkVision({ kind: "folder", path: folder });
+  const asked = conversation(undefined, " What is it?", readImages([file]));
+  const signal = new AbortController().signal;
+  expect((await askAs(model, asked, { signal, sampling: greedy })).text).toBe(text);
   const nothing = [{ role: "user", content: [{ type: "image", image: 5 }] }];
   await expect(model.chat(nothing, greedy)).rejects.toThrow(/messages\[0\]\.content\[0\]\.image must be bytes/);
   const two = await ask(red, blue);

@@ -1,7 +1,8 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Conversation } from "../../src/cli/chat/conversation";
+import { HISTORY_LINES, History, historyFile } from "../../src/cli/chat/history";
 import { Input } from "../../src/cli/chat/input";
 import { Turns } from "../../src/cli/chat/turns";
 import { context } from "./cli-context";
@@ -43,6 +44,53 @@ it("a pipe's turns come one by one, the last one without a line end", async () =
   for (let turn = await input.next(); turn !== undefined; turn = await input.next()) seen.push(turn);
   expect(seen).toEqual(["one", "two\nthree", "four"]);
   expect(surroundings.stdout.text).toBe("");
+});
+
+describe("History", () => {
+  it("keeps lines in a file that only the user can read, and no more than it says", () => {
+    const file = join(temporary(), "state/chat_history");
+    const warnings: string[] = [];
+    const history = new History(file, (text) => warnings.push(text));
+    expect(history.lines()).toEqual([]);
+    for (const line of ["one", "", " not this one", "x".repeat(3000), "two"]) history.add(line);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    chmodSync(file, 0o644);
+    expect(new History(file, (text) => warnings.push(text)).lines()).toEqual(["two", "one"]);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    for (let line = 0; line < 2 * HISTORY_LINES; line++) history.add(`line ${line}`);
+    expect(history.lines()).toHaveLength(HISTORY_LINES);
+    expect(history.lines()[0]).toBe(`line ${2 * HISTORY_LINES - 1}`);
+    expect(readFileSync(file, "utf8").split("\n")).toHaveLength(HISTORY_LINES + 1);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect(warnings).toEqual([]);
+  });
+
+  it("can be elsewhere, or off; a file that can't be used is said once", () => {
+    expect(historyFile({ HOME: "/home/me" })).toBe("/home/me/.local/state/tritonode/chat_history");
+    expect(historyFile({ XDG_STATE_HOME: "/state" })).toBe("/state/tritonode/chat_history");
+    expect(historyFile({ TRITONODE_CHAT_HISTORY: "/a/file" })).toBe("/a/file");
+    expect(historyFile({ TRITONODE_CHAT_HISTORY: "" })).toBeUndefined();
+    const warnings: string[] = [];
+    const history = new History("/dev/null/history", (text) => warnings.push(text));
+    history.add("one");
+    history.add("two");
+    expect(warnings).toEqual([expect.stringContaining("the input history is not kept")]);
+  });
+
+  it("gives the arrow keys the lines of the last session, and keeps those of this one", async () => {
+    const file = join(temporary(), "history");
+    writeFileSync(file, "the first\nthe last\n");
+    // Up, up, Enter; then a new line.
+    const surroundings = context({ input: "\u001b[A\u001b[A\rnew\r" });
+    Object.assign(surroundings.stdin, { isTTY: true });
+    Object.assign(surroundings.stdout, { isTTY: true, on: () => {}, off: () => {} });
+    const history = new History(file, expect.unreachable);
+    const input = new Input(surroundings, { prompt: () => "> ", interrupt: () => false, history });
+    const seen: string[] = [];
+    for (let turn = await input.next(); turn !== undefined; turn = await input.next()) seen.push(turn);
+    expect(seen).toEqual(["the first", "new"]);
+    expect(readFileSync(file, "utf8")).toBe("the first\nthe last\nthe first\nnew\n");
+  });
 });
 
 describe("Conversation", () => {

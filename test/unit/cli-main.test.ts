@@ -89,7 +89,7 @@ describe("main", () => {
     const prompts = join(model, "prompts.jsonl");
     writeFileSync(prompts, '{"prompt": "Hi"}\n');
     const cases: [string[], string][] = [
-      [["run", model, prompts, prompts], "is a file of prompts, and not the only word"],
+      [["run", model, prompts, prompts], "is a file of prompts, and there are other arguments"],
       [["run", model, "Hi", "--file", prompts], "--file and the prompt"],
       [["run", model, "Hi", "--out", "x.jsonl"], "--out goes with a file of prompts"],
       [["run", model, join(model, "none.jsonl")], "the prompts can't be read"],

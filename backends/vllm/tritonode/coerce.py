@@ -123,4 +123,7 @@ def _to_union(value: Any, members: tuple[Any, ...]) -> Any:
             return coerce(value, member)
         except CoercionError as failure:
             failures.append(str(failure))
-    raise CoercionError(" or ".join(dict.fromkeys(failures)) or f"unusable value {_show(value)}")
+    expected = [failure.removeprefix("expected ").removesuffix(f", got {_show(value)}") for failure in failures]
+    if all(f"expected {one}, got {_show(value)}" == failure for one, failure in zip(expected, failures, strict=True)):
+        raise CoercionError(f"expected {' or '.join(dict.fromkeys(expected))}, got {_show(value)}")
+    raise CoercionError(" or ".join(dict.fromkeys(failures)))

@@ -1,6 +1,7 @@
 import { createInterface, type Interface } from "node:readline";
 import { Writable } from "node:stream";
 import type { Context } from "../context";
+import { HISTORY_LINES, type History } from "./history";
 import { Turns } from "./turns";
 
 /** Makes the terminal mark where pasted text begins and ends, so that line ends in it do not send it. */
@@ -12,6 +13,8 @@ export interface InputOptions {
   prompt(): string;
   /** Called for Ctrl-C at a terminal. Returns false if there was nothing to stop: then the input ends. */
   interrupt(): boolean;
+  /** Lines of earlier sessions, and where those of this one go. Used only at a terminal. */
+  readonly history?: History | undefined;
 }
 
 /**
@@ -39,11 +42,21 @@ export class Input {
     this.terminal = stdin.isTTY === true && stdout.isTTY === true;
     this.#lines = createInterface({
       input: stdin,
-      ...(this.terminal ? { output: this.#output(), terminal: true } : {}),
-      historySize: 500,
+      ...(this.terminal
+        ? {
+            output: this.#output(),
+            terminal: true,
+            history: options.history?.lines() ?? [],
+            removeHistoryDuplicates: true,
+          }
+        : {}),
+      historySize: HISTORY_LINES,
       crlfDelay: Number.POSITIVE_INFINITY,
     });
-    this.#lines.on("line", (line) => this.#take(line));
+    this.#lines.on("line", (line) => {
+      if (this.terminal) options.history?.add(line);
+      this.#take(line);
+    });
     this.#lines.on("close", () => {
       if (this.#turns.open) this.#waiting.push({ text: this.#turns.end(), seen: true });
       this.#ended = true;

@@ -6,6 +6,7 @@ import type { Context } from "../context";
 import { reportError } from "../report-error";
 import { styler } from "../terminal";
 import { Conversation } from "./conversation";
+import { History, historyFile } from "./history";
 import { Input } from "./input";
 
 export interface SessionOptions {
@@ -18,6 +19,8 @@ export interface SessionOptions {
   readonly quiet: boolean;
   /** Each answer as a JSON line. */
   readonly json: boolean;
+  /** Keep no history of the input (`--no-history`). */
+  readonly noHistory?: boolean;
 }
 
 interface ChatCommand {
@@ -86,6 +89,7 @@ export class Session {
         this.answering?.abort();
         return this.answering !== undefined;
       },
+      history: this.history(),
     });
     const close = () => input.close();
     signal.addEventListener("abort", close, { once: true });
@@ -102,6 +106,11 @@ export class Session {
       input.close();
     }
     signal.throwIfAborted();
+  }
+
+  private history(): History | undefined {
+    const file = this.options.noHistory ? undefined : historyFile(this.context.environment);
+    return file === undefined ? undefined : new History(file, (text) => this.note(text));
   }
 
   /** Handles one turn. @returns false when the conversation is over. */
@@ -212,28 +221,26 @@ export class Session {
     const { lora } = this.conversation;
     const answering = new AbortController();
     this.answering = answering;
-    let text = "";
+    let written = false;
     let answer: Answer | undefined;
     try {
       answer = await ask(
         this.model,
         template ? { messages: this.conversation.with(question) } : { prompt: question },
-        { lora, sampling, signal: AbortSignal.any([answering.signal, signal]) },
+        { lora, sampling, signal, stop: answering.signal },
         (piece) => {
-          text += piece;
+          written ||= piece !== "";
           if (!json) stdout.write(piece);
         },
       );
-    } catch (error) {
-      if (!answering.signal.aborted || signal.aborted) throw error;
     } finally {
       this.answering = undefined;
-      if (!json && (text !== "" || answer !== undefined)) stdout.write("\n");
+      if (!json && (written || answer !== undefined)) stdout.write("\n");
     }
     // A stopped answer is part of the conversation too: the next question may refer to it.
-    if (template) this.conversation.add(question, text);
-    if (json && answer !== undefined) stdout.write(`${JSON.stringify(answerJson(answer, lora))}\n`);
-    this.note(answer === undefined ? "stopped" : speedNote(answer));
+    if (template) this.conversation.add(question, answer.text);
+    if (json) stdout.write(`${JSON.stringify(answerJson(answer, lora))}\n`);
+    this.note(speedNote(answer));
   }
 
   /** Prints a line that the user asked for. Only answers go to standard output. */

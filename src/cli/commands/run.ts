@@ -1,26 +1,28 @@
 import { readFileSync } from "node:fs";
 import { InvalidArgumentError } from "../../errors";
+import type { ChatMessage } from "../../model/openai";
 import { integer, parse } from "../arguments";
-import { answerJson, ask, hasChatTemplate, type Question, speedNote } from "../ask";
+import { answerJson, ask, hasChatTemplate, speedNote } from "../ask";
 import { type AskSettings, askSettings, namesModel } from "../ask-settings";
 import { runFile } from "../batch/run-file";
 import type { Context, Run } from "../context";
+import { checkVision, readImages } from "../images";
 import { withModel } from "../model";
 import { run as spec } from "../table/models";
 import { styler } from "../terminal";
 
 export const run: Run = async (args, context) => {
   const { values, positionals } = parse(spec, args);
-  const words = [...positionals];
+  const rest = [...positionals];
   // The model's name may be left out before a file of prompts: then it is ./model_repository.
-  const model = namesModel(values) || (words.length === 1 && isFile(words[0])) ? undefined : words.shift();
-  const file = values.file ?? (words.length === 1 && isFile(words[0]) ? words.shift() : undefined);
-  if (values.file !== undefined && words.length > 0) {
-    throw new InvalidArgumentError(`--file and the prompt ${JSON.stringify(words[0])} cannot be used together`);
+  const model = namesModel(values) || (rest.length === 1 && isFile(rest[0])) ? undefined : rest.shift();
+  const file = values.file ?? (rest.length === 1 && isFile(rest[0]) ? rest.shift() : undefined);
+  if (values.file !== undefined && rest.length > 0) {
+    throw new InvalidArgumentError(`--file and the prompt ${JSON.stringify(rest[0])} cannot be used together`);
   }
-  const stray = words.find(isFile);
+  const stray = rest.find(isFile);
   if (stray !== undefined) {
-    throw new InvalidArgumentError(`${JSON.stringify(stray)} is a file of prompts, and not the only word`, {
+    throw new InvalidArgumentError(`${JSON.stringify(stray)} is a file of prompts, and there are other arguments`, {
       hint: "one file at a time: tritonode run MODEL FILE --out RESULTS",
     });
   }
@@ -29,18 +31,31 @@ export const run: Run = async (args, context) => {
       hint: "the answer to one prompt goes to standard output: > FILE",
     });
   }
+  const images = readImages(values.image ?? []);
+  if (file !== undefined && images.length > 0) {
+    throw new InvalidArgumentError("--image is for one prompt, not for a file of prompts", {
+      hint: 'in a file, images are parts of messages: {"type": "image_url", "image_url": {"url": "data:..."}}',
+    });
+  }
   const settings = askSettings(values, model);
+  if (images.length > 0) checkVision(settings.load.source);
   if (file !== undefined) {
     const text = file === "-" ? await readInput(context) : readFile(file);
     const parallel = integer("--parallel", values.parallel, 1);
     return runFile(context, settings, { file, text, out: values.out, use: values.use, parallel });
   }
-  const prompt = await promptOf(words, context);
-  return runPrompt(context, settings, prompt, values.use, values.json);
+  const prompt = await promptOf(rest, context);
+  return runPrompt(context, settings, { prompt, images }, values.use, values.json);
 };
 
-function isFile(word: string | undefined): boolean {
-  return word !== undefined && /\.(jsonl|ndjson)$/i.test(word);
+/** What is asked. */
+interface Prompted {
+  readonly prompt: string;
+  readonly images: readonly Uint8Array[];
+}
+
+function isFile(argument: string | undefined): boolean {
+  return argument !== undefined && /\.(jsonl|ndjson)$/i.test(argument);
 }
 
 function readFile(file: string): string {
@@ -54,8 +69,8 @@ function readFile(file: string): string {
   }
 }
 
-async function promptOf(words: readonly string[], context: Context): Promise<string> {
-  const parts = words.length === 0 ? ["-"] : words;
+async function promptOf(positionals: readonly string[], context: Context): Promise<string> {
+  const parts = positionals.length === 0 ? ["-"] : positionals;
   if (parts.includes("-") && context.stdin.isTTY) {
     throw new InvalidArgumentError("which prompt?", {
       hint: 'tritonode run MODEL "the prompt", or a prompt on standard input; to talk with a model: tritonode chat MODEL',
@@ -86,7 +101,7 @@ async function readInput({ stdin, signal }: Context): Promise<string> {
 async function runPrompt(
   context: Context,
   settings: AskSettings,
-  prompt: string,
+  { prompt, images }: Prompted,
   use: string | undefined,
   json: boolean,
 ): Promise<number> {
@@ -101,7 +116,7 @@ async function runPrompt(
     let last = "\n";
     const answer = await ask(
       model,
-      template ? conversation(settings.system, prompt) : { prompt },
+      template ? conversation(settings.system, prompt, images) : { prompt, ...(images.length === 0 ? {} : { images }) },
       { lora, signal, sampling: settings.sampling },
       (text) => {
         if (json || text === "") return;
@@ -117,7 +132,13 @@ async function runPrompt(
 }
 
 /** A prompt as a conversation of one turn. */
-export function conversation(system: string | undefined, prompt: string): Question {
-  const messages = [{ role: "user", content: prompt }];
+export function conversation(
+  system: string | undefined,
+  prompt: string,
+  images: readonly Uint8Array[] = [],
+): { messages: ChatMessage[] } {
+  const parts = images.map((image) => ({ type: "image", image }));
+  const content = images.length === 0 ? prompt : [...parts, { type: "text", text: prompt }];
+  const messages: ChatMessage[] = [{ role: "user", content }];
   return { messages: system === undefined ? messages : [{ role: "system", content: system }, ...messages] };
 }

@@ -94,6 +94,13 @@ export const run = command({
       value: "NAME",
       help: "the adapter to use (default: the first --lora; for lines of a file that name none, the base model)",
     },
+    image: {
+      type: "string",
+      multiple: true,
+      value: "FILE",
+      takes: "file",
+      help: "an image (PNG, JPEG, WebP or GIF) that the prompt is about, for a vision model; may be repeated",
+    },
     file: {
       type: "string",
       value: "FILE",
@@ -122,6 +129,7 @@ export const run = command({
     'tritonode run ./model "What is the capital of France?" --max-tokens 12',
     'tritonode run ./model.gguf "Summarise this:" - < notes.txt',
     'tritonode run ./model "Name a fruit." --lora pirate=./loras/pirate --temperature 0',
+    'tritonode run ./vision-model "What is in the picture?" --image photo.jpg',
     "tritonode run ./model prompts.jsonl --out results.jsonl --lora pirate=./loras/pirate",
   ],
 });
@@ -136,10 +144,16 @@ export const chat = command({
   options: {
     ...asking,
     load: { type: "string", value: "FILE", takes: "file", help: "continue a conversation that /save has written" },
+    "no-history": {
+      type: "boolean",
+      default: false,
+      help: "do not keep the lines that you type for the next conversation",
+    },
     json: { ...json, help: "each answer as one JSON object a line" },
   },
   notes: [
     'The first --lora is used at the beginning. In the conversation, /help lists the commands. A line that ends in \\ continues on the next one, and so does a text between """ and """. Ctrl-C stops an answer; at the prompt it exits.',
+    "At a terminal the last 500 lines that you typed are kept for the arrow keys of the next conversation, in ~/.local/state/tritonode/chat_history, which only you can read. A line that begins with a space is not kept. $TRITONODE_CHAT_HISTORY names another file; if it is empty, nothing is kept.",
   ],
   examples: [
     "tritonode chat ./model",

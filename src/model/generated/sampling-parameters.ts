@@ -2,8 +2,9 @@
 // The texts are vLLM's own (Apache-2.0, the vLLM project).
 
 /**
- * vLLM's sampling parameters, under vLLM's own names and with vLLM's own defaults. One that is not listed goes
- * into `extra`. vLLM checks them all; an unknown one is an {@link InvalidArgumentError} that names the nearest.
+ * vLLM's sampling parameters, under vLLM's own names and with vLLM's own defaults. One that is not listed
+ * goes into `extra`. vLLM checks them all; an unknown one is an {@link InvalidArgumentError} that names the
+ * nearest.
  */
 export interface SamplingParameters {
   /**

@@ -2,6 +2,7 @@ import { DeadlineExceededError, InvalidArgumentError, RequestCancelledError, Tri
 import type { RequestTrace } from "../diagnostics";
 import { AdapterNotFoundError } from "../failure";
 import { type CheckedOptions, fieldsToJson } from "../options";
+import { plainRequestReason, requestHint } from "../request-reasons";
 import { HttpStatusError } from "./errors";
 
 /** How chat, embed and tokenize reach vLLM's application. */
@@ -99,20 +100,10 @@ async function fromStatus(routes: OpenAiRoutes, response: Response, lora: string
     if (!names.includes(lora)) return new AdapterNotFoundError(lora, names, { cause: error });
   }
   if (response.status === 400 || response.status === 422) {
-    return new InvalidArgumentError(error.message, { cause: error, hint: hintFor(error.message) });
+    return new InvalidArgumentError(plainRequestReason(error.message), {
+      cause: error,
+      hint: requestHint(error.message),
+    });
   }
   return error;
-}
-
-/** vLLM's messages that speak of its command line, as what to do here. */
-function hintFor(message: string): string | undefined {
-  if (/enable-auto-tool-choice|tool-call-parser|tool_call_parser/.test(message)) {
-    return 'load with the engine arguments { enable_auto_tool_choice: true, tool_call_parser: "hermes" } (the parser that fits the model), or name the tool in tool_choice';
-  }
-  if (/chat template/.test(message)) {
-    return "give one: the option chat_template, or chat_template.jinja in the model's folder";
-  }
-  if (/maximum context length|max_model_len/.test(message))
-    return "shorten the messages, or load with a longer max_model_len";
-  return undefined;
 }

@@ -81,6 +81,8 @@ export interface ChatOptions<S extends Structure | undefined = Structure | undef
   priority?: number | undefined;
   /** A name for your own accounting; vLLM does not use it. */
   user?: string | undefined;
+  /** For `chatStream`: with `continuous_usage_stats: true` every piece has the token counts so far, not only the last one. */
+  stream_options?: { readonly continuous_usage_stats?: boolean | undefined } | undefined;
 }
 
 /** The type of an answer's `object`: the schema's type, `unknown` for a plain JSON schema, `undefined` without a schema. */
@@ -122,6 +124,9 @@ export interface ChatChunk {
   readonly toolCalls?: readonly object[];
   /** Set on the last piece of a choice. */
   readonly finishReason: FinishReason | null;
-  /** Set on the last piece of the request, which has no text. */
+  /**
+   * Tokens of the request and its answers so far: on the last piece, which has no text; with `stream_options: {
+   * continuous_usage_stats: true }` on every piece.
+   */
   readonly usage?: Usage;
 }

@@ -125,7 +125,8 @@ export function chatStream<S extends Structure | undefined>(
   const request = {
     ...requestOf(messages, options.structured, checked),
     stream: true,
-    stream_options: { include_usage: true },
+    // The result has the usage in any case.
+    stream_options: { ...options.stream_options, include_usage: true },
   };
   const cancelled = new AbortController();
   const gathered = new GatheredAnswer();
@@ -186,6 +187,7 @@ class GatheredAnswer {
 
 function chunksOf(chunk: RawChunk): ChatChunk[] {
   const chunks: ChatChunk[] = [];
+  const usage = chunk.usage === undefined || chunk.usage === null ? {} : { usage: toUsage(chunk.usage) };
   for (const { index, delta, finish_reason: finishReason } of chunk.choices ?? []) {
     chunks.push({
       index,
@@ -193,11 +195,11 @@ function chunksOf(chunk: RawChunk): ChatChunk[] {
       ...(typeof delta.reasoning === "string" ? { reasoning: delta.reasoning } : {}),
       ...(delta.tool_calls === undefined || delta.tool_calls === null ? {} : { toolCalls: delta.tool_calls }),
       finishReason,
+      ...usage,
     });
   }
-  if (chunk.usage !== undefined && chunk.usage !== null) {
-    chunks.push({ index: 0, text: "", finishReason: null, usage: toUsage(chunk.usage) });
-  }
+  if (chunks.length === 0 && usage.usage !== undefined)
+    chunks.push({ index: 0, text: "", finishReason: null, ...usage });
   return chunks;
 }
 

@@ -53,6 +53,7 @@ export const chatFields = Object.keys({
   mm_processor_kwargs: true,
   priority: true,
   user: true,
+  stream_options: true,
 } satisfies FieldsOf<ChatOptions, "structured">);
 
 /** Fields of an embedding request that {@link EmbedOptions} lists. */

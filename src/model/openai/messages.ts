@@ -10,9 +10,12 @@ import type { ChatMessage } from "./chat-types";
  */
 export function toMessages(messages: unknown): readonly ChatMessage[] {
   if (!Array.isArray(messages) || messages.length === 0) {
-    throw new InvalidArgumentError(`chat takes a list of messages, got ${describe(messages)}`, {
-      hint: '[{ role: "user", content: "..." }]',
-    });
+    throw new InvalidArgumentError(
+      `chat takes a list of messages, got ${Array.isArray(messages) ? "an empty one" : describe(messages)}`,
+      {
+        hint: '[{ role: "user", content: "..." }]',
+      },
+    );
   }
   return messages.map((message: unknown, at) => {
     if (typeof message !== "object" || message === null || Array.isArray(message)) {

@@ -90,12 +90,19 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         if key == "structured_outputs" and value is not None:
             return _structured_outputs(value)
         if key == "logit_bias" and isinstance(value, dict):
-            return {int(token): float(bias) for token, bias in value.items()}
+            return _biases(value)
         if key == "repetition_detection" and isinstance(value, dict):
             return _dataclass_from(value, hint)
         return coerce(value, hint)
     except (CoercionError, TypeError, ValueError) as failure:
         raise InvalidRequestError(f"sampling parameter '{key}': {failure}") from failure
+
+
+def _biases(value: dict[str, Any]) -> dict[int, float]:
+    for token in value:
+        if not str(token).strip().lstrip("-").isdecimal():
+            raise CoercionError(f"the keys must be token ids, got {token!r}")
+    return {int(token): coerce(bias, float) for token, bias in value.items()}
 
 
 def _structured_outputs(value: Any) -> StructuredOutputsParams:

@@ -9,13 +9,13 @@ import { type ResponseStream, Responses, StreamState } from "./stream";
 
 /** A request with settings for this package's own layers only. */
 export interface CallRequest extends InferenceRequest {
-  /** Called once if the request is cancelled while it runs, after Triton was told: some backends can be told faster. */
+  /** Called once if the request is cancelled while it runs, after Triton was told. Some backends have a faster way to be told. */
   readonly onCancel?: (() => void) | undefined;
-  /** The request stays open as long as its model is used. It does not keep the process alive, and is not waited for. */
+  /** The request stays open as long as its model is used. It does not keep the process alive, and nothing waits for it. */
   readonly background?: boolean | undefined;
   /**
-   * Called with the handler of this request's responses, for a model that sends them another way and ends this request
-   * with an empty response, which is ignored then. Returns a function to call at the end.
+   * Called with the handler of this request's responses, for a model that sends them through another channel and ends this
+   * request with an empty response, which is ignored. Returns a function to call at the end.
    */
   readonly deliver?: ((handler: CallHandler) => () => void) | undefined;
 }
@@ -29,7 +29,7 @@ interface Call {
   readonly since: number;
 }
 
-/** The requests that one user of the server has sent and that have not ended. */
+/** The requests that one user of the server has sent and that are still running. */
 export class Calls {
   readonly #channel: Channel;
   readonly #death: (model: string) => EngineDiedError | undefined;
@@ -96,7 +96,7 @@ export class Calls {
     });
   }
 
-  /** Lets the responses come another way. Triton may end the request before the last of them has arrived. */
+  /** Receives the responses through another channel. Triton may end the request before the last of them has arrived. */
   #deliver(deliver: NonNullable<CallRequest["deliver"]>, state: StreamState): () => void {
     const end = deliver(state);
     this.#channel.addon.hold();
@@ -106,14 +106,14 @@ export class Calls {
     };
   }
 
-  /** Cancels every request, with `background` also those in the background; each rejects with `reason`. */
+  /** Cancels every request, and with `background` those in the background too. Each rejects with `reason`. */
   cancelAll(reason: Error, { background }: { background: boolean }): void {
     for (const call of [...this.#calls.values()]) {
       if (background || !call.background) call.state.fail(reason);
     }
   }
 
-  /** Resolves when no request runs, those in the background aside. */
+  /** Resolves when no request runs, apart from those in the background. */
   async drained(): Promise<void> {
     while (this.#running > 0) {
       const running = [...this.#calls.values()].filter((call) => !call.background);
@@ -121,7 +121,7 @@ export class Calls {
     }
   }
 
-  /** The model's child is gone: all of the model's requests fail. */
+  /** Call this when the model's child is gone: all of the model's requests fail. */
   modelDied(model: string, error: EngineDiedError): void {
     for (const call of [...this.#calls.values()]) {
       if (call.model === model) call.state.fail(error);
@@ -129,7 +129,10 @@ export class Calls {
     this.#channel.abandonCalls(model);
   }
 
-  /** A child is gone that another one replaced at `since`: requests sent before that fail. Usually there are none. */
+  /**
+   * Call this when a child is gone that another one replaced at `since`: requests sent before that fail. Usually there are
+   * none.
+   */
   childReplaced(model: string, error: EngineDiedError, since: number): void {
     const lost = [...this.#calls.values()].filter((call) => call.model === model && call.since < since);
     if (lost.length === 0) return;

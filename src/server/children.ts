@@ -8,7 +8,7 @@ export interface ServerChild {
   /** The model it serves. */
   readonly model: string;
   /**
-   * Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while it completes its
+   * Triton's name of the model instance, e.g. `vllm_model_0_0`; the model's own name while the child completes its
    * configuration.
    */
   readonly instance: string;
@@ -16,13 +16,13 @@ export interface ServerChild {
   readonly since: number;
 }
 
-/** `asked`: a child that runs no longer was ended by Triton, as far as is known. */
+/** `asked`: as far as is known, Triton told the child to exit. */
 export type ChildListener = (child: ServerChild, running: boolean, asked: boolean) => void;
 
 /**
- * Which child serves which model, and which of them died.
+ * Keeps track of which child serves which model, and which of them died.
  *
- * The stub wrapper announces each child with the arguments Triton gave it; in 24.10 these are: model_path
+ * The stub wrapper announces each child with the arguments that Triton gave it. In 24.10 these are: model_path
  * shm_region_name shm_default_byte_size shm_growth_byte_size parent_pid python_lib_dir ipc_control_handle stub_name
  * runtime_modeldir (python_backend, src/stub_launcher.cc).
  */
@@ -62,7 +62,7 @@ export class Children {
   }
 }
 
-/** The model's name is its folder's: model_path is `<repository>/<model>/<version>/model.py`. */
+/** The model is named after its folder: model_path is `<repository>/<model>/<version>/model.py`. */
 function toChild(event: ChildEvent): ServerChild {
   const [modelPath = "", , , , , , , instance = ""] = event.arguments;
   return { pid: event.pid, model: basename(dirname(dirname(modelPath))), instance, since: performance.now() };

@@ -14,14 +14,14 @@ import { environmentKey, type ServerDescription, type TritonServerOptions, toNat
 import type { ResponseStream } from "./stream";
 import { WarmChildKeeper } from "./warm-child";
 
-/** Whether the server is gone in spite of an error of its release: everything but the lack of a thread to do it on. */
+/** Whether the server is gone although releasing it failed: so after every error except the lack of a thread to do it on. */
 function hasStopped(error: unknown): boolean {
   return (error as { code?: unknown }).code !== "SYSTEM";
 }
 
 /**
  * One use of the process's Triton, by a {@link TritonServer} or a {@link VllmModel}. There is one Triton for the whole
- * process: further uses, from workers too, join it, and it stops with the last one that stops.
+ * process: later uses, from workers too, join it, and it stops when the last of them stops.
  */
 export class ServerCore {
   /** Resources that all environments of this process share. */
@@ -48,7 +48,7 @@ export class ServerCore {
     const found = await addon.acquire().catch((error: unknown) => Promise.reject(fromNative(error)));
     let workspace: Workspace | undefined;
     let started = found !== undefined;
-    // Subscribed before the start: the log of a start that fails is the one that is wanted most.
+    // Subscribed before the start, because the log matters most when the start fails.
     const logger = options.logger;
     const stopLog = logger === undefined ? () => {} : channel.onLog((line) => logTo(logger, line));
     const children = new Children(channel);
@@ -70,7 +70,7 @@ export class ServerCore {
             { hint: "stop it first, or use the same runtime in every thread" },
           );
         }
-        // Silently serving with other settings than asked for would be found late.
+        // If the server silently used other settings than the caller asked for, the mistake would be found late.
         const { childEnvironment } = options;
         if (childEnvironment !== undefined && environmentKey(childEnvironment) !== description.environment) {
           throw new InvalidArgumentError(
@@ -137,7 +137,7 @@ export class ServerCore {
     return this.#calls.running;
   }
 
-  /** Ends every request of this object that runs; each rejects with `reason`. */
+  /** Cancels every running request of this object; each rejects with `reason`. */
   cancelAll(reason: Error): void {
     this.#calls.cancelAll(reason, { background: false });
   }
@@ -152,13 +152,13 @@ export class ServerCore {
     return this.#children.running;
   }
 
-  /** Calls `listener` when the child of a loaded model ends without having been told to. */
+  /** Calls `listener` when the child of a loaded model exits without having been told to. */
   onModelDied(listener: (model: string, error: EngineDiedError) => void): () => void {
     this.#diedListeners.add(listener);
     return () => this.#diedListeners.delete(listener);
   }
 
-  /** Asks Triton. @throws {@link DisposedError} after `stop`, and what Triton answers with. */
+  /** Calls Triton. @throws {@link DisposedError} after `stop`, and Triton's errors. */
   async ask<T>(question: (addon: Channel["addon"]) => Promise<T>): Promise<T> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
     try {
@@ -173,7 +173,7 @@ export class ServerCore {
     return this.#models.anyDead;
   }
 
-  /** Whether the model takes requests; false from the moment its child died, whatever Triton still believes. */
+  /** Whether the model accepts requests; false from the moment its child died, although Triton may still report it as ready. */
   async isModelReady(name: string, version?: number): Promise<boolean> {
     return this.#models.death(name) === undefined && (await this.ask((addon) => addon.isModelReady(name, version)));
   }
@@ -187,9 +187,9 @@ export class ServerCore {
   }
 
   /**
-   * Registers a repository, or joins its other users in this process, whatever environment they are in.
+   * Registers a repository, or joins its other users in this process, in any thread.
    *
-   * @returns a function that leaves it; the last one to leave unregisters it
+   * @returns a function that leaves it; the last user to leave unregisters it
    */
   async shareRepository(path: string): Promise<() => Promise<void>> {
     const link = this.#workspace.repository(path);
@@ -223,22 +223,25 @@ export class ServerCore {
     return this.#models.load(name, options);
   }
 
-  /** The model's children have nothing left to do: unloading it ends them at once, without a second of looking after them. */
+  /**
+   * Call this when the model's children have nothing left to do: unloading then kills them at once, without the health check
+   * that takes a second.
+   */
   allowEnd(name: string): void {
     this.#models.allowEnd(name);
   }
 
-  /** Unloads a model and waits until its Python child is gone. Requests that run are waited for by Triton. */
+  /** Unloads a model and waits until its Python child is gone. Triton waits for the running requests first. */
   async unloadModel(name: string, options: { dependents?: boolean } = {}): Promise<void> {
     if (this.#stopped !== undefined) throw new DisposedError("the server");
     return this.#models.unload(name, options);
   }
 
   /**
-   * Makes a keeper of warm children; nothing is started yet. They end with the server at the latest.
+   * Makes a keeper of warm children, and starts nothing yet. The warm children exit with the server at the latest.
    *
    * @param backend - the Python-based backend that they import
-   * @param environment - the one that the models have been given that are to take them
+   * @param environment - the environment of the models that will use them
    * @throws {@link PackageFilesError} where their library is missing.
    */
   keepWarmChild(backend: string, environment: Readonly<Record<string, string | undefined>>): WarmChildKeeper {
@@ -265,7 +268,10 @@ export class ServerCore {
     for (const listener of this.#diedListeners) callback("onModelDied", listener, () => listener(model, error));
   }
 
-  /** Ends this object's requests and leaves the server; the last one to leave stops it. Repeated calls are one call. */
+  /**
+   * Cancels this object's requests and leaves the server; the last user to leave stops it. Repeated calls return the same
+   * promise.
+   */
   stop(): Promise<void> {
     this.#stopped ??= this.#stop();
     return this.#stopped;

@@ -1,12 +1,12 @@
 import { callback } from "../common/callbacks";
 
-/** Where the server's log goes: Triton's own lines, and what its children print. For example `console`. */
+/** Receives the server's log: Triton's own lines, and what its children print. For example `console`. */
 export interface Logger {
   /** Triton's verbose lines, vLLM's DEBUG. */
   debug(message: string): void;
-  /** What goes on, and all that says no level. */
+  /** Normal events, and all lines without a level. */
   info(message: string): void;
-  /** What works, but may not be meant. */
+  /** What works, but may not be intended. */
   warn(message: string): void;
   /** What failed. */
   error(message: string): void;

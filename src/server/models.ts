@@ -17,13 +17,13 @@ import type { Children, ServerChild } from "./children";
 export interface LoadModelOptions {
   /** The model's configuration (config.pbtxt as an object); default: the folder's own. */
   readonly config?: Readonly<Record<string, unknown>> | undefined;
-  /** The model's files by their path inside its folder (`1/model.py`), for a model that is in no repository. */
+  /** The model's files by their path inside its folder (`1/model.py`), for a model that is not in a repository. */
   readonly files?: Readonly<Record<string, Uint8Array | string>> | undefined;
-  /** Environment variables for this model's Python children alone; undefined removes one. */
+  /** Environment variables for this model's Python children only; undefined removes one. */
   readonly environment?: Readonly<Record<string, string | undefined>> | undefined;
   /**
-   * The child that completes the model's configuration leaves nothing behind: Triton kills it when it has answered,
-   * instead of taking a second to see whether it can be asked to end.
+   * The child that completes the model's configuration leaves nothing behind, so Triton may kill it when it has answered,
+   * instead of taking a second to find out whether it can be told to exit.
    */
   readonly killConfigurationChild?: boolean | undefined;
   /** Aborting it cancels loading: the model's Python child is killed, because Triton can't cancel a load itself. */
@@ -38,15 +38,15 @@ const optionNames = Object.keys({
   signal: true,
 } satisfies Record<keyof LoadModelOptions, true>);
 
-/** Told about children that end although they were not asked to. */
+/** Notified about children that exit without having been told to. */
 export interface ModelListener {
-  /** Nothing serves the model any more. */
+  /** No child serves the model any more. */
   died(model: string, error: EngineDiedError): void;
-  /** A child is gone whose successor was started at `since` (`performance.now()`) and serves the model from then on. */
+  /** A child is gone that another one, started at `since` (`performance.now()`), has replaced. */
   replaced(model: string, error: EngineDiedError, since: number): void;
 }
 
-/** Cancelled loads of this environment, until Triton has ended them. */
+/** Cancelled loads of this environment, until Triton has finished with them. */
 const abandoned = new Map<string, Promise<void>>();
 
 /**
@@ -67,13 +67,13 @@ function stubStartError(model: string, cause?: unknown): ModelLoadError {
 interface Loading {
   /** Functions that reject the waiting calls. */
   readonly waiting: Set<(error: Error) => void>;
-  /** Pids of the children that serve the model until it is loaded anew. */
+  /** Pids of the children that serve the model until it is loaded again. */
   readonly serving: Set<number>;
-  /** One of these that died meanwhile. */
+  /** One of these children that has died since. */
   lost?: ServerChild;
 }
 
-/** Loading and unloading models, and noticing children that die, which Triton does not. */
+/** Loads and unloads models, and notices children that die, which Triton does not. */
 export class Models {
   readonly #addon: Addon;
   readonly #workspace: Workspace;
@@ -97,12 +97,12 @@ export class Models {
     return this.#dead.size > 0;
   }
 
-  /** Why the model takes no requests, if its child died. */
+  /** Why the model does not accept requests, if its child died. */
   death(name: string): EngineDiedError | undefined {
     return this.#dead.get(name);
   }
 
-  /** The server stops: children that end from now on were asked to. */
+  /** Call this when the server stops: children that exit from now on were told to. */
   close(): void {
     this.#closed = true;
   }
@@ -110,7 +110,7 @@ export class Models {
   /** See {@link TritonServer.loadModel}. */
   async load(name: string, options: LoadModelOptions = {}): Promise<void> {
     if (typeof name !== "string" || !/^[A-Za-z0-9_.-]+$/.test(name) || /^\.+$/.test(name)) {
-      throw new InvalidArgumentError(`${describe(name)} is no name for a model`, {
+      throw new InvalidArgumentError(`${describe(name)} cannot be a model's name`, {
         hint: "use letters, digits, '_', '-' and '.'",
       });
     }
@@ -122,7 +122,7 @@ export class Models {
     await this.#untilAbandonedIsGone(name);
     if (files !== undefined) this.#workspace.writeModel(name, files);
     if (options.environment !== undefined) this.#workspace.setEnvironment(name, options.environment);
-    // Triton takes a dead child's model for a healthy one and would do nothing.
+    // Triton considers a model healthy whose child is dead, and would do nothing.
     if (this.#dead.has(name)) await this.#unload(name, false);
 
     const before = new Set(this.#children.of(name).map((child) => child.pid));
@@ -178,7 +178,7 @@ export class Models {
       await Promise.race([finished, interrupted]);
     } catch (error) {
       if (!done) this.#abandon(name, before, finished);
-      // The old version would go on where the new one fails, but its child died meanwhile.
+      // If the new version fails, Triton keeps the old one, but its child has died since.
       if (loading.lost !== undefined) this.#modelDied(name, loading.lost);
       throw error;
     } finally {
@@ -200,7 +200,7 @@ export class Models {
   /**
    * The load was cancelled: killing the child makes it fail, and if it has just succeeded, the model is unloaded.
    *
-   * @param before - children that serve the model already and go on doing so
+   * @param before - children that served the model before the load and continue to serve it
    */
   #abandon(name: string, before: ReadonlySet<number>, finished: Promise<void>): void {
     const kill = () => {
@@ -211,7 +211,7 @@ export class Models {
     const stop = this.#children.onChange((child, running) => {
       if (running && child.model === name) kill();
     });
-    // Bounded: a load whose stub can't start never ends.
+    // With a limit, because a load whose stub can't start never returns.
     let timer: NodeJS.Timeout | undefined;
     const limit = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, 10_000).unref();
@@ -231,7 +231,10 @@ export class Models {
     this.#dead.delete(name);
   }
 
-  /** The model's children have nothing left to do: when it is unloaded, Triton kills them without asking first. */
+  /**
+   * Call this when the model's children have nothing left to do: Triton then kills them when the model is unloaded, without
+   * telling them to exit.
+   */
   allowEnd(name: string): void {
     for (const { pid } of this.#children.of(name)) this.#addon.allowEnd(pid);
   }
@@ -253,7 +256,7 @@ export class Models {
     const running = () => this.#children.running.some((child) => pids.has(child.pid));
     if (!running()) return Promise.resolve();
     return new Promise((resolve) => {
-      // Child events do not keep the event loop alive, and the caller awaits this.
+      // Child events do not keep the event loop alive, so a timer does while the caller waits.
       const alive = setInterval(() => {}, 60_000);
       const stop = this.#children.onChange(() => {
         if (running()) return;
@@ -267,14 +270,14 @@ export class Models {
   #onChild(child: ServerChild, running: boolean, asked: boolean): void {
     const { model } = child;
     if (running) {
-      // Started again by another environment. A load of this environment resolves by itself when the model is up.
+      // Another environment has started the model again. A load of this environment resolves by itself when the model is up.
       if (child.instance !== model && !this.#loading.has(model)) this.#dead.delete(model);
       return;
     }
     const loading = this.#loading.get(model);
     if (loading !== undefined) {
-      // Served until the load is done, and asked to end after that. So it died, and what it served is lost, whatever had
-      // started meanwhile.
+      // It would have served until the load was done, and been told to exit after that. So it died, and its requests are lost,
+      // whatever has started since.
       if (loading.serving.has(child.pid)) {
         loading.lost = child;
         this.#listener.replaced(model, goneError(child), performance.now());
@@ -282,12 +285,12 @@ export class Models {
       this.#childEndedWhileLoading(model);
       return;
     }
-    // The stub that completes a configuration is named after the model and ends when that is done.
+    // The stub that completes a configuration is named after the model and exits when that is done.
     if (child.instance === model || this.#unloading.has(model) || this.#closed) return;
     // Triton loads a model again whose files changed when it loads an ensemble over it: it starts a child of the same
-    // instance, and ends the old one when that is up and the old one's requests are done. If the new one fails, the old
-    // one goes on. If the old one dies before that, what was sent meanwhile was sent to it; until the new one is up,
-    // Triton refuses what comes (fromResponse in transport/failure.ts).
+    // instance, and stops the old one when the new one is up and the old one's requests are done. If the new one fails, the old
+    // one continues. If the old one dies before that, the requests since then were sent to it; until the new one is up,
+    // Triton refuses further requests (fromResponse in transport/failure.ts).
     const other = this.#children.of(model).find(({ instance }) => instance === child.instance);
     if (other === undefined) this.#modelDied(model, child);
     else if (other.since > child.since) {
@@ -295,8 +298,8 @@ export class Models {
     }
   }
 
-  // A load starts two stubs in turn and Triton notices most failures itself, after unloading what it had. If no other
-  // stub has started and the load still hangs after this time, it will never end.
+  // A load starts two stubs, one after the other, and Triton notices most failures itself, after unloading. If no other
+  // stub has started and the load still hangs after this time, it will never return.
   #childEndedWhileLoading(model: string): void {
     const waiting = [...(this.#loading.get(model)?.waiting ?? [])];
     setTimeout(() => {

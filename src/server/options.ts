@@ -7,19 +7,22 @@ import type { Runtime } from "../runtime/runtime";
 import type { Workspace } from "../transport/workspace";
 import type { Logger } from "./logger";
 
-/** Options of {@link TritonServer.start}. A server that runs already must have been started with the same. */
+/**
+ * Options of {@link TritonServer.start}. If the process's server is running already, it must have been started with the same
+ * options.
+ */
 export interface TritonServerOptions {
-  /** Which Triton and Python: what {@link findRuntime} resolves with. */
+  /** The Triton and the Python to use: the result of {@link findRuntime}. */
   readonly runtime: Runtime;
-  /** Gets the lines of Triton's log and of its children; default: nothing is logged. */
+  /** Receives the lines of Triton's log and of its children. By default nothing is logged. */
   readonly logger?: Logger | undefined;
-  /** Triton's verbose level, 0 (default) to 4 and more. The log is the whole process's: the first start decides. */
+  /** Triton's verbose level, 0 (default) to 4 and more. It applies to the whole process: the first start decides. */
   readonly logVerbose?: number | undefined;
-  /** Folders of models; more can be registered later. */
+  /** Model repositories: folders of models. More can be registered later. */
   readonly modelRepositories?: readonly string[] | undefined;
   /** Python-based backends by name: folders that hold a `model.py`. */
   readonly backends?: Readonly<Record<string, string>> | undefined;
-  /** Environment of the Python children, on top of the process's own; undefined removes a variable. */
+  /** Environment variables of the Python children, in addition to the process's own; undefined removes a variable. */
   readonly childEnvironment?: Readonly<Record<string, string | undefined>> | undefined;
   /** Further settings: backend name → setting → value (`--backend-config` of tritonserver). */
   readonly backendConfig?: Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
@@ -30,11 +33,11 @@ export interface TritonServerOptions {
   /** Models that load at the same time. Default 2. */
   readonly modelLoadThreads?: number | undefined;
   /**
-   * Pinned host memory for transfers to a GPU, bytes. Default 0: allocating it makes a CUDA context in this process, and a
-   * vLLM model's tensors stay in host memory.
+   * Pinned host memory for transfers to a GPU, in bytes. Default 0, because allocating it creates a CUDA context in this
+   * process, and a vLLM model's tensors stay in host memory.
    */
   readonly pinnedMemoryPoolBytes?: number | undefined;
-  /** CUDA memory pools for tensors, bytes for each GPU. Default: none, for the same reason. */
+  /** CUDA memory pools for tensors, in bytes for each GPU. Default: none, for the same reason. */
   readonly cudaMemoryPoolBytes?: readonly number[] | undefined;
   /** Collect metrics. Default true. */
   readonly metrics?: boolean | undefined;
@@ -44,9 +47,9 @@ export interface TritonServerOptions {
   readonly cpuMetrics?: boolean | undefined;
   /** Milliseconds between two collections of GPU and CPU metrics. Default 2000. */
   readonly metricsInterval?: number | undefined;
-  /** First size of the shared memory between Triton and each Python model, bytes. Default 1 MiB; it grows by itself. */
+  /** Initial size of the shared memory between Triton and each Python model, in bytes. Default 1 MiB; it grows when needed. */
   readonly sharedMemoryBytes?: number | undefined;
-  /** Seconds that a Python model has to shut down in before it is killed. Default 30. */
+  /** Seconds that a Python model may take to shut down before it is killed. Default 30. */
   readonly stubTimeout?: number | undefined;
 }
 
@@ -71,19 +74,19 @@ const optionNames = Object.keys({
   stubTimeout: true,
 } satisfies Record<keyof TritonServerOptions, true>);
 
-/** What a later environment of the process must know of the running server. */
+/** What a further environment (thread) of the process has to know about the running server. */
 export interface ServerDescription {
   /** Its private folder. */
   readonly directory: string;
-  /** How the names of its shared memory begin. */
+  /** The prefix of its shared memory's names. */
   readonly shmPrefix: string;
   /** The runtime's folder. */
   readonly runtime: string;
-  /** What its children's environment was given, as sorted pairs. */
+  /** The environment variables that were set for its children, as sorted pairs. */
   readonly environment: string;
 }
 
-/** The children's environment in a form that can be compared. */
+/** The children's environment as a text that can be compared. */
 export function environmentKey(environment: TritonServerOptions["childEnvironment"]): string {
   return JSON.stringify(Object.entries(environment ?? {}).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
@@ -100,7 +103,7 @@ function integer(options: TritonServerOptions, name: keyof TritonServerOptions, 
 const GPU_COUNT = 64;
 
 /**
- * A pool for every GPU: none where none was asked for. Triton makes one of 64 MiB, and a CUDA context with it, on each GPU
+ * A pool for every GPU, of size 0 unless the caller sets one. Triton makes one of 64 MiB, and a CUDA context with it, on each GPU
  * that has no entry (core, src/server.cc, `InferenceServer::Init`).
  */
 function memoryPools(asked: readonly number[]): number[] {
@@ -119,7 +122,7 @@ export function toNativeOptions(options: TritonServerOptions, workspace: Workspa
     runtime: runtime.directory,
     environment: environmentKey(options.childEnvironment),
   };
-  // All Python-based backends read these under the name of the Python backend, whatever their own name is.
+  // All Python-based backends read these settings under the Python backend's name, not under their own.
   const python: Record<string, string> = {
     "shm-region-prefix-name": workspace.shmPrefix,
     "shm-default-byte-size": String(integer(options, "sharedMemoryBytes", 1 << 20, 2 ** 40)),

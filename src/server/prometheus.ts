@@ -1,6 +1,6 @@
 /** One value of a metric. */
 export interface MetricSample {
-  /** The family's name, or with the ending `_bucket`, `_sum` or `_count` of a histogram. */
+  /** The family's name; for a histogram with the suffix `_bucket`, `_sum` or `_count`. */
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
@@ -25,7 +25,7 @@ const ending = /_(bucket|sum|count)$/;
 
 /**
  * Reads metrics in Prometheus' text format (https://prometheus.io/docs/instrumenting/exposition_formats/), such as
- * {@link TritonServer.metrics} gives. Lines that are none are left out.
+ * {@link TritonServer.metrics} returns. Lines that are not metrics are ignored.
  */
 export function parseMetrics(text: string): MetricFamily[] {
   const families = new Map<string, Growing>();

@@ -9,23 +9,23 @@ import { type InputTensor, toNativeTensor } from "../transport/tensors";
 export interface InferenceRequest {
   /** The model's name. */
   readonly model: string;
-  /** Default: what the model's version policy chooses. */
+  /** Default: the version that the model's version policy chooses. */
   readonly version?: number | undefined;
-  /** For logs and traces; default: a random UUID. */
+  /** An id for logs and traces. Default: a random UUID. */
   readonly id?: string | undefined;
   /** Its input tensors, in any order. */
   readonly inputs: readonly InputTensor[];
   /** Names of the outputs to return; default: all. */
   readonly outputs?: readonly string[] | undefined;
-  /** Request parameters. Integral numbers travel as INT64, others as FP64. */
+  /** Request parameters. Whole numbers are sent as INT64, other numbers as FP64. */
   readonly parameters?: Readonly<Record<string, string | number | bigint | boolean>> | undefined;
-  /** Scheduling priority, 1 being the highest; 0 (default) is the model's own default. */
+  /** Scheduling priority: 1 is the highest; 0 (default) means the model's own default. */
   readonly priority?: number | undefined;
-  /** Sequence of a stateful model that the request belongs to, and whether it is the first or last of it. */
+  /** For a stateful model: the sequence that the request belongs to, and whether the request is its first or its last one. */
   readonly sequence?:
     | { readonly id: number | string; readonly start?: boolean | undefined; readonly end?: boolean | undefined }
     | undefined;
-  /** Give BYTES outputs as `Uint8Array[]` instead of strings. */
+  /** Return BYTES outputs as `Uint8Array[]` instead of strings. */
   readonly raw?: boolean | undefined;
   /** Aborting it cancels the request in Triton. */
   readonly signal?: AbortSignal | undefined;
@@ -34,13 +34,13 @@ export interface InferenceRequest {
    * `Infinity`.
    */
   readonly deadline?: number | undefined;
-  /** Gets each response as it comes; the stream is not to be iterated then. */
+  /** Called with each response as it arrives. The stream must not be iterated then. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
-  /** Joins two responses that wait unread; undefined keeps them apart. */
+  /** Merges two responses that have not been read yet, or returns undefined to keep them apart. */
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
     | undefined;
-  /** Responses that may wait unread before the request is cancelled. Default 65,536. */
+  /** How many unread responses may accumulate before the request is cancelled. Default 65,536. */
   readonly maxQueuedResponses?: number | undefined;
 }
 
@@ -109,7 +109,7 @@ function sequenceId(sequence: InferenceRequest["sequence"]): number | string | u
   return id;
 }
 
-/** Names and values in turn. */
+/** Names and values alternately. */
 function toNativeParameters(parameters: NonNullable<InferenceRequest["parameters"]>): unknown[] {
   if (typeof parameters !== "object") throw new InvalidArgumentError("parameters must be an object");
   const native: unknown[] = [];

@@ -11,13 +11,13 @@ import { fromResponse } from "../transport/failure";
  * unfinished stream all cancel the request in Triton.
  */
 export interface ResponseStream extends AsyncIterableIterator<InferenceResponse>, AsyncDisposable {
-  /** The request's id: the caller's own, or one made for it. */
+  /** The request's id: the one that the caller gave, or a generated one. */
   readonly id: string;
-  /** Ends the request. Waiting and later reads reject with `reason`, by default a {@link RequestCancelledError}. */
+  /** Cancels the request. Pending and later reads reject with `reason`, by default a {@link RequestCancelledError}. */
   cancel(reason?: Error): void;
-  /** The first response; whatever follows it is awaited and must be empty or is dropped. */
+  /** Resolves with the first response, when the request has ended. Further responses are dropped. */
   response(): Promise<InferenceResponse>;
-  /** Settles when the request has ended: rejects as iterating it would. */
+  /** Settles when the request has ended. Rejects with the error that iterating would throw. */
   readonly finished: Promise<void>;
   /** Cancels the request. */
   return(): Promise<IteratorResult<InferenceResponse>>;
@@ -29,26 +29,26 @@ export interface StreamOptions {
   readonly signal?: AbortSignal | undefined;
   /** Milliseconds from now. */
   readonly deadline?: number | undefined;
-  /** Gets each response as it comes, in place of the iterator. `response` is undefined where a stream ends without one. */
+  /** Called with each response as it arrives, instead of the iterator. `response` is undefined if the stream ends without one. */
   readonly onResponse?: ((response: InferenceResponse | undefined, final: boolean) => void) | undefined;
-  /** Joins two responses that wait unread, so that a consumer that stopped reading costs bounded memory. */
+  /** Merges two unread responses, so that a consumer that stopped reading takes bounded memory. */
   readonly merge?:
     | ((earlier: InferenceResponse, later: InferenceResponse) => InferenceResponse | undefined)
     | undefined;
-  /** The responses come another way: the request's own empty end does not end the stream. */
+  /** The responses come through another channel: the request's own empty last response does not end the stream. */
   readonly delivered?: boolean;
-  /** Responses that may wait unread before the request is cancelled. */
+  /** How many unread responses may accumulate before the request is cancelled. */
   readonly maxQueuedResponses: number;
 }
 
 interface Waiter {
   resolve(result: IteratorResult<InferenceResponse>): void;
   reject(error: Error): void;
-  /** Keeps the consumer's end from being garbage-collected while it waits. */
+  /** Keeps the consumer's side from being garbage-collected while it waits. */
   readonly owner: object;
 }
 
-// Cancels a stream that was garbage-collected before its end.
+// Cancels the request of a stream that was garbage-collected before its end.
 const forgotten = new FinalizationRegistry<StreamState>((state) => state.fail(new RequestCancelledError()));
 
 /** The part of a stream that Triton's side references. Not the stream itself, so that a forgotten one can be collected. */
@@ -74,7 +74,7 @@ export class StreamState implements CallHandler {
     this.#options = options;
   }
 
-  /** The request runs; `cancel` ends it in Triton. */
+  /** Call this when the request runs; `cancel` cancels it in Triton. */
   begin(cancel: () => void): void {
     this.#cancelNative = cancel;
     const { signal, deadline } = this.#options;
@@ -86,12 +86,12 @@ export class StreamState implements CallHandler {
     }
   }
 
-  /** Calls `listener` once when the stream has ended, in whichever way. */
+  /** Calls `listener` once when the stream has ended, for whatever reason. */
   onEnd(listener: () => void): void {
     this.#endListener = listener;
   }
 
-  /** Ends the stream with an error and the request with it; nothing happens if it has ended. */
+  /** Ends the stream with an error and cancels the request. Does nothing if the stream has ended. */
   fail(error: Error): void {
     if (this.#ended) return;
     this.#error = error;
@@ -105,7 +105,7 @@ export class StreamState implements CallHandler {
     if (this.#ended || (response === undefined && this.#options.delivered)) return;
     const { onResponse } = this.#options;
     if (onResponse !== undefined) {
-      // Other streams of the same batch go on.
+      // Other streams of the same batch continue.
       const returned = this.#call("onResponse", onResponse, () => onResponse(response, final));
       if (!returned) return;
     } else if (response !== undefined) {
@@ -122,7 +122,7 @@ export class StreamState implements CallHandler {
     if (!final) cancel?.();
   }
 
-  /** Calls a callback of the user's; if it throws, the request fails. */
+  /** Calls one of the user's callbacks; if it throws, the request fails. */
   #call(name: string, owner: object, call: () => void): boolean {
     const error = callback(name, owner, call);
     if (error === undefined) return true;
@@ -167,7 +167,7 @@ export class StreamState implements CallHandler {
     clearTimeout(this.#timer);
     this.#stopWaiting?.();
     for (const waiter of this.#waiters.splice(0)) {
-      // Thrown once, then the iterator is done, as an async generator's is.
+      // The error is thrown once; after that the iterator is done, like that of an async generator.
       if (this.#error === undefined || this.#thrown) waiter.resolve({ done: true, value: undefined });
       else waiter.reject(this.#error);
       this.#thrown = true;
@@ -212,7 +212,7 @@ export class StreamState implements CallHandler {
   }
 }
 
-/** The consumer's end of a stream. */
+/** The consumer's side of a stream. */
 export class Responses implements ResponseStream {
   readonly id: string;
   readonly #state: StreamState;
@@ -228,7 +228,7 @@ export class Responses implements ResponseStream {
   }
 
   get finished(): Promise<void> {
-    // The end can be awaited without a reference to the stream.
+    // `finished` can be awaited without keeping a reference to the stream.
     forgotten.unregister(this);
     return this.#state.finished;
   }
@@ -246,7 +246,7 @@ export class Responses implements ResponseStream {
     const first = await this.#state.next(this);
     if (first.done === true) throw new TritonServerError("INTERNAL", `request '${this.id}' ended without a response`);
     while ((await this.#state.next(this)).done !== true) {
-      // Read to the end, so that a late error is not lost.
+      // Reads to the end, so that a late error is not lost.
     }
     return first.value;
   }

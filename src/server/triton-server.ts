@@ -11,19 +11,19 @@ import type { ResponseStream } from "./stream";
 export interface ModelIndexEntry {
   /** The model's name. */
   readonly name: string;
-  /** The version that the line is about; absent for a model that is not loaded. */
+  /** The version that this entry is about; absent for a model that is not loaded. */
   readonly version?: string;
   /** `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`; absent for a model that was never loaded. */
   readonly state?: string;
-  /** Why it is not ready, where Triton says. */
+  /** Why it is not ready, if Triton says so. */
   readonly reason?: string;
 }
 
 let create: (core: ServerCore) => TritonServer;
 
 /**
- * NVIDIA Triton in this process. There is one for the whole process: further starts, from workers too, join it, and it
- * stops with the last one that stops.
+ * NVIDIA Triton in this process. There is one for the whole process: later starts, from workers too, join it, and it
+ * stops when the last of them is stopped.
  *
  * ```ts
  * await using server = await TritonServer.start({
@@ -66,17 +66,17 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.sharedMemoryPrefix;
   }
 
-  /** Requests of this object that run. */
+  /** The number of this object's running requests. */
   get runningRequests(): number {
     return this.#core.runningRequests;
   }
 
-  /** The Python children that run now, of the whole process's server. */
+  /** The running Python children of the process's server. */
   get children(): ServerChild[] {
     return this.#core.children;
   }
 
-  /** Calls `listener` when the child of a loaded model ends without having been told to. */
+  /** Calls `listener` when the child of a loaded model exits without having been told to. */
   onModelDied(listener: (model: string, error: EngineDiedError) => void): () => void {
     return this.#core.onModelDied(listener);
   }
@@ -86,12 +86,12 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.ask((addon) => addon.isLive());
   }
 
-  /** Whether Triton and all loaded models take requests. */
+  /** Whether Triton and all loaded models accept requests. */
   async isReady(): Promise<boolean> {
     return (await this.#core.ask((addon) => addon.isReady())) && !this.#core.anyModelDead;
   }
 
-  /** Whether the model takes requests; false from the moment its child died, whatever Triton still believes. */
+  /** Whether the model accepts requests; false from the moment its child died, although Triton may still report it as ready. */
   isModelReady(name: string, version?: number): Promise<boolean> {
     return this.#core.isModelReady(name, version);
   }
@@ -101,37 +101,37 @@ export class TritonServer implements AsyncDisposable {
     return JSON.parse(await this.#core.ask((addon) => addon.metadata()));
   }
 
-  /** A model's inputs and outputs, as Triton's metadata protocol has them. */
+  /** A model's inputs and outputs, in the form of Triton's metadata protocol. */
   async modelMetadata(name: string, version?: number): Promise<Record<string, unknown>> {
     return JSON.parse(await this.#core.ask((addon) => addon.modelMetadata(name, version)));
   }
 
-  /** A model's configuration, what Triton completed included. */
+  /** A model's configuration, including what Triton has completed. */
   async modelConfig(name: string, version?: number): Promise<Record<string, unknown>> {
     return JSON.parse(await this.#core.ask((addon) => addon.modelConfig(name, version)));
   }
 
-  /** Triton's counters of a model; of all models with an empty name. */
+  /** Triton's counters of a model, or of all models if the name is empty. */
   async modelStatistics(name = "", version?: number): Promise<Record<string, unknown>> {
     return JSON.parse(await this.#core.ask((addon) => addon.modelStatistics(name, version)));
   }
 
-  /** Models of the registered repositories; one that was loaded from files is among them only while it is loaded. */
+  /** The models of the registered repositories. A model that was loaded from files is listed only while it is loaded. */
   async repositoryIndex(options: { readyOnly?: boolean } = {}): Promise<ModelIndexEntry[]> {
     return JSON.parse(await this.#core.ask((addon) => addon.repositoryIndex(options.readyOnly ?? false)));
   }
 
-  /** Prometheus text, as Triton's metrics port would serve it. */
+  /** Metrics as Prometheus text, as Triton's metrics port would serve them. */
   metrics(): Promise<string> {
     return this.#core.ask((addon) => addon.metrics());
   }
 
-  /** Adds a model repository's folder; its models can be loaded by name. */
+  /** Registers a model repository. Its models can then be loaded by name. */
   registerRepository(path: string): Promise<void> {
     return this.#core.registerRepository(path);
   }
 
-  /** Takes a folder away again; models that are loaded from it stay. */
+  /** Unregisters a model repository. Models that were loaded from it stay loaded. */
   unregisterRepository(path: string): Promise<void> {
     return this.#core.unregisterRepository(path);
   }
@@ -145,14 +145,14 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.loadModel(name, options);
   }
 
-  /** Unloads a model and waits until its Python child is gone. Requests that run are waited for by Triton. */
+  /** Unloads a model and waits until its Python child is gone. Triton waits for the running requests first. */
   unloadModel(name: string, options: { dependents?: boolean } = {}): Promise<void> {
     return this.#core.unloadModel(name, options);
   }
 
   /**
-   * Sends a request. Its responses come as the returned stream is read; errors of the request itself (unknown model,
-   * wrong tensors) reject there too.
+   * Sends a request and returns the stream of its responses. Errors of the request itself (unknown model,
+   * wrong tensors) reject when the stream is read.
    *
    * @throws {@link InvalidArgumentError} for a request that can't be sent at all, {@link DisposedError} after `stop`.
    */
@@ -161,7 +161,10 @@ export class TritonServer implements AsyncDisposable {
     return this.#core.infer(request);
   }
 
-  /** Ends this object's requests and leaves the server; the last one to leave stops it. Repeated calls are one call. */
+  /**
+   * Cancels this object's requests and leaves the server; the last user to leave stops it. Repeated calls return the same
+   * promise.
+   */
   stop(): Promise<void> {
     return this.#core.stop();
   }

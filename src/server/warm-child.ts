@@ -3,15 +3,17 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Addon } from "../native/binding";
 import { fromNative } from "../transport/failure";
 
-/** Seconds that the server's children must have been idle before a new warm child is made, and the longest wait for that. */
+/**
+ * How many seconds the server's children must have been idle before a new warm child is started, and the longest wait for that.
+ */
 const idleSeconds = 1;
 const patienceSeconds = 60;
 /** Share of one processor that counts as idle. */
 const idleShare = 0.1;
-/** Warm children in a row that end by themselves, after which no more are made. */
+/** After this many warm children in a row have exited by themselves, no more are started. */
 const maxFailures = 3;
 
-/** What a keeper needs of its server. */
+/** The part of the server that a keeper uses. */
 export interface WarmChildHost {
   readonly addon: Pick<
     Addon,
@@ -23,8 +25,8 @@ export interface WarmChildHost {
 }
 
 /**
- * Keeps one warm child of an environment (native/process/warm_children.h): when a load or a restart has taken it, or it
- * has ended, another one is made as soon as the server's children are idle.
+ * Keeps one warm child for an environment (native/process/warm_children.h): when a load or a restart has used it, or it
+ * has exited, another one is started as soon as the server's children are idle.
  */
 export class WarmChildKeeper {
   readonly #host: WarmChildHost;
@@ -40,12 +42,12 @@ export class WarmChildKeeper {
     host.addon.holdWarmChild(key);
   }
 
-  /** Pid of the child that waits; undefined while there is none. */
+  /** Pid of the waiting child; undefined while there is none. */
   get pid(): number | undefined {
     return this.#pid;
   }
 
-  /** Starts the first child and waits until it has imported everything. Once. @throws the typed error of the addon */
+  /** Starts the first child and waits until it has imported everything. Call it once. @throws the addon's error */
   async start(): Promise<void> {
     const { addon } = this.#host;
     addon.hold();
@@ -59,14 +61,14 @@ export class WarmChildKeeper {
     this.keep(0);
   }
 
-  /** Makes children in the background. @param firstPause - seconds before the first one, if there is none yet */
+  /** Starts children in the background. @param firstPause - seconds before the first one, if there is none yet */
   keep(firstPause = 1): void {
     this.#running ??= this.#keep(firstPause).catch((error: unknown) => {
       if (!this.#released.signal.aborted) this.#host.warn(`tritonode: no warm child any more: ${String(error)}`);
     });
   }
 
-  /** Ends the child that waits, and makes no more. */
+  /** Ends the waiting child, and starts no more. */
   release(): void {
     if (this.#released.signal.aborted) return;
     this.#released.abort();
@@ -86,7 +88,7 @@ export class WarmChildKeeper {
       await this.#untilIdle();
       try {
         this.#pid = await addon.startWarmChild(this.#key);
-        // One that dies as soon as it is ready counts as a failure too.
+        // A child that dies as soon as it is ready counts as a failure too.
         if (performance.now() - started > patienceSeconds * 1000) failures = 0;
       } catch (error) {
         if (signal.aborted) return;
@@ -106,12 +108,12 @@ export class WarmChildKeeper {
   }
 }
 
-/** What processes have used so far, and a text that tells whether they are still the same. */
+/** The processor time that processes have used so far, and a text that shows whether they are still the same processes. */
 function processorSeconds(pids: readonly number[]): { key: string; seconds: number } {
   let ticks = 0;
   for (const pid of pids) {
     try {
-      // proc_pid_stat(5): utime and stime are fields 14 and 15, of 100 to a second; the name in parentheses may hold
+      // proc_pid_stat(5): utime and stime are fields 14 and 15, in hundredths of a second; the name in parentheses may contain
       // anything.
       const fields = readFileSync(`/proc/${pid}/stat`, "latin1").replace(/^.*\)/s, "").split(" ");
       ticks += Number(fields[12]) + Number(fields[13]);

@@ -7,7 +7,7 @@ import { dataTypeName, type Tensor, type TensorData } from "./tensors";
 export interface InferenceResponse {
   /** The model's name. */
   readonly model: string;
-  /** The model's version that answered. */
+  /** The version of the model that answered. */
   readonly version: number;
   /** The id of the request. */
   readonly id: string;
@@ -19,11 +19,11 @@ export interface InferenceResponse {
   readonly final: boolean;
 }
 
-/** Receives the responses of one call. Must not throw. */
+/** Receives the responses of one call. Its functions must not throw. */
 export interface CallHandler {
   readonly id: string;
   readonly model: string;
-  /** `response` is undefined where Triton ends a stream without one. */
+  /** `response` is undefined if Triton ends a stream without one. */
   onResponse(response: InferenceResponse | undefined, final: boolean): void;
   onFailure(code: string, message: string, final: boolean): void;
 }
@@ -33,14 +33,14 @@ export interface ChildEvent {
   readonly pid: number;
   readonly running: boolean;
   readonly arguments: readonly string[];
-  /** Triton has ended it, as far as is known; it did not die. */
+  /** As far as is known, Triton told it to exit; it did not crash. */
   readonly asked: boolean;
 }
 
 /** The parameters of a response that has none. */
 export const noParameters: Readonly<Record<string, never>> = Object.freeze({});
 
-/** Reports an error of one listener; the other listeners, and the rest of the batch, go on. */
+/** Reports an error of one listener; the other listeners, and the rest of the batch, are not affected. */
 function tell(listener: () => void): void {
   try {
     listener();
@@ -51,7 +51,7 @@ function tell(listener: () => void): void {
   }
 }
 
-/** This environment's end of the addon's event queue: passes each event of a batch on to its listeners. */
+/** This environment's side of the addon's event queue. It passes each event of a batch to its listeners. */
 export class Channel {
   static #instance: Channel | undefined;
 
@@ -62,7 +62,7 @@ export class Channel {
   readonly #children = new Map<number, ChildEvent>();
   readonly #childListeners = new Set<(event: ChildEvent) => void>();
 
-  /** One for each environment, made when first needed. @throws {@link AddonLoadError} */
+  /** There is one for each environment, made when it is first needed. @throws {@link AddonLoadError} */
   static get(): Channel {
     Channel.#instance ??= new Channel(loadAddon());
     return Channel.#instance;
@@ -81,7 +81,7 @@ export class Channel {
     addon.initialize((batch) => reader.read(batch, sink), isMainThread);
   }
 
-  /** Another user of the server in this environment; its children are reported as long as there is one. */
+  /** Adds a user of the server in this environment. Children are reported as long as there is a user. */
   join(): void {
     this.#users++;
   }
@@ -95,7 +95,7 @@ export class Channel {
   }
 
   /**
-   * Forgets every call of a model whose child is dead, cancelled ones included. Triton would never end them, and a call
+   * Forgets every call of a model whose child is dead, including cancelled ones. Triton would never end them, and a call
    * that has not ended keeps the event loop alive.
    *
    * @param only - forget only these calls: another child serves the later ones

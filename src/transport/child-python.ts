@@ -5,12 +5,12 @@ import type { Runtime } from "../runtime/runtime";
 
 /**
  * Makes a virtual environment with the runtime's packages in which Python writes no `__pycache__`: Triton takes a new
- * file in a model's folder for a change of the model, and loads the model again with the next ensemble over it.
+ * file in a model's folder as a change of the model, and would load the model again with the next ensemble that uses it.
  *
- * The stub's Python is isolated and reads no environment variable for this. It reads the pyvenv.cfg next to the first
+ * The stub's Python is isolated and ignores the environment variable for this. It reads the pyvenv.cfg next to the first
  * python3 on PATH, and the .pth files of that environment.
  *
- * @returns the folder to put first on the child's PATH, or undefined where the runtime's Python is in no environment
+ * @returns the folder to put first on the child's PATH, or undefined if the runtime's Python is not in a virtual environment
  */
 export function layOutChildPython(directory: string, runtime: Runtime): string | undefined {
   const venv = dirname(dirname(runtime.python));
@@ -23,7 +23,7 @@ export function layOutChildPython(directory: string, runtime: Runtime): string |
   for (const name of ["python", "python3"]) symlinkSync(runtime.python, join(bin, name));
   writeFileSync(join(directory, "pyvenv.cfg"), readFileSync(settings));
   const shared = JSON.stringify(sitePackages(venv, runtime.pythonVersion));
-  // One line: site runs those that begin with "import".
+  // On one line, because `site` runs lines that begin with "import".
   writeFileSync(
     join(packages, "tritonode.pth"),
     `import site, sys; sys.dont_write_bytecode = True; site.addsitedir(${shared})\n`,

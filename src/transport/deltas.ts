@@ -19,7 +19,7 @@ interface Receiver {
 
 /** Milliseconds that a model may take to open the channel. */
 const openLimit = 10_000;
-/** Milliseconds to wait after a failure before trying again: each attempt costs a request. */
+/** Milliseconds to wait after a failure before the next attempt, because each attempt costs a request. */
 const retryDelay = 5_000;
 
 /** The request that represents an open channel. */
@@ -39,7 +39,7 @@ export type OpenChannel = (name: string, onAnswer: () => void) => ChannelRequest
  * The pieces of all streams of a model, through a FIFO that its child writes once for each step of the engine
  * (backends/vllm/tritonode/triton/deltas.py). A Triton request that stays open represents it.
  *
- * While it is not open (the engine has just died), each request is answered by Triton responses, as for any client.
+ * While it is not open (for example, the engine has just died), Triton's responses answer each request, as for any client.
  */
 export class DeltaChannel {
   readonly #model: string;
@@ -52,20 +52,20 @@ export class DeltaChannel {
   #rest = "";
   #retryAt = 0;
 
-  /** @param directory the server's private one, where the FIFO is made */
+  /** @param directory - the server's private directory, where the FIFO is made */
   constructor(model: string, directory: string, send: OpenChannel) {
     this.#model = model;
     this.#directory = directory;
     this.#send = send;
   }
 
-  /** The name that a request passes to use the channel. Undefined while it is not open; asking then opens it. */
+  /** The name that a request passes to use the channel. Undefined while it is not open; reading it then opens the channel. */
   get name(): string | undefined {
     if (this.#name === undefined && performance.now() >= this.#retryAt) this.open().catch(() => {});
     return this.#name;
   }
 
-  /** Resolves when the channel is open, or can't be. */
+  /** Resolves when the channel is open, or cannot be opened. */
   async open(): Promise<void> {
     if (this.#request !== undefined) return;
     const name = `channel-${randomBytes(9).toString("base64url")}`;
@@ -84,7 +84,7 @@ export class DeltaChannel {
         if (this.#request === request) this.#end("the backend ended it", 0);
         opened();
       });
-    // Bounds the wait, and keeps the process alive for it, which a background request does not.
+    // Limits the wait, and keeps the process alive meanwhile, which a background request does not.
     const timer = setTimeout(() => this.#end("it was not opened in time"), openLimit);
     await ready;
     clearTimeout(timer);
@@ -115,7 +115,7 @@ export class DeltaChannel {
       try {
         this.#take(text);
       } catch (error) {
-        this.#end(`it brought something else than pieces: ${(error as Error).message}`);
+        this.#end(`it delivered something other than pieces: ${(error as Error).message}`);
       }
     });
     // The pipe ends when the child dies, which is reported elsewhere.
@@ -130,7 +130,7 @@ export class DeltaChannel {
     return () => this.#receivers.delete(token);
   }
 
-  /** Closes the channel. No stream may need it any more. */
+  /** Closes the channel. No stream may be using it. */
   close(): void {
     const request = this.#request;
     this.#request = undefined;
@@ -141,7 +141,7 @@ export class DeltaChannel {
     request?.cancel();
   }
 
-  /** Closes the channel after a failure: the streams that use it fail, because nothing more will come for them. */
+  /** Closes the channel after a failure. The streams that use it fail, because they would get nothing more. */
   #end(reason: string, pause = retryDelay): void {
     this.#retryAt = performance.now() + pause;
     this.close();

@@ -61,7 +61,9 @@ function fromSystem(code: string, error: Error): TritonodeError {
   return new TritonodeError("ERR_SYSTEM", error.message, { cause: error, hint: systemHints[code] });
 }
 
-/** Triton's messages for a request whose child is dead (python_backend, SendMessageToStub; native/python_backend/dead_owner.h). */
+/**
+ * Triton's messages for a request whose child is dead (python_backend, SendMessageToStub; native/python_backend/dead_owner.h).
+ */
 const childIsDead = /^(?:Failed to obtain the health mutex|Stub process is not healthy)\.?$/;
 
 /** The error of a response of `model`. */

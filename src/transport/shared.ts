@@ -7,8 +7,8 @@ export class InUseError extends Error {
 }
 
 /**
- * What all environments (main thread, workers) and all users in one of them share, counted for the whole process: the
- * first sets it up, the last takes it down, and no other user touches it in between. See native/process/shared_resources.h.
+ * Resources that all environments (main thread, workers) and all users in them share, with a count for the whole process: the
+ * first user sets a resource up, the last one takes it down, and others wait meanwhile. See native/process/shared_resources.h.
  *
  * Names start with `model/` or `repository/`, which says how to clean up after a worker that was terminated.
  */
@@ -46,7 +46,10 @@ export class Shared {
     this.#addon.settleShared(name, description);
   }
 
-  /** Leaves it. True for the last user, who takes it down and then calls {@link Shared.settle} without a description. */
+  /**
+   * Leaves the resource. Resolves with true for the last user, who takes it down and then calls {@link Shared.settle} without a
+   * description.
+   */
   release(name: string): Promise<boolean> {
     return this.#addon.releaseShared(name);
   }

@@ -4,15 +4,15 @@ import { namesIn } from "../common/files";
 import type { Addon } from "../native/binding";
 import { prefix } from "./workspace";
 
-/** Milliseconds after which a server that starts has surely taken its locks. */
+/** Milliseconds after which a starting server certainly holds its locks. */
 const unlockedAge = 3_600_000;
 
 /**
  * Removes what dead processes of this user left behind: private directories, shared memory, and children that outlived
- * their host. The reaper does this when a process ends; this is for the case that the reaper was killed as well.
+ * their host. The reaper does this when a process exits; this function is for the case that the reaper was killed as well.
  *
- * A lock tells whether the owner is alive (native/process/owner_lock.h). The pid in the name does not: in another PID
- * namespace it means another process, or none.
+ * A lock shows whether the owner is alive (native/process/owner_lock.h). The pid in the name does not: in another PID
+ * namespace it is the pid of another process, or of none.
  *
  * @returns the paths that were removed
  */
@@ -38,7 +38,7 @@ export function sweep(addon: Pick<Addon, "ownerOf">, temporaryDirectory: string,
     const lock = join(shmDirectory, `${start.replace(/^sem\./, "")}owner`);
     if (!left.has(lock)) left.set(lock, isLeft(addon, lock, pid, path));
     if (left.get(lock) !== true) continue;
-    // Last: without it what a sweep that is interrupted leaves would count as unlocked.
+    // The lock is removed last: without it, the leftovers of an interrupted sweep would count as unlocked.
     if (path === lock) locks.push(path);
     else remove(path);
   }
@@ -53,7 +53,7 @@ function find(directory: string, pattern: RegExp): { name: string; pid: number; 
   });
 }
 
-/** Without a lock: a server that just starts, or one whose start was killed before it had one. */
+/** A directory without a lock belongs to a server that is just starting, or to one that was killed before it had the lock. */
 function isLeft(addon: Pick<Addon, "ownerOf">, lock: string, pid: number, path: string): boolean {
   const owner = addon.ownerOf(lock);
   if (owner !== undefined) return owner === "gone";
@@ -103,7 +103,7 @@ function removeLinked(directory: string): void {
       const made = readlinkSync(join(directory, name));
       if (basename(made) === name && isMine(made)) rmSync(made, { recursive: true, force: true });
     } catch {
-      // No link.
+      // It is not a link.
     }
   }
 }

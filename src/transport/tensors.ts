@@ -31,7 +31,7 @@ export type TritonDataType = Exclude<(typeof names)[number], "INVALID">;
  * | BYTES (TYPE_STRING in a model configuration) | `string[]` (UTF-8) or `Uint8Array[]` |
  * | BOOL | `boolean[]`, or a `Uint8Array` of 0 and 1 |
  * | INT8 … FP64 | the typed array of that size, or `number[]` (`bigint[]` for 64-bit integers) |
- * | FP16, BF16 | a `Uint16Array` of their bits |
+ * | FP16, BF16 | a `Uint16Array` of the bit patterns |
  *
  * Outputs have the first form of each row.
  */
@@ -60,7 +60,7 @@ export type NumericArray =
 export interface Tensor<Data = TensorData> {
   /** The input's or output's name in the model's configuration. */
   readonly name: string;
-  /** What its elements are. */
+  /** The type of its elements. */
   readonly datatype: TritonDataType;
   /** Its dimensions; their product is the number of elements. */
   readonly shape: readonly number[];
@@ -98,7 +98,7 @@ export function dataTypeName(number: number): TritonDataType {
   return (names[number] ?? "INVALID") as TritonDataType;
 }
 
-/** Checks an input and puts it into the form that the addon takes. @throws {@link InvalidArgumentError} */
+/** Checks an input and converts it to the form that the addon expects. @throws {@link InvalidArgumentError} */
 export function toNativeTensor(tensor: InputTensor): {
   name: string;
   datatype: number;
@@ -124,7 +124,7 @@ export function toNativeTensor(tensor: InputTensor): {
   const data = normalise(tensor);
   const count = data.length;
   if (tensor.shape !== undefined && !Array.isArray(tensor.shape)) {
-    throw new InvalidArgumentError(`input '${name}' has a shape that is no array: ${describe(tensor.shape)}`);
+    throw new InvalidArgumentError(`input '${name}' has a shape that is not an array: ${describe(tensor.shape)}`);
   }
   const shape: number[] = [...(tensor.shape ?? [count])];
   let product = 1;
@@ -164,7 +164,7 @@ function normalise(tensor: InputTensor): readonly unknown[] | NumericArray {
   const array = arrays[datatype];
   if (array === undefined) return wrong("is not supported");
   if (data instanceof (array as unknown as new () => NumericArray)) return data;
-  // Bits, not numbers: converting silently would send garbage.
+  // The data type holds bit patterns, not numbers: a silent conversion would send garbage.
   if (datatype === "FP16" || datatype === "BF16") return wrong("must be a Uint16Array of the numbers' bits");
   if (!Array.isArray(data)) return wrong("must be the typed array of that datatype or a plain array");
   if (datatype === "INT64" || datatype === "UINT64") {

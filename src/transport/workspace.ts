@@ -22,10 +22,10 @@ import { InvalidArgumentError } from "../errors";
 import type { Runtime } from "../runtime/runtime";
 import { layOutChildPython } from "./child-python";
 
-/** Start of the name of every private directory and, with `_`, of every shared-memory region. */
+/** The names of all private directories begin with this, and, with `_`, those of all shared-memory regions. */
 export const prefix = "tritonode";
 
-/** Triton hands the stub's paths to `bash -c` unquoted: anything else would be split or expanded there. */
+/** Triton passes the stub's paths to `bash -c` without quotes: any other character would be split or expanded there. */
 const plain = /^[A-Za-z0-9_./@%+=:,-]+$/;
 
 export interface WorkspaceOptions {
@@ -54,14 +54,14 @@ export class Workspace {
     return join(this.directory, "backends");
   }
 
-  /** The repository for models that come as files instead of a folder. */
+  /** The repository for models that are given as files instead of a folder. */
   get ownRepository(): string {
     return join(this.directory, "repositories", "own");
   }
 
   static create(options: WorkspaceOptions): Workspace {
     const directory = makeDirectory(options.runtime.triton.pythonBackend);
-    // The region's name goes through `bash -c` too, and shm_open bounds it to 255 bytes.
+    // The region's name goes through `bash -c` too, and shm_open limits it to 255 bytes.
     const workspace = new Workspace(directory, `${prefix}_${process.pid}_${randomBytes(4).toString("hex")}_`);
     try {
       const parts = [
@@ -84,7 +84,7 @@ export class Workspace {
     return workspace;
   }
 
-  /** The workspace that another environment of this process made. */
+  /** Opens the workspace that another environment of this process made. */
   static open(directory: string, shmPrefix: string): Workspace {
     return new Workspace(directory, shmPrefix);
   }
@@ -93,7 +93,7 @@ export class Workspace {
     const source = runtime.triton.pythonBackend;
     const target = join(this.backends, "python");
     for (const name of readdirSync(source)) {
-      // Copies: Triton refuses a library that a link leads out of the backend's folder.
+      // Copies, because Triton refuses a library that is a link out of the backend's folder.
       if (name.endsWith(".so") || name.endsWith(".py")) copyFileSync(join(source, name), join(target, name));
     }
     const stub = join(target, "triton_python_backend_stub");
@@ -105,7 +105,7 @@ export class Workspace {
   /** Adds the Python-based backends that are not there yet. */
   addBackends(backends: Readonly<Record<string, string>>): void {
     for (const [name, source] of Object.entries(backends)) {
-      if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' is no name for a backend`);
+      if (!/^[A-Za-z0-9_-]+$/.test(name)) throw new InvalidArgumentError(`'${name}' cannot be a backend's name`);
       const target = join(this.backends, name);
       if (existsSync(target)) {
         refuseOther(name, target, source);
@@ -145,13 +145,13 @@ export class Workspace {
   }
 
   /**
-   * Writes a model from the caller's files into the library's own repository. Triton could take them with the load request, but would
-   * leave them in /tmp/folder* after an unclean exit.
+   * Writes a model from the caller's files into the library's own repository. Triton accepts them in the load request too, but
+   * would leave them in /tmp/folder* after an unclean exit.
    */
   writeModel(name: string, files: Readonly<Record<string, Uint8Array | string>>): void {
     const folder = join(this.ownRepository, name);
     rmSync(folder, { recursive: true, force: true });
-    // Triton wants a version's folder even if it is empty.
+    // Triton requires a version folder, even an empty one.
     mkdirSync(join(folder, "1"), { recursive: true });
     for (const [path, content] of Object.entries(files)) {
       const target = join(folder, path);
@@ -185,9 +185,9 @@ export class Workspace {
     backend: string,
   ): string {
     const folder = join(this.directory, "warm");
-    // LD_PRELOAD takes spaces and colons for separators, and this path has none.
+    // LD_PRELOAD treats spaces and colons as separators; this path has none.
     link(library, join(folder, "preload.so"));
-    // As model.py does it: the interpreter decodes paths as ASCII.
+    // As in model.py, because the interpreter decodes paths as ASCII.
     const real = dirname(realpathSync(join(this.backends, backend, "model.py")));
     // biome-ignore lint/suspicious/noControlCharactersInRegex: what is not ASCII
     link(/^[\x00-\x7f]*$/.test(real) ? real : join(this.backends, backend), join(folder, "backend"));
@@ -211,7 +211,7 @@ function link(target: string, path: string): void {
   }
 }
 
-/** Triton knows one backend of a name, and goes on with the one that it has loaded. @throws {@link InvalidArgumentError} */
+/** Triton has one backend for each name, and keeps using the one that it has loaded. @throws {@link InvalidArgumentError} */
 function refuseOther(name: string, target: string, source: string): void {
   const model = readlinkSync(join(target, "model.py"));
   if (realpathSync(model) === realpathSync(join(resolve(source), "model.py"))) return;
@@ -222,7 +222,7 @@ function refuseOther(name: string, target: string, source: string): void {
 
 /**
  * A folder of mode 0700, under the same name for each server of this process that has the same Python backend: the dynamic
- * loader knows a library by its path, and would map another copy of one that lies elsewhere. It is never unmapped.
+ * loader identifies a library by its path, and would map another copy of one at another path. It is never unmapped.
  */
 function makeDirectory(pythonBackend: string): string {
   const started = readFileSync("/proc/self/stat", "latin1").replace(/^.*\)/, "").split(" ")[20];
@@ -234,12 +234,12 @@ function makeDirectory(pythonBackend: string): string {
     return start + tag;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    // Another process's, or the rest of a server that could not be stopped.
+    // It belongs to another process, or to a server that could not be stopped.
     return mkdtempSync(start);
   }
 }
 
-/** os.tmpdir(), or /tmp where its path would not survive `bash -c`. */
+/** os.tmpdir(), or /tmp if its path would not survive `bash -c`. */
 export function temporaryDirectory(): string {
   const usual = tmpdir();
   return plain.test(usual) ? usual : "/tmp";
@@ -249,7 +249,7 @@ export function temporaryDirectory(): string {
 function exportLines(environment: Readonly<Record<string, string | undefined>>): string[] {
   return Object.entries(environment).map(([name, value]) => {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
-      throw new InvalidArgumentError(`'${name}' is no name for an environment variable`);
+      throw new InvalidArgumentError(`'${name}' cannot be an environment variable's name`);
     }
     if (value !== undefined && (typeof value !== "string" || value.includes("\0"))) {
       throw new InvalidArgumentError(`the environment variable ${name} must be a string without NUL`);
@@ -259,10 +259,10 @@ function exportLines(environment: Readonly<Record<string, string | undefined>>):
 }
 
 /**
- * What Triton starts in place of the stub. It sets up the child, and only the child, and becomes the stub.
+ * The script that Triton starts in place of the stub. It sets up the child, and only the child, and becomes the stub.
  *
- * Triton 24.10 first runs the stub without arguments and expects exit code 1 of it; the stub's own answer costs the
- * start of a Python, so the wrapper exits with that code itself.
+ * Triton 24.10 first runs the stub without arguments and expects exit code 1. The stub itself would need the
+ * start of a Python for that, so the wrapper exits with the code instead.
  */
 function stubWrapper(
   runtime: Runtime,
@@ -281,9 +281,9 @@ function stubWrapper(
     'warm= room= && [ "$1" = --warm ] && warm=$2 && room=$3',
     // Written under another name and then renamed: the host must not read half a file.
     '[ -n "$warm" ] || { printf "%s\\n" "$@" >"$directory/children/.$$" && mv "$directory/children/.$$" "$directory/children/$$"; }',
-    // The host reports a crash. A core dump would take several GiB and delay the end.
+    // The host reports a crash. A core dump would take several GiB and delay the exit.
     "ulimit -c 0",
-    // glibc gives each thread an arena of its own, and short streams on many threads fragment them all: see the soak in
+    // glibc gives each thread its own arena, and short streams on many threads fragment all of them: see the soak test in
     // docs/reference/reliability.md.
     // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
     'export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}"',

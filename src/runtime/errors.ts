@@ -7,9 +7,9 @@ export class PythonNotFoundError extends RuntimeMissingError {
   }
 }
 
-/** `setup` or `bundle` could not finish; nothing half-made is left that a second run would trip over. */
+/** `setup` or `bundle` could not finish. It leaves nothing behind that would disturb a second run. */
 export class SetupError extends TritonodeError {
-  /** Path of the full output of the installers, where it was kept. */
+  /** Path of the installers' full output, if it was kept. */
   readonly log: string | undefined;
 
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string; log?: string }) {
@@ -18,7 +18,7 @@ export class SetupError extends TritonodeError {
   }
 }
 
-/** `setup` or `bundle` was ended by its AbortSignal. */
+/** `setup` or `bundle` was aborted by its AbortSignal. */
 export class SetupCancelledError extends SetupError {
   constructor(cause?: unknown) {
     super("the setup was interrupted", {

@@ -2,10 +2,10 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { SetupCancelledError } from "./errors";
 
-/** How long a child may take to end after SIGTERM before it gets SIGKILL. */
+/** How long a child may take to exit after SIGTERM before it gets SIGKILL. */
 const KILL_AFTER_MS = 3_000;
 
-/** The last part of a child's output that is kept for error messages, characters. */
+/** How many of the last characters of a child's output are kept for error messages. */
 const TAIL_LENGTH = 64 * 1024;
 
 export interface RunOptions {
@@ -14,14 +14,14 @@ export interface RunOptions {
   signal?: AbortSignal | undefined;
   /** Milliseconds after which the child is killed and `timedOut` is set. */
   timeout?: number;
-  /** Each full line of stdout and stderr, as it comes, without its line end. */
+  /** Called with each full line of stdout and stderr, without its line end. */
   onLine?: (line: string, stream: "stdout" | "stderr") => void;
-  /** The child's pid, as soon as it runs. */
+  /** Called with the child's pid as soon as it runs. */
   onSpawn?: (pid: number) => void;
 }
 
 export interface RunResult {
-  /** Exit code; null where a signal ended it. */
+  /** Exit code; null if a signal ended it. */
   code: number | null;
   signal: NodeJS.Signals | null;
   stdout: string;
@@ -30,7 +30,7 @@ export interface RunResult {
 }
 
 /**
- * Runs a program to its end in a process group of its own, so that aborting ends what it started as well.
+ * Runs a program until it exits, in its own process group, so that aborting also ends what the program has started.
  *
  * @throws {@link SetupCancelledError} when `signal` fires, after the whole group is gone; a system error (ENOENT, EACCES)
  *   when the program can't be started. A bad exit code is not an error here.
@@ -51,7 +51,7 @@ export function run(command: string, args: readonly string[], options: RunOption
       killGroup(child.pid, "SIGTERM");
       killTimer ??= setTimeout(() => killGroup(child.pid, "SIGKILL"), KILL_AFTER_MS);
     };
-    // covers process.exit() and an uncaught throw: the installer must not go on without the one that watches it
+    // covers process.exit() and an uncaught throw: the installer must not continue without the process that watches it
     const onExit = () => killGroup(child.pid, "SIGKILL");
     process.once("exit", onExit);
     signal?.addEventListener("abort", end, { once: true });
@@ -97,19 +97,19 @@ export function run(command: string, args: readonly string[], options: RunOption
   });
 }
 
-/** Signals a whole process group; one that is gone already is fine. */
+/** Signals a whole process group. A group that is gone already is not an error. */
 export function killGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   if (pid === undefined) return;
   try {
     process.kill(-pid, signal);
   } catch {
-    // ESRCH: it ended between the look and the call
+    // ESRCH: it exited between the check and the call
   }
 }
 
 /**
  * When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc_pid_stat(5)); with the pid it names
- * one process for good, where the pid alone may be reused. undefined when there is no such process (or it is a zombie).
+ * one process unambiguously, although pids are reused. Undefined if there is no such process (or it is a zombie).
  */
 export function startTime(pid: number): string | undefined {
   try {

@@ -12,7 +12,7 @@ export interface Runtime {
   readonly device: Device;
   /** `<directory>/venv/bin/python3`. */
   readonly python: string;
-  /** Major and minor version, e.g. `"3.11"`: what the stub has to match. */
+  /** Major and minor version, e.g. `"3.11"`. The stub has to match it. */
   readonly pythonVersion: string;
   /** Folder of `libpython3.X.so.1.0`, for the stub's LD_LIBRARY_PATH. */
   readonly libpythonDirectory: string;
@@ -20,13 +20,13 @@ export interface Runtime {
   readonly triton: TritonFiles;
   /** The installed vLLM's version, e.g. `"0.32.0"`. */
   readonly vllmVersion: string;
-  /** The environment whose packages it uses, where `setup` was told to use those that are installed. */
+  /** The environment whose packages it uses, if `setup` was told to use installed packages. */
   readonly installed?: { readonly python: string; readonly sitePackages: readonly string[] };
   /** Distribution name (normalised: lower case, `-`) → installed version, from the manifest. */
   readonly packages: Readonly<Record<string, string>>;
 }
 
-/** Where the parts of one Triton lie. Every path is absolute. */
+/** The paths of a Triton's parts, all absolute. */
 export interface TritonFiles {
   /** Triton's version, e.g. `"2.51.0"`. */
   readonly version: string;
@@ -38,6 +38,6 @@ export interface TritonFiles {
   readonly pythonBackend: string;
   /** The `triton_python_backend_stub` built for the runtime's Python version. */
   readonly stub: string;
-  /** The stock `tritonserver` program, where there is one. */
+  /** The stock `tritonserver` program, if there is one. */
   readonly server: string | undefined;
 }

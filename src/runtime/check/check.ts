@@ -1,12 +1,12 @@
 /** One line of `doctor`. */
 export interface Check {
-  /** What was looked at, in a few words. */
+  /** What was checked, in a few words. */
   name: string;
   /** `warn`: works, but not as well as it could. `fail`: a load would fail, hang or answer wrongly. */
   status: "ok" | "warn" | "fail";
   /** What was found. */
   detail: string;
-  /** What to do about it; always there for `fail`. */
+  /** What to do about it; always set for `fail`. */
   fix?: string;
 }
 

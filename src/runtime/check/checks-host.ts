@@ -72,7 +72,7 @@ export async function checkSharedMemory(folder = "/dev/shm"): Promise<Check> {
 /** The private folder of a server holds a script that is started as the stub: noexec mounts break that. */
 export async function checkTemporaryFolder(folder = tmpdir()): Promise<Check> {
   const name = "temporary folder";
-  // bash would split or expand such a path: the server then goes to /tmp
+  // bash would split or expand such a path, so the server then uses /tmp
   const usable = /^[A-Za-z0-9_@%+=:,./-]+$/.test(folder) ? folder : "/tmp";
   let scratch: string | undefined;
   try {
@@ -144,7 +144,7 @@ export function checkOpenMp(environment: NodeJS.ProcessEnv = process.env, cores 
   return ok(name, detail);
 }
 
-/** Bytes that the cgroup or the machine grants. */
+/** How many bytes the cgroup or the machine allows. */
 function memoryLimit(): number {
   const constrained = process.constrainedMemory?.() ?? 0;
   return constrained > 0 ? Math.min(constrained, totalmem()) : totalmem();

@@ -13,7 +13,7 @@ import { run } from "../process";
 import type { Runtime } from "../runtime";
 import { type Check, fail, ok, warn } from "./check";
 
-/** The command that repairs a damaged runtime. It removes the old one first, because its manifest still fits. */
+/** The command that repairs a damaged runtime. It removes the old runtime first, because setup would find its manifest valid. */
 function rebuild(runtime: Runtime): string {
   return `rm -r ${join(runtime.directory, "manifest.json")} && ${setupCommand(runtime)}`;
 }
@@ -85,7 +85,7 @@ export function checkUnwanted(runtime: Runtime): Check {
   return fail(name, `${found.join(", ")} installed`, `${runtime.python} -m pip uninstall -y ${found.join(" ")}`);
 }
 
-/** Whether the runtime is what this version of tritonode would install, and whether pip has changed it since. */
+/** Checks whether the runtime is what this version of tritonode would install, and whether pip has changed it since. */
 export async function checkVersions(runtime: Runtime): Promise<Check> {
   const name = "versions";
   const manifest: Manifest = await readManifest(runtime.directory, runtime.device);

@@ -31,15 +31,15 @@ import {
 import { checkLeftovers } from "./leftovers";
 import { checkStored } from "./stored";
 
-/** Options of {@link doctor}: which runtime to look at. */
+/** Options of {@link doctor}: which runtime to check. */
 export interface DoctorOptions extends FindRuntimeOptions {
-  /** Aborting it ends the check that runs and the list. */
+  /** Aborting it stops the running check, and no further ones follow. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Looks at everything that keeps a model from loading or from serving well, one {@link Check} at a time, the quick ones
- * first. Changes nothing. A check that itself goes wrong is a failed check, so the list always comes to its end.
+ * Checks everything that can keep a model from loading or from being served well, one {@link Check} at a time, the quick ones
+ * first. Changes nothing. If a check itself throws, it counts as failed, so the list is always complete.
  *
  * ```ts
  * for await (const { name, status, detail, fix } of doctor()) console.log(status, name, detail, fix ?? "");
@@ -49,7 +49,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   const { signal } = options;
   yield checkNode();
   yield checkPlatform();
-  // Where the program can't run at all, the other lines would only hide the one that counts.
+  // If the program can't run at all, further lines would only hide the one that matters.
   const { platform, glibc } = thisHost();
   if (platform !== "linux" || glibc === undefined) return;
   yield checkKernel();
@@ -83,7 +83,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   for (const [name, check] of checks) yield await guarded(name, check);
 }
 
-/** Opens the candidates in turn, as binding.ts does, and prints the path that loads, or why each did not. */
+/** Opens the candidates one after the other, as binding.ts does, and prints the path that loads, or why each one did not. */
 const OPEN_ADDON = `
 const failed = [];
 for (const path of process.argv.slice(1)) {
@@ -99,12 +99,12 @@ for (const path of process.argv.slice(1)) {
 console.log(JSON.stringify(failed));
 process.exitCode = 1;`;
 
-/** Loads the addon in a process of its own: one built for another Node may crash the whole process. */
+/** Loads the addon in a separate process, because one that was built for another Node may crash the whole process. */
 export async function checkAddon(signal?: AbortSignal, root = packageRoot()): Promise<Check> {
   const name = "addon";
   const result = await run(process.execPath, ["-e", OPEN_ADDON, ...addonCandidates(root)], {
     signal,
-    // Electron's own binary runs a script only with this set; plain Node would be taken for Electron by it
+    // Electron's binary runs a script only if this is set; in plain Node it would make code believe that it runs in Electron
     environment: process.versions.electron === undefined ? process.env : { ...process.env, ELECTRON_RUN_AS_NODE: "1" },
   });
   if (result.code === 0) return ok(name, result.stdout.trim());

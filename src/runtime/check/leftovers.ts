@@ -5,13 +5,13 @@ import { namesIn } from "../../common/files";
 import { startTime } from "../process";
 import { type Check, ok, warn } from "./check";
 
-/** What dead processes left behind; nothing in it is in use. */
+/** What dead processes left behind. Nothing of it is in use. */
 export interface Leftovers {
   /** Shared-memory files of hosts that are gone. */
   regions: string[];
   /** Private folders of hosts that are gone. */
   folders: string[];
-  /** Stubs whose host is gone: killed while it streamed, they ignore SIGTERM and keep their memory. */
+  /** Stubs whose host is gone. If the host was killed while it streamed, they ignore SIGTERM and keep their memory. */
   stubs: number[];
 }
 

@@ -11,24 +11,24 @@ import { findLeftovers, type LeftoverPlaces } from "./leftovers";
 
 /** Something that `doctor --fix` can do. */
 export interface Repair {
-  /** What it will do, for the question before it. */
+  /** What it will do, for the question that is asked first. */
   readonly what: string;
   run(): Promise<void>;
 }
 
 export interface RepairOptions extends FindRuntimeOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Gets what is being done, in a few words. */
+  /** Called with what is being done, in a few words. */
   readonly onStep?: ((step: string) => void) | undefined;
-  /** Where leftovers are looked for; default: this machine's own places. */
+  /** Where to look for leftovers. Default: this machine's usual places. */
   readonly places?: LeftoverPlaces | undefined;
 }
 
-/** Checks whose failure means that a part of the runtime is gone or has been changed. */
+/** The checks whose failure means that a part of the runtime is missing or was changed. */
 const ofRuntime = new Set(["runtime", "Python", "libpython", "Triton's stub", "numpy", "torchvision", "vLLM"]);
 
 /**
- * What can be done about the checks that did not pass. The rest needs a person: other software, another machine, a decision.
+ * The repairs for the checks that did not pass. Everything else needs a person: other software, another machine, a decision.
  *
  * @param checks - those of {@link doctor}
  */
@@ -43,7 +43,7 @@ export async function repairsFor(checks: readonly Check[], options: RepairOption
     });
   }
   const broken = checks.filter(({ name, status }) => status === "fail" && ofRuntime.has(name));
-  // What the runtime was made without: then the rest of it is whole, and stays.
+  // A package is missing that the runtime was made without. Everything else is in order, and stays.
   const lacking = broken.flatMap(({ fix }) => /--with ([a-z,]+)/.exec(fix ?? "")?.[1]?.split(",") ?? []);
   if (broken.length > 0) repairs.push(await remake(options, lacking));
   return repairs;
@@ -59,7 +59,7 @@ function removeLeftovers(places: LeftoverPlaces | undefined): Repair {
   return {
     what: parts.join("; ") || "nothing: the leftovers have gone meanwhile",
     async run() {
-      // Looked for again: a pid may have been given to another process since.
+      // The leftovers are looked up again, because a pid may have been reused since.
       const now = findLeftovers(places);
       for (const pid of now.stubs) if (stubs.includes(pid)) end(pid);
       for (const path of [...now.regions, ...now.folders]) {
@@ -73,12 +73,12 @@ function end(pid: number): void {
   try {
     process.kill(pid, "SIGKILL");
   } catch (error) {
-    // It has ended by itself.
+    // It has exited by itself.
     if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
   }
 }
 
-/** Makes the runtime, makes it again with what it had, or adds what it lacks. */
+/** Makes the runtime, makes it again with the same packages, or adds what it lacks. */
 async function remake(options: RepairOptions, lacking: readonly string[]): Promise<Repair> {
   const device: Device = options.device ?? "cpu";
   const directory = namedDirectory(options.directory) ?? defaultDirectory(device);
@@ -87,7 +87,7 @@ async function remake(options: RepairOptions, lacking: readonly string[]): Promi
   return {
     what: `set the runtime up${how} in ${directory} (downloads what it needs, some minutes)`,
     async run() {
-      // While it is there the runtime counts as complete.
+      // While the manifest exists, the runtime counts as complete.
       if (manifest !== undefined && lacking.length === 0) rmSync(join(directory, "manifest.json"), { force: true });
       await setup({
         device: manifest?.device ?? device,

@@ -8,7 +8,7 @@ import { type Check, ok, warn } from "./check";
 /** What stays on the disk when the npm package is uninstalled. */
 export interface Stored {
   runtimes: InstalledRuntime[];
-  /** Folders that the Python side and the installers keep outside a runtime; other programs may share them. */
+  /** Folders that Python packages and the installers keep outside a runtime. Other programs may use them too. */
   caches: string[];
 }
 
@@ -20,7 +20,7 @@ export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored
     // how long loads took: src/model/load-times.ts
     join(cache, "tritonode"),
     environment.VLLM_CACHE_ROOT || join(cache, "vllm"),
-    // CUDA only: what its compilers keep
+    // CUDA only: the caches of its compilers
     environment.TRITON_CACHE_DIR || join(home, ".triton"),
     join(cache, "flashinfer"),
     // the installers'
@@ -30,13 +30,13 @@ export function findStored(environment: NodeJS.ProcessEnv = process.env): Stored
   return { runtimes: installedRuntimes(environment), caches: caches.filter((path) => existsSync(path)) };
 }
 
-/** Lists all of it; a warning where a runtime is of another version, or half made: gigabytes that nothing uses. */
+/** Lists all of it. It is a warning if a runtime is of another version or incomplete: gigabytes that nothing uses. */
 export function checkStored(stored: Stored = findStored(), environment: NodeJS.ProcessEnv = process.env): Check {
   const name = "stored";
   const { runtimes, caches } = stored;
   const usable = [defaultDirectory("cpu", environment), defaultDirectory("cuda", environment)];
   const folder = join(dataDirectory(environment), "tritonode");
-  // A runtime in another place was put there on purpose; its user passes its path.
+  // A runtime in another place was put there on purpose, and its user passes its path.
   const unused = runtimes.filter(
     ({ directory, state }) => state === "partial" || (dirname(directory) === folder && !usable.includes(directory)),
   );

@@ -10,21 +10,21 @@ import { stubPythonVersion, tritonOfDirectory } from "./triton";
 export interface FindRuntimeOptions {
   /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
   directory?: string | undefined;
-  /** Default: CUDA's runtime where one is set up, else the CPU's. */
+  /** Default: the CUDA runtime if there is one, else the CPU runtime. */
   device?: Device | undefined;
-  /** An installed Triton to use in place of the runtime's own, e.g. `/opt/tritonserver`. */
+  /** An installed Triton to use instead of the runtime's own, e.g. `/opt/tritonserver`. */
   triton?: string | undefined;
 }
 
 /**
- * Finds the runtime that `setup` made. Reads its manifest and looks whether the parts are there; runs nothing.
+ * Finds the runtime that `setup` made. It reads the manifest, checks that the parts exist, and runs nothing.
  *
  * ```ts
  * const { directory, vllmVersion } = await findRuntime();
  * ```
  *
- * @throws {@link RuntimeMissingError} with the exact command that makes it: `ERR_RUNTIME_MISSING` where there is none,
- *   `ERR_RUNTIME_BROKEN` where a part is gone or does not fit, `ERR_RUNTIME_DEVICE` where it is for the other device.
+ * @throws {@link RuntimeMissingError} with the exact command that makes the runtime: `ERR_RUNTIME_MISSING` if there is none,
+ *   `ERR_RUNTIME_BROKEN` if a part is missing or does not fit, `ERR_RUNTIME_DEVICE` if it is for the other device.
  */
 export async function findRuntime(options: FindRuntimeOptions = {}): Promise<Runtime> {
   // `doctor` passes its own options on.
@@ -38,7 +38,7 @@ export async function findRuntime(options: FindRuntimeOptions = {}): Promise<Run
     manifest = await readManifest(directory, device);
   } catch (error) {
     if (named !== undefined || !(error instanceof RuntimeMissingError)) throw error;
-    // in its usual place the command needs no --dir, and no --device where none was asked for
+    // in its usual place the command needs no --dir, and no --device unless one was asked for
     throw new RuntimeMissingError(error.message, {
       code: error.code,
       hint: `run: ${setupCommand({ device })}`,

@@ -11,14 +11,14 @@ export interface GpuFlaw {
 }
 
 export interface GpuPlaces {
-  /** Root of the file system that is looked at. */
+  /** Root of the file system to examine. */
   root?: string;
   environment?: NodeJS.ProcessEnv;
 }
 
 const CONTAINER = "in Docker: --gpus all with NVIDIA's container toolkit";
 const DRIVER_LIBRARY = "libcuda.so.1";
-/** The loader's own folders; all others stand in its cache or in LD_LIBRARY_PATH. */
+/** The loader's default folders; all others are in its cache or in LD_LIBRARY_PATH. */
 const LIBRARY_FOLDERS = [
   "lib",
   "lib64",
@@ -28,20 +28,20 @@ const LIBRARY_FOLDERS = [
   "usr/lib/aarch64-linux-gnu",
 ];
 
-/** What CUDA opens to reach a GPU: NVIDIA's own driver, Windows' under WSL 2, a Jetson's. One of them is enough. */
+/** The device files that CUDA opens: those of NVIDIA's driver, of Windows' under WSL 2, of a Jetson. One of them is enough. */
 const DEVICES = ["dev/nvidiactl", "dev/dxg", "dev/nvhost-gpu", "dev/nvgpu", "dev/nvmap"];
 
 /**
- * Looks for the driver, its device files and its library, as CUDA does; starts nothing. vLLM itself says "Failed to infer
- * device type" and nothing else, after 16 seconds of imports.
+ * Looks for the driver, its device files and its library, as CUDA does, and starts nothing. vLLM itself says only "Failed to
+ * infer device type", after 16 seconds of imports.
  *
- * @returns undefined where all three are there.
+ * @returns undefined if all three exist.
  */
 export function gpuFlaw(places: GpuPlaces = {}): GpuFlaw | undefined {
   const { root = "/", environment = process.env } = places;
   const cpu = `without a GPU: ${setupCommand({ device: "cpu" })}`;
   if (DEVICES.every((path) => !existsSync(join(root, path)))) {
-    // In a container the kernel's driver shows in /proc, whether the container has the device or not.
+    // In a container, /proc shows the kernel's driver whether or not the container has the device.
     return existsSync(join(root, "proc/driver/nvidia/version"))
       ? { detail: "the driver is loaded, but /dev/nvidiactl is not here", hint: `${CONTAINER}; ${cpu}` }
       : { detail: "no NVIDIA driver is loaded", hint: `install NVIDIA's driver; ${CONTAINER}; ${cpu}` };
@@ -56,7 +56,7 @@ export function gpuFlaw(places: GpuPlaces = {}): GpuFlaw | undefined {
 }
 
 /**
- * @throws {@link RuntimeMissingError} (`ERR_GPU_MISSING`) for a runtime that needs a GPU where CUDA would find none.
+ * @throws {@link RuntimeMissingError} (`ERR_GPU_MISSING`) if the runtime needs a GPU and CUDA would find none.
  */
 export function requireGpu(runtime: Pick<Runtime, "device" | "directory">, places: GpuPlaces = {}): void {
   const device: Device = runtime.device;

@@ -4,11 +4,11 @@ import { run } from "../process";
 import type { Device } from "../runtime";
 import { findPython, type Python } from "./python";
 
-/** The packages of another environment, for a runtime that stands on them. Recorded in its manifest. */
+/** The packages of another environment that a runtime uses. They are recorded in its manifest. */
 export interface InstalledPackages {
   /** The interpreter that was named. */
   python: string;
-  /** Folders of its packages, in the order that it looks into them. */
+  /** Folders of its packages, in its order of search. */
   sitePackages: string[];
   /** Installed versions. */
   vllm: string;
@@ -18,13 +18,13 @@ export interface InstalledPackages {
 }
 
 export interface Installed extends InstalledPackages {
-  /** What its vLLM was built for. */
+  /** The device that its vLLM was built for. */
   device: Device;
   /** The interpreter, fit to be embedded. */
   interpreter: Python;
 }
 
-/** What it prints about the packages of the interpreter that runs it; imports none of them. */
+/** A script that prints the packages of the interpreter that runs it, without importing them. */
 const PROBE = `
 import importlib.metadata, json, os, sys
 def version(*names):
@@ -58,15 +58,15 @@ interface Facts {
 const PROBE_TIMEOUT_MS = 30_000;
 
 /**
- * Looks at an environment that has torch and vLLM. Runs its interpreter, changes nothing.
+ * Examines an environment that has torch and vLLM. It runs the interpreter and changes nothing.
  *
  * @param options `python`: a path, or a name on PATH; default: the active environment's `python3`.
- * @throws {@link PythonNotFoundError} where that Python can't be embedded (version, libpython), {@link SetupError}
- *   `ERR_SETUP_INSTALLED` where it has no torch or no vLLM.
+ * @throws {@link PythonNotFoundError} if that Python can't be embedded (version, libpython), {@link SetupError}
+ *   `ERR_SETUP_INSTALLED` if it has no torch or no vLLM.
  */
 export async function findInstalled(options: {
   python: string | undefined;
-  /** The only version that an installed Triton's stub fits. */
+  /** The only Python version that an installed Triton's stub works with. */
   version?: string | undefined;
   signal: AbortSignal | undefined;
 }): Promise<Installed> {
@@ -78,7 +78,7 @@ export async function findInstalled(options: {
   });
   const { executable } = interpreter;
   const environment: NodeJS.ProcessEnv = { ...process.env, PYTHONDONTWRITEBYTECODE: "1" };
-  // Triton's child sees neither: what only they bring would be missing there.
+  // Triton's child uses neither of them, so packages that are only there would be missing in it.
   for (const name of ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"]) delete environment[name];
   const result = await run(executable, ["-c", PROBE], { environment, cwd: "/", timeout: PROBE_TIMEOUT_MS, signal });
   if (result.code !== 0) {

@@ -8,7 +8,10 @@ import type { Device, Runtime, TritonFiles } from "../runtime";
 import type { InstalledPackages } from "./installed";
 import { packageVersion, setupCommand } from "./paths";
 
-/** What `<runtime>/manifest.json` holds. Paths inside the runtime are relative to it. Written last: no manifest, no runtime. */
+/**
+ * What `<runtime>/manifest.json` holds. Paths inside the runtime are relative to it. It is written last: without a manifest
+ * there is no runtime.
+ */
 export interface Manifest {
   schema: 1;
   /** The tritonode version that made it. */
@@ -70,7 +73,7 @@ export async function readManifest(directory: string, device?: Device): Promise<
   return value as Manifest;
 }
 
-/** Writes a manifest so that a reader sees the old one or the new one, never half of one, even across a power cut. */
+/** Writes a manifest so that a reader sees the old one or the new one but never a part of one, even after a power failure. */
 export async function writeManifest(directory: string, manifest: Manifest): Promise<void> {
   const path = join(directory, FILE);
   const temporary = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
@@ -94,7 +97,7 @@ export async function removeManifest(directory: string): Promise<void> {
   });
 }
 
-/** The manifest with its paths made relative where they lie inside `directory`. */
+/** The manifest, with paths inside `directory` made relative. */
 export function packed(directory: string, manifest: Manifest): Manifest {
   return mapPaths(manifest, (path) => {
     const inside = relative(directory, path);
@@ -127,7 +130,7 @@ export function toRuntime(directory: string, manifest: Manifest): Runtime {
 /**
  * Checks that the files of a manifest exist: a load without them would hang or crash.
  *
- * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the file that is gone.
+ * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the file that is missing.
  */
 export function checkFiles(runtime: Runtime): void {
   const { triton } = runtime;
@@ -139,7 +142,7 @@ export function checkFiles(runtime: Runtime): void {
     ["the Python backend's stub", triton.stub],
   ];
   for (const [what, path] of parts) {
-    // existsSync follows links: venv/bin/python3 dangles once its base Python was removed
+    // existsSync follows links: venv/bin/python3 is a dangling link if its base Python was removed
     if (existsSync(path)) continue;
     throw new RuntimeMissingError(`the runtime in ${runtime.directory} is broken: ${what} is gone (${path})`, {
       code: "ERR_RUNTIME_BROKEN",

@@ -3,14 +3,14 @@ import { InvalidArgumentError } from "../../errors";
 import { EXTRAS, type Extra, isExtra } from "../packages/requirements";
 import type { Device } from "../runtime";
 
-/** @throws {@link InvalidArgumentError} for a device that there is no runtime for. */
+/** @throws {@link InvalidArgumentError} for an unknown device. */
 export function checkDevice(device: string): asserts device is Device {
   if (device !== "cpu" && device !== "cuda") {
     throw new InvalidArgumentError(`device ${JSON.stringify(device)} is not known`, { hint: 'use "cpu" or "cuda"' });
   }
 }
 
-/** @throws {@link InvalidArgumentError} for a name that is no extra. */
+/** @throws {@link InvalidArgumentError} for a name that is not an extra. */
 export function checkExtras(names: readonly string[]): Extra[] {
   return names.map((name) => {
     if (isExtra(name)) return name;

@@ -8,7 +8,7 @@ import type { Device } from "../runtime";
 
 let version: string | undefined;
 
-/** This package's own version; a runtime belongs to exactly one. */
+/** This package's version. A runtime belongs to exactly one version. */
 export function packageVersion(): string {
   version ??= String(JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")).version);
   return version;
@@ -28,7 +28,7 @@ export function defaultDirectory(device: Device, environment: NodeJS.ProcessEnv 
   return join(dataDirectory(environment), "tritonode", `${packageVersion()}-${device}`);
 }
 
-/** The folder named by the caller, else by `$TRITONODE_RUNTIME_DIR`, made absolute; undefined where neither names one. */
+/** The folder named by the caller, else by `$TRITONODE_RUNTIME_DIR`, made absolute; undefined if neither is set. */
 export function namedDirectory(
   directory: string | undefined,
   environment: NodeJS.ProcessEnv = process.env,
@@ -37,12 +37,12 @@ export function namedDirectory(
   return named === undefined ? undefined : resolve(named);
 }
 
-/** A word of a command line for a shell: quoted only where necessary. */
+/** Quotes an argument for a shell, if necessary. */
 export function shellWord(text: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : quote(text);
 }
 
-/** The one command that makes the runtime that was looked for. */
+/** The command that makes the runtime in question. */
 export function setupCommand(options: {
   device?: Device | undefined;
   directory?: string | undefined;
@@ -56,8 +56,8 @@ export function setupCommand(options: {
 }
 
 /**
- * Makes a folder and those above it. Not mkdir's own `recursive`: where a file system answers ENOENT below a folder that
- * exists (/proc does), Node 20 tries for ever, on a thread that nothing can stop.
+ * Makes a folder and those above it. mkdir's own `recursive` is not used: if a file system answers ENOENT below a folder that
+ * exists (/proc does), Node 20 tries forever, on a thread that nothing can stop.
  */
 export async function makeDirectories(path: string): Promise<void> {
   const attempt = () =>
@@ -71,7 +71,7 @@ export async function makeDirectories(path: string): Promise<void> {
   });
 }
 
-/** The nearest folder above that exists. */
+/** The nearest existing folder above a path. */
 export function nearestFolder(directory: string): string {
   let folder = directory;
   while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder);

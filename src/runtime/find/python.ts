@@ -7,9 +7,9 @@ import { run } from "../process";
 
 /** A usable Python: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {
-  /** Absolute path of the interpreter that was asked: perhaps a link, a pyenv shim, or a venv's. */
+  /** Absolute path of the interpreter that was run: perhaps a link, a pyenv shim, or a virtual environment's. */
   executable: string;
-  /** The installation's own interpreter behind it, links resolved. */
+  /** The installation's interpreter behind it, with links resolved. */
   base: string;
   /** e.g. `"3.11.7"`. */
   fullVersion: string;
@@ -20,17 +20,17 @@ export interface Python {
 }
 
 export interface FindPythonOptions {
-  /** The caller's own choice: a path, or a name on PATH. Then no other is looked at. */
+  /** The caller's choice: a path, or a name on PATH. Then no other interpreter is considered. */
   python?: string | undefined;
-  /** Restricts the version (an installed Triton's stub is built for one). */
+  /** Restricts the version (an installed Triton's stub is built for only one). */
   version?: string | undefined;
-  /** Versions that may be taken, best first; default {@link PYTHON_VERSIONS}. */
+  /** Allowed versions, best first. Default: {@link PYTHON_VERSIONS}. */
   accepted?: readonly string[] | undefined;
   environment?: NodeJS.ProcessEnv;
   signal?: AbortSignal | undefined;
 }
 
-/** What an interpreter says about itself. */
+/** What an interpreter reports about itself. */
 export interface PythonFacts {
   version: [number, number, number];
   implementation: string;
@@ -61,14 +61,15 @@ print(json.dumps({
 }))
 `;
 
-/** A frozen interpreter (a broken shim, a dead network mount) must not stop the search. */
+/** An interpreter that hangs (a broken shim, a dead network mount) must not stop the search. */
 const PROBE_TIMEOUT_MS = 20_000;
 
 /**
- * Finds a Python of a supported version with a shared libpython: on PATH by version, then `python3`, then pyenv's
- * versions, then the usual folders. Of several, the order of {@link PYTHON_VERSIONS} decides: what is tested most first.
+ * Finds a Python of a supported version with a shared libpython: on PATH by version, then `python3`, then pyenv's versions,
+ * then the usual folders. Among several, the order of {@link PYTHON_VERSIONS} decides: the version that is tested most comes
+ * first.
  *
- * @throws {@link PythonNotFoundError} saying what each candidate lacked and which package brings one.
+ * @throws {@link PythonNotFoundError} saying what each candidate lacks and which package to install.
  */
 export async function findPython(options: FindPythonOptions = {}): Promise<Python> {
   const environment = options.environment ?? process.env;
@@ -82,7 +83,7 @@ export async function findPython(options: FindPythonOptions = {}): Promise<Pytho
   }
   const refused = new Map<string, string>();
   const others: Python[] = [];
-  // the best version is taken as soon as it is met; the others only when no candidate has it
+  // the best version is used as soon as it is found; the others only if no candidate has it
   for (const executable of candidates(environment, accepted)) {
     const judged = judge(executable, await probe(executable, environment, options.signal), accepted);
     if (typeof judged === "string") refused.set(executable, judged);
@@ -125,7 +126,7 @@ export function candidates(environment: NodeJS.ProcessEnv, versions: readonly st
   }
 }
 
-/** Says whether an interpreter is usable, or why not. */
+/** Checks whether an interpreter is usable, and says why not. */
 export function judge(
   executable: string,
   facts: PythonFacts | string,
@@ -146,7 +147,7 @@ export function judge(
   return { executable, base: facts.base, fullVersion: facts.version.join("."), version, libpythonDirectory: directory };
 }
 
-/** Runs the interpreter and reads its facts; a text says why it did not answer. */
+/** Runs the interpreter and reads what it reports. A string says why it did not answer. */
 async function probe(
   executable: string,
   environment: NodeJS.ProcessEnv,
@@ -170,7 +171,7 @@ async function probe(
   }
 }
 
-/** How a usable Python is installed with the package manager of this system. */
+/** How to install a usable Python with this system's package manager. */
 export function howToGet(versions: readonly string[], reason = ""): string {
   const version = versions[0] ?? PYTHON_VERSIONS[0];
   const packages = /ensurepip/.test(reason)

@@ -7,9 +7,9 @@ import type { TritonFiles } from "../runtime";
 
 /**
  * Finds the parts of Triton that the nvidia-pytriton wheel put into `sitePackages`. The libraries carry a hash in
- * their names (`libtritonserver-717102f0.so`), so they are looked up, not assumed.
+ * their names (`libtritonserver-717102f0.so`), so they have to be looked up.
  *
- * @param pythonVersion major.minor: picks the stub.
+ * @param pythonVersion - major.minor, which selects the stub
  * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part.
  */
 export function tritonOfWheel(sitePackages: string, pythonVersion: string): TritonFiles {
@@ -30,12 +30,12 @@ export function tritonOfWheel(sitePackages: string, pythonVersion: string): Trit
 /** The oldest Triton that can be used: 24.10, which this package is tested with. */
 const OLDEST: readonly [number, number] = [2, 51];
 
-/** Where NVIDIA's containers have it. */
+/** Its folder in NVIDIA's containers. */
 const CONTAINER = "/opt/tritonserver";
 
 /**
  * The folder of a Triton that is installed on this machine: of the `tritonserver` on PATH, else `/opt/tritonserver`. Only
- * one with all its parts counts: a tritonserver without the Python backend is not usable here.
+ * one with all its parts counts, because a tritonserver without the Python backend is not usable here.
  */
 export function systemTriton(environment: NodeJS.ProcessEnv = process.env): string | undefined {
   const folders = (environment.PATH ?? "").split(delimiter).filter((folder) => folder !== "");
@@ -52,7 +52,7 @@ export function systemTriton(environment: NodeJS.ProcessEnv = process.env): stri
 }
 
 /**
- * The parts of a Triton that is installed as NGC's containers have it (`/opt/tritonserver`): `lib`, `backends/python`,
+ * The parts of a Triton that is installed as in NGC's containers (`/opt/tritonserver`): `lib`, `backends/python`,
  * `bin`, and its version in `TRITON_VERSION`.
  *
  * @throws {@link RuntimeMissingError} (`ERR_RUNTIME_BROKEN`) naming the missing part, or the version that is too old.
@@ -63,7 +63,7 @@ export function tritonOfDirectory(directory: string): TritonFiles {
   const pythonBackend = join(root, "backends", "python");
   const versionFile = join(root, "TRITON_VERSION");
   const version = existsSync(versionFile) ? readFileSync(versionFile, "utf8").trim() : "unknown";
-  // The server says its version itself when it starts; a folder that does not tell it is tried.
+  // The server reports its version when it starts, so a folder without this file is accepted.
   const [major = 0, minor = 0] = (/^(\d+)\.(\d+)/.exec(version) ?? []).slice(1).map(Number);
   if (version !== "unknown" && (major < OLDEST[0] || (major === OLDEST[0] && minor < OLDEST[1]))) {
     throw new RuntimeMissingError(
@@ -90,8 +90,8 @@ export function stubPythonVersion(stub: string): string | undefined {
 }
 
 /**
- * Whether a stub reads numpy 2's arrays. pybind11 does from 2.12 on, which knows the package by its new name; an older one
- * takes them for arrays without strides, and every text arrives corrupt.
+ * Whether a stub can read numpy 2's arrays. pybind11 can since 2.12, which knows the package's new name; an older one
+ * treats them as arrays without strides, so that every text arrives corrupt.
  */
 export function readsNumpy2(stub: string): boolean {
   return readFileSync(stub, "latin1").includes("numpy._core");

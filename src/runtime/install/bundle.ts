@@ -27,23 +27,23 @@ import type { OnSetupProgress } from "./progress";
 
 /** Options of {@link bundle}. */
 export interface BundleOptions {
-  /** Where the bundle is written: a `.tar` file, or with `parts` a folder. */
+  /** Where to write the bundle: a `.tar` file, or a folder if `parts` is set. */
   output: string;
-  /** Bytes: the bundle becomes a folder of files of this size, each with its checksum. */
+  /** Size in bytes: the bundle becomes a folder of files of this size, each with a checksum. */
   parts?: number | undefined;
-  /** For a Python that has vLLM and torch of its own: only what `setup --use-installed` adds to it. */
+  /** For a Python that has its own vLLM and torch: bundle only what `setup --use-installed` adds to it. */
   useInstalled?: boolean | undefined;
-  /** What the bundle is for: the machine that it is carried to. */
+  /** The device of the machine that the bundle is for. */
   device: Device;
-  /** The Python to download for (a path, or a name on PATH): its version must be that of the other machine's. */
+  /** The Python to download for (a path, or a name on PATH). It must have the same version as the other machine's. */
   python?: string | undefined;
-  /** The index to take torch from, in place of the user's own and of PyTorch's CPU index. */
+  /** The package index for torch, instead of the user's own and of PyTorch's CPU index. */
   torchIndex?: string | undefined;
-  /** Extras to bring along. */
+  /** Extras to include. */
   extras?: readonly string[] | undefined;
-  /** Aborting it ends the downloads; the promise rejects with {@link SetupCancelledError}. */
+  /** Aborting it stops the downloads, and the promise rejects with {@link SetupCancelledError}. */
   signal?: AbortSignal | undefined;
-  /** Called at each step and, while a package is downloaded, as its bytes come. */
+  /** Called at each step and, while a package is downloaded, as bytes arrive. */
   onProgress?: OnSetupProgress | undefined;
 }
 
@@ -75,7 +75,7 @@ const DESCRIPTION = "bundle.json";
 
 /**
  * Downloads every wheel that `setup --offline` needs, for this machine's architecture and one Python version, into one
- * uncompressed tar (wheels are compressed already), or into a folder of parts. It appears whole or not at all.
+ * uncompressed tar (wheels are compressed already), or into a folder of parts. The result appears only when it is complete.
  *
  * ```ts
  * await bundle({ output: "./kit", device: "cpu", parts: 60_000_000 });
@@ -105,7 +105,7 @@ async function make(options: BundleOptions): Promise<string> {
   if (parts !== undefined && existsSync(output) && !isEmptyFolder(output)) {
     throw new InvalidArgumentError(`${output} exists already`, { hint: "name a new or an empty folder" });
   }
-  // next to the result: it takes gigabytes and is renamed at the end
+  // next to the result, because it takes gigabytes and is renamed at the end
   await makeDirectories(dirname(output)).catch((cause) => {
     throw new SetupError(`${dirname(output)} can't be made`, { hint: "choose another place for the bundle", cause });
   });

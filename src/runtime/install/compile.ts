@@ -8,7 +8,7 @@ import { packageRoot } from "../../package-root";
 import { onPath } from "../find/python";
 import { run } from "../process";
 
-/** The native files could not be built: `hint` names the tool that is missing, or what to change. */
+/** The native files could not be built. `hint` names the missing tool, or what to change. */
 export class BuildError extends TritonodeError {
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
     super("ERR_BUILD_FAILED", message, options);
@@ -20,14 +20,14 @@ export interface CompileOptions {
   root?: string | undefined;
   environment?: NodeJS.ProcessEnv | undefined;
   signal?: AbortSignal | undefined;
-  /** Gets each file that was compiled or linked, and how many of how many are done. */
+  /** Called for each file that was compiled or linked, with the number of finished files and their total. */
   onProgress?: ((file: string, done: number, total: number) => void) | undefined;
 }
 
 const GET_COMPILER =
   "install GCC 11 or later, or Clang 14 or later: apt-get install g++ (Fedora: dnf install gcc-c++); or name one in CXX";
 
-/** The flags of binding.gyp for both, without -Werror: a newer compiler's new warning must not fail a user's build. */
+/** The flags of binding.gyp for both, without -Werror: a new warning of a newer compiler must not fail a user's build. */
 const COMMON = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-pthread", "-fvisibility=hidden", "-fexceptions", "-frtti"];
 const LINK = ["-shared", "-pthread", "-Wl,--as-needed", "-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,--exclude-libs,ALL"];
 
@@ -71,8 +71,8 @@ function targets(root: string): Target[] {
 }
 
 /**
- * Builds the addon and the two libraries beside it into the package's build/Release with a C++ compiler alone: no make, no Python, no
- * network. What was there is replaced when all of it is done.
+ * Builds the addon and the two libraries beside it into the package's build/Release with a C++ compiler alone: no make, no
+ * Python, no network. Existing files are replaced when all new ones are done.
  *
  * @returns the paths of the files.
  * @throws {@link BuildError}
@@ -119,7 +119,7 @@ export async function compile(options: CompileOptions = {}): Promise<string[]> {
         await step(source, [...COMMON, ...target.flags, "-c", source, "-o", object]);
       }
     };
-    // All settled before the objects' folder is removed; the first failure leaves nothing to start.
+    // All have settled before the objects' folder is removed; after the first failure no further ones start.
     const workers = Array.from({ length: Math.min(availableParallelism(), units.length) }, () =>
       work().catch((error) => {
         queue.length = 0;
@@ -134,7 +134,7 @@ export async function compile(options: CompileOptions = {}): Promise<string[]> {
       await step(target.file, [...LINK, ...objects, ...target.libraries, "-s", "-o", output]);
     }
     const files = wanted.map(({ file }) => join(release, file));
-    // Renamed, not overwritten: a process that has the old one mapped keeps it.
+    // Renamed, not overwritten, so that a process that has mapped the old file keeps it.
     for (const file of files) await rename(`${file}.new`, file);
     return files;
   } finally {
@@ -161,7 +161,7 @@ function checkPackage(root: string, wanted: readonly Target[]): void {
   }
 }
 
-/** `$CXX`, else the first of the usual names that is there and knows C++20. */
+/** `$CXX`, else the first of the usual names that exists and supports C++20. */
 async function findCompiler(environment: NodeJS.ProcessEnv, signal: AbortSignal | undefined): Promise<string> {
   const named = environment["CXX"];
   const names = named === undefined || named === "" ? ["c++", "g++", "clang++"] : [named];
@@ -174,7 +174,7 @@ async function findCompiler(environment: NodeJS.ProcessEnv, signal: AbortSignal 
   for (const path of found) {
     const program = join(await mkdtemp(join(tmpdir(), "tritonode-probe-")), "probe");
     try {
-      // With a library's header and a link: a compiler whose own parts are missing fails here with its own words.
+      // The test includes a library's header and links, so that a compiler with missing parts fails here, with its own message.
       const probe = ["-std=c++20", "-x", "c++", "-include", "latch", "-shared", "-fPIC", "/dev/null", "-o", program];
       const result = await run(path, probe, { environment, signal });
       if (result.code === 0) return path;

@@ -5,7 +5,7 @@ import { hasManifest } from "../find/manifest";
 /** Marks a venv as tritonode's from its creation: only folders with this mark or with a manifest are ever deleted. */
 export const MARKER = "tritonode-runtime";
 
-/** Folders of files that only the run that made them needs. */
+/** Temporary folders, which only the run that made them needs. */
 export const SCRATCH = /^scratch-[A-Za-z0-9]{6}$/;
 
 /** What a runtime's folder contains. */
@@ -14,7 +14,7 @@ export interface Contents {
   ours: string[];
   /** Names of everything else. */
   foreign: string[];
-  /** `complete`: with a manifest; `partial`: what an interrupted setup or removal left; `none`: no runtime. */
+  /** `complete`: it has a manifest; `partial`: an interrupted setup or removal left it; `none`: there is no runtime. */
   state: "complete" | "partial" | "none";
 }
 
@@ -33,7 +33,7 @@ export function contentsOf(directory: string): Contents {
     name === "venv" ? venv : name === "setup.log" || /^(lock|manifest\.json)(\.|$)/.test(name) || SCRATCH.test(name);
   const ours = names.filter(isOurs);
   const foreign = names.filter((name) => !isOurs(name));
-  // A log next to other files may belong to something else.
+  // A log file among other files may belong to something else.
   const partial = ours.some(
     (name) => name === "venv" || SCRATCH.test(name) || (name === "setup.log" && foreign.length === 0),
   );

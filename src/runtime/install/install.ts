@@ -37,7 +37,7 @@ export interface InstallOptions {
   device: Device;
   extras: readonly Extra[];
   installer: Installer;
-  /** The Python to make the venv from; undefined: the venv is there and only lacks extras. */
+  /** The Python to make the venv with; undefined: the venv exists and only lacks extras. */
   python: Python | undefined;
   present: Manifest | undefined;
   /** The environment whose packages are used; undefined: all are installed. */
@@ -54,10 +54,10 @@ export interface InstallOptions {
 }
 
 /**
- * Fills `<directory>/venv` and checks that what is in it starts. Everything that the installers say goes to
+ * Fills `<directory>/venv` and checks that its programs start. All output of the installers is written to
  * `<directory>/setup.log`.
  *
- * @returns the manifest to write, its paths absolute.
+ * @returns the manifest to write, with absolute paths
  */
 export async function installInto(options: InstallOptions): Promise<Manifest> {
   const { directory, device, extras, python, present, signal, report } = options;
@@ -119,7 +119,7 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
   }
 }
 
-/** What makes the installed packages smaller and quicker to load. */
+/** Makes the installed packages smaller and quicker to load. */
 async function finish(
   { device, directory, extras, report, signal }: InstallOptions,
   context: PipContext,
@@ -154,7 +154,7 @@ async function makeVenv(python: Python, venv: string, context: PipContext): Prom
   });
 }
 
-/** An older pip installs just as well, with less to show for progress: not having the newer one is no failure. */
+/** An older pip installs just as well but shows less progress, so not getting the newer one is not a failure. */
 async function upgradePip(context: PipContext): Promise<void> {
   const quiet = { ...context, onProgress: () => {} };
   context.onProgress({ phase: "environment", package: "pip", message: `bringing in ${PIP}` });
@@ -209,7 +209,7 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
       ? tritonOfWheel(sitePackages(venv, described.version), described.version)
       : { ...tritonOfDirectory(installedTriton), installed: installedTriton });
   const { installed } = options;
-  // A runtime that was made whole stays whole; one over installed packages removes none of them.
+  // Nothing is removed from a runtime that was made in full, nor from installed packages that a runtime uses.
   const whole = installed !== undefined || (present !== undefined && present.leftOut === undefined);
   const without = whole ? undefined : leftOut(device, options.extras);
   const manifest: Manifest = {
@@ -258,7 +258,7 @@ async function checkedManifest(options: InstallOptions, context: PipContext): Pr
   return { ...manifest, leftOut: { ...manifest.leftOut, builds } };
 }
 
-/** What the manifest keeps of the other environment. */
+/** What the manifest records about the other environment. */
 export function recorded({ python, sitePackages, vllm, torch, numpy }: Installed): InstalledPackages {
   return { python, sitePackages, vllm, torch, numpy };
 }

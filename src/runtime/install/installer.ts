@@ -8,22 +8,22 @@ import { uvResolves } from "./uv";
 
 /** The program that installs the Python packages. */
 export interface Installer {
-  /** Which program it is. */
+  /** The program. */
   name: "uv" | "pip";
-  /** uv's program; pip comes with the runtime's own environment. */
+  /** Path of uv; pip is part of the runtime's own environment. */
   program: string | undefined;
-  /** Why this one, in a few words. */
+  /** Why this one was chosen, in a few words. */
   reason: string;
-  /** Where it takes packages from, as it is configured; credentials left out. */
+  /** The configured sources of packages, without credentials. */
   sources: string[];
 }
 
 export interface InstallerOptions {
-  /** `auto`: uv where it is there and finds the whole set where pip would, else pip. */
+  /** `auto`: uv if it is installed and finds all packages where pip would, else pip. */
   installer: string | undefined;
-  /** An interpreter to ask for pip's configuration, and that uv resolves for. */
+  /** The interpreter whose pip configuration is read, and for which uv resolves. */
   python: string;
-  /** Every pin that is to be installed; the first is torch. */
+  /** All pins to install; the first is torch. */
   pins: readonly string[];
   torchIndexes: readonly (string | undefined)[];
   offline: string | undefined;
@@ -31,15 +31,15 @@ export interface InstallerOptions {
   signal: AbortSignal | undefined;
 }
 
-/** The settings of pip that say where packages come from. */
+/** pip's settings about where packages come from. */
 const PIP_SOURCES = ["index-url", "extra-index-url", "find-links", "no-index"];
 const UV_SOURCES = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
 /**
  * Chooses between uv and pip. A company's index is in pip's configuration far more often than in uv's, and uv does
- * not read pip's: so uv is taken by itself only where pip has no such setting, or uv has one of its own.
+ * not read pip's. So uv is chosen automatically only if pip has no such setting, or uv has its own.
  *
- * @throws {@link SetupError} where uv is asked for and not there.
+ * @throws {@link SetupError} if uv is requested and not installed
  */
 export async function chooseInstaller(options: InstallerOptions): Promise<Installer> {
   const { environment, offline } = options;
@@ -84,7 +84,7 @@ function uvProgram(environment: NodeJS.ProcessEnv): string | undefined {
   return path !== undefined && existsSync(path) ? path : undefined;
 }
 
-/** `[setting, value]` of all that pip's files and PIP_ variables say about where packages come from. */
+/** `[setting, value]` pairs from pip's files and PIP_ variables about where packages come from. */
 async function pipSources(options: InstallerOptions): Promise<[key: string, value: string][]> {
   const { environment, signal, python } = options;
   const result = await run(python, ["-m", "pip", "config", "list"], {
@@ -97,7 +97,7 @@ async function pipSources(options: InstallerOptions): Promise<[key: string, valu
     match[1] ?? "",
     (match[2] ?? "").replace(/^(['"])(.*)\1$/, "$2"),
   ]);
-  // A Python without pip of its own (Debian's) reads no configuration: the variables are all that can be seen.
+  // A Python without its own pip (Debian's) cannot report pip's configuration, so only the variables are known.
   const variables = PIP_SOURCES.map((key): [string, string] => [
     key,
     environment[`PIP_${key.toUpperCase().replaceAll("-", "_")}`] ?? "",

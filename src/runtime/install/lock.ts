@@ -11,12 +11,12 @@ interface Owner {
   /** {@link startTime} of `pid`: a reused pid is not the owner. */
   startTime: string | undefined;
   host: string;
-  /** The installer that runs on the owner's behalf: it outlives an owner that was killed. */
+  /** The installer that the owner has started: it outlives an owner that was killed. */
   child?: { pid: number; startTime: string | undefined };
 }
 
 export interface Lock {
-  /** Writes down the installer that now runs, so that the next owner after a SIGKILL can end it first. */
+  /** Records the running installer, so that after a SIGKILL the next owner can end it first. */
   setChild(pid: number): Promise<void>;
   release(): Promise<void>;
 }
@@ -25,16 +25,16 @@ export interface LockOptions {
   signal?: AbortSignal | undefined;
   /** Called once when another live process holds the lock, with its pid. */
   onWait?: (pid: number) => void;
-  /** Milliseconds between looks. */
+  /** Milliseconds between checks. */
   interval?: number;
 }
 
 /**
- * Takes `<directory>/lock`, waiting as long as a live process holds it. The file appears with its content in one step
- * (link(2)), names pid and start time, and is taken over when that process is gone.
+ * Acquires `<directory>/lock`, and waits as long as a live process holds it. The file appears with its content in one step
+ * (link(2)) and contains the owner's pid and start time. When that process is gone, the lock is free.
  *
  * @throws {@link SetupCancelledError} when `signal` fires while waiting; {@link SetupError} when the lock was made on
- *   another machine (a shared disk), where its owner can't be looked at.
+ *   another machine (a shared disk), whose processes can't be examined.
  */
 export async function acquireLock(directory: string, options: LockOptions = {}): Promise<Lock> {
   const path = join(directory, "lock");
@@ -62,7 +62,7 @@ export async function acquireLock(directory: string, options: LockOptions = {}):
   }
 }
 
-/** The pid of the live process that holds the lock, if one does. */
+/** The pid of the live process that holds the lock, if any. */
 export async function lockHolder(directory: string): Promise<number | undefined> {
   const text = await readFile(join(directory, "lock"), "utf8").catch(() => undefined);
   const owner = text === undefined ? undefined : parse(text);
@@ -83,16 +83,16 @@ async function create(path: string, owner: Owner): Promise<boolean> {
   }
 }
 
-/** Removes a dead owner's lock, and only that one: what was moved aside is looked at before it goes. */
+/** Removes a dead owner's lock, and only that one: the file is moved aside and checked before it is deleted. */
 async function takeOver(path: string, expected: string, owner: Owner | undefined): Promise<void> {
   const aside = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
   try {
     await rename(path, aside);
   } catch {
-    return; // another waiter was quicker
+    return; // another waiter was faster
   }
   if ((await readFile(aside, "utf8")) !== expected) {
-    // a third process took over in between: its lock goes back
+    // a third process has acquired the lock in between: put it back
     await link(aside, path).catch(() => {});
   } else if (owner?.child?.startTime !== undefined && startTime(owner.child.pid) === owner.child.startTime) {
     killGroup(owner.child.pid, "SIGKILL");
@@ -106,7 +106,7 @@ function held(path: string, owner: Owner): Lock {
   return {
     setChild(pid) {
       writing = writing.then(async () => {
-        // a late call must not bring the file back
+        // a late call must not create the file again
         if (released) return;
         const temporary = `${path}.${process.pid}.${randomBytes(4).toString("hex")}`;
         await writeFile(temporary, JSON.stringify({ ...owner, child: { pid, startTime: startTime(pid) } }));

@@ -9,14 +9,14 @@ import type { Device } from "../runtime";
 /** The file in the venv's site-packages that brings the other environment's packages in. */
 const LINK = "tritonode-installed.pth";
 
-/** Lets every version of vLLM be tried; the backend reads it too (backends/vllm/tritonode/vllm/versions.py). */
+/** Allows every version of vLLM; the backend reads it too (backends/vllm/tritonode/vllm/versions.py). */
 const ALLOW_VARIABLE = "TRITONODE_ALLOW_VLLM";
 
 /**
- * What a runtime over installed packages adds: Triton, where no installed one is used, and a numpy that Triton's stub can
- * read, where the other environment's is a newer one.
+ * What a runtime adds to installed packages: Triton, unless an installed one is used, and a numpy that Triton's stub can
+ * read, if the other environment has a newer one.
  *
- * @param installedTriton folder of the installed Triton to use; undefined: the wheel.
+ * @param installedTriton - folder of the installed Triton to use; undefined: the wheel
  */
 export function overlayPins(installed: InstalledPackages, installedTriton: string | undefined): string[] {
   const pins = installedTriton === undefined ? [TRITON] : [];
@@ -25,12 +25,15 @@ export function overlayPins(installed: InstalledPackages, installedTriton: strin
   return fits ? pins : [...pins, NUMPY];
 }
 
-/** Identifies what such a runtime consists of, beside the other environment. */
+/** Identifies what such a runtime consists of, apart from the other environment. */
 export function overlayDigest(pins: readonly string[]): string {
   return digest(["--use-installed", ...pins]);
 }
 
-/** @throws {@link SetupError} `ERR_VLLM_VERSION` for a vLLM that the backend is not for, unless it was asked to try. */
+/**
+ * @throws {@link SetupError} `ERR_VLLM_VERSION` for a version of vLLM that the backend does not support, unless every version
+ *   is allowed.
+ */
 export function checkVllm(installed: Installed, environment: NodeJS.ProcessEnv = process.env): void {
   const [major = 0, minor = 0] = (/^(\d+)\.(\d+)/.exec(installed.vllm) ?? []).slice(1).map(Number);
   const known = major === 0 && minor >= SUPPORTED_VLLM.first && minor <= SUPPORTED_VLLM.last;
@@ -45,7 +48,7 @@ export function checkVllm(installed: Installed, environment: NodeJS.ProcessEnv =
 }
 
 /**
- * The environment that a runtime is to stand on, checked against what was asked for beside it.
+ * The environment that a runtime will use, checked against the other options.
  *
  * @throws as {@link findInstalled} and {@link checkVllm}; {@link SetupError} `ERR_SETUP_INSTALLED` for the other device.
  */
@@ -73,7 +76,7 @@ export async function installedEnvironment(options: {
 }
 
 /**
- * Brings the other environment's packages into a venv: after the venv's own, so that what is added here comes first.
+ * Makes the other environment's packages available in a venv, after the venv's own, which take precedence.
  * `addsitedir` also follows their own .pth files (an editable install of vLLM is one). No interpreter of the venv writes
  * compiled files, which would lie among theirs.
  */

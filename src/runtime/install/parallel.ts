@@ -3,11 +3,11 @@ import { makeDirectories } from "../find/paths";
 import { run } from "../process";
 import { type PipContext, pipDownload, pipInstall } from "./pip";
 
-/** How many pips download at once, beside the one that installs torch. More only wait for each other's index pages. */
+/** How many pips download at once, besides the one that installs torch. More of them would only wait for the package index. */
 const DOWNLOADERS = 2;
 
 /**
- * What is compiled when it is first imported instead: of these a load imports little or nothing, and they are half of
+ * Modules that are compiled when they are first imported instead. A load imports few or none of them, and they are half of
  * all modules. (Patterns of Python's compileall.)
  */
 const COMPILED_LATE =
@@ -19,7 +19,7 @@ const COMPILED_LATE =
  *
  * @param torch - installs torch
  * @param pins - the other packages
- * @throws what `torch` or pip fails with; what still runs then is ended first.
+ * @throws the error of `torch` or pip, after everything that was still running has been stopped
  */
 export async function installInParallel(
   context: PipContext,
@@ -39,7 +39,7 @@ export async function installInParallel(
         sitePackages: undefined,
         onSpawn: undefined,
         signal: AbortSignal.any(signals),
-        // torch is the longest: its own progress is shown while it lasts
+        // torch takes longest, so its progress is shown
         onProgress: (progress) => {
           if (shown) context.onProgress(progress);
         },
@@ -68,7 +68,7 @@ export async function installInParallel(
     await Promise.allSettled(steps);
     throw first.error;
   }
-  // torch's two thousand modules are compiled on another processor meanwhile.
+  // Meanwhile torch's two thousand modules are compiled on another processor.
   const [installed] = await Promise.allSettled([
     pipInstall({ ...context, wheels }, pins),
     compileBytecode(context, join(context.sitePackages ?? "", "torch")),
@@ -77,8 +77,8 @@ export async function installInParallel(
 }
 
 /**
- * Compiles the modules below a folder, on all processors, so that the first load need not. Modules that Python can't
- * compile (templates, other versions' syntax) are passed over: pip does the same.
+ * Compiles the modules below a folder on all processors, so that the first load does not have to. Modules that Python can't
+ * compile (templates, other versions' syntax) are skipped, as pip does.
  */
 export async function compileBytecode(context: PipContext, folder: string): Promise<void> {
   await run(context.python, ["-I", "-m", "compileall", "-q", "-j", "0", "-x", COMPILED_LATE, folder], {

@@ -15,19 +15,19 @@ export interface Part {
   sha256: string;
 }
 
-/** The wheels of a bundle one behind another, cut into parts. Both lists are in their order in that sequence of bytes. */
+/** The wheels of a bundle, concatenated and cut into parts. Both lists are in the order of that sequence of bytes. */
 export interface Parts {
   wheels: { name: string; size: number }[];
   parts: Part[];
 }
 
-/** Below this a bundle would have thousands of files. */
+/** With smaller parts a bundle would have thousands of files. */
 const MINIMUM = 1e6;
 
 const UNITS: Readonly<Record<string, number>> = { "": 1, K: 1e3, M: 1e6, G: 1e9 };
 
 /**
- * A size as it is typed: `60M`, `2G`, `500000`; K, M and G are powers of 1000.
+ * Reads a size: `60M`, `2G`, `500000`; K, M and G are powers of 1000.
  *
  * @returns bytes
  * @throws {@link InvalidArgumentError} for anything else, and for less than 1 MB
@@ -43,7 +43,7 @@ export function partSize(text: string): number {
 
 /**
  * Writes the wheels of a folder into `target` as parts of `size` bytes, and deletes each wheel as soon as it is written:
- * the disk holds the gigabytes once.
+ * so that the gigabytes are on the disk only once.
  */
 export async function writeParts(
   wheelFolder: string,
@@ -113,7 +113,7 @@ class PartWriter {
   }
 }
 
-/** Whether what a bundle's description says of its parts can be worked with. */
+/** Whether a bundle's description of its parts is usable. */
 export function arePartsUsable(value: Partial<Parts>): value is Parts {
   const isFile = (item: unknown): item is { name: string; size: number } => {
     const { name, size } = (item ?? {}) as { name?: unknown; size?: unknown };
@@ -128,8 +128,8 @@ export function arePartsUsable(value: Partial<Parts>): value is Parts {
 }
 
 /**
- * Puts the wheels of a bundle together again in `target`, a new folder. That all parts are there and that there is room
- * for the wheels is looked at before the first byte is read; each part is compared with its checksum.
+ * Puts the wheels of a bundle together again in `target`, a new folder. Before the first byte is read it checks that all parts
+ * exist and that there is room for the wheels. Each part is compared with its checksum.
  *
  * @param refuse - makes the error for a bundle that can't be used
  * @throws what `refuse` makes; {@link SetupError} `ERR_SETUP_SPACE`; {@link SetupCancelledError}
@@ -172,11 +172,11 @@ export async function readParts(
       await file.close();
     }
   }
-  // The last part's checksum is compared behind its last byte.
+  // The last part's checksum is compared after its last byte.
   await bytes.next();
 }
 
-/** The bytes of all parts. Throws behind the last byte of a part that is not what it was. */
+/** The bytes of all parts. Throws after the last byte of a part whose checksum is wrong. */
 async function* checkedBytes(
   folder: string,
   parts: readonly Part[],

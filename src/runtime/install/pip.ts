@@ -8,14 +8,14 @@ import { type OnSetupProgress, PipOutput, packageName } from "./progress";
 export interface PipContext {
   /** The venv's interpreter. */
   python: string;
-  /** Where the installed packages can be counted; undefined while only downloading. */
+  /** The folder in which the installed packages can be counted; undefined while only downloading. */
   sitePackages?: string | undefined;
   /** A folder of wheels that replaces every index (an offline bundle). */
   wheels?: string | undefined;
   signal?: AbortSignal | undefined;
   onProgress: OnSetupProgress;
   onSpawn?: ((pid: number) => void) | undefined;
-  /** Takes every line of pip's output. */
+  /** Called with each line of pip's output. */
   log: (line: string) => void;
   /** Folder for the requirements file of a call. */
   scratch: string;
@@ -30,7 +30,7 @@ export interface PipOptions {
 
 const POLL_MS = 300;
 
-/** Installs exactly these pins, and nothing that they ask for (requirements.ts says why). */
+/** Installs exactly these pins, without their dependencies (requirements.ts says why). */
 export async function pipInstall(
   context: PipContext,
   pins: readonly string[],
@@ -53,7 +53,7 @@ export async function pipDownload(
   await pip(context, ["download", "--no-deps", "--only-binary", ":all:", "--dest", target, ...options_(options)], pins);
 }
 
-/** True when pip or uv failed because no index or folder that it asked has the package. */
+/** Whether pip or uv failed because none of its indexes or folders has the package. */
 export function isNotFound(error: unknown, name: string): boolean {
   if (!(error instanceof InstallerError)) return false;
   const { output } = error;
@@ -63,7 +63,7 @@ export function isNotFound(error: unknown, name: string): boolean {
   );
 }
 
-/** pip or uv ended with an error; `output` is the last part of what it said. */
+/** pip or uv failed; `output` is the last part of its output. */
 export class InstallerError extends SetupError {
   constructor(
     message: string,
@@ -74,7 +74,7 @@ export class InstallerError extends SetupError {
   }
 }
 
-/** Name → version of all that is installed. */
+/** Name → version of all installed packages. */
 export async function installedPackages(context: PipContext): Promise<Record<string, string>> {
   const result = await run(context.python, ["-m", "pip", "list", "--format", "json"], {
     environment: pipEnvironment(process.env, false),
@@ -86,8 +86,8 @@ export async function installedPackages(context: PipContext): Promise<Record<str
 }
 
 /**
- * The environment for pip: the user's own configuration, without what would install the packages outside the venv or
- * change what its output looks like. Offline, less every index too.
+ * The environment for pip: the user's own configuration, without settings that would install the packages outside the venv or
+ * change the form of its output. Offline it also has no index.
  */
 export function pipEnvironment(environment: NodeJS.ProcessEnv, offline: boolean): NodeJS.ProcessEnv {
   const clean: NodeJS.ProcessEnv = { ...environment };
@@ -98,7 +98,7 @@ export function pipEnvironment(environment: NodeJS.ProcessEnv, offline: boolean)
     for (const name of ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT"]) delete clean[name];
     clean.PIP_CONFIG_FILE = "/dev/null";
   }
-  // A download that breaks off goes on from where it was (pip 25.1 and later; older ones do not look at it).
+  // An interrupted download continues where it stopped (pip 25.1 and later; older ones ignore it).
   clean.PIP_RESUME_RETRIES ??= "20";
   // pip reads 0 and 1 for switches; a configuration file that says user=true would fail inside a venv
   return { ...clean, PIP_USER: "0", PIP_NO_INPUT: "1", PIP_DISABLE_PIP_VERSION_CHECK: "1", PYTHONUNBUFFERED: "1" };
@@ -128,7 +128,7 @@ async function pip(context: PipContext, args: string[], pins: readonly string[])
   }
 }
 
-/** pip prints nothing while it unpacks gigabytes: the metadata folders that appear show its progress. */
+/** pip prints nothing while it unpacks gigabytes; the metadata folders that appear show its progress. */
 function watchInstall(sitePackages: string, output: PipOutput, context: PipContext): NodeJS.Timeout {
   let last = -1;
   let before: Set<string> | undefined;
@@ -177,7 +177,7 @@ export function installerFailed(what: string, result: RunResult): InstallerError
   return new InstallerError(`${what} failed (${ending}): ${reason}`, output, { hint: hintFor(output) });
 }
 
-/** What to do about the failures that users meet. */
+/** What to do about frequent failures. */
 function hintFor(output: string): string | undefined {
   if (/No space left on device|Errno 28/.test(output))
     return "free some disk space, or choose another place with --dir";

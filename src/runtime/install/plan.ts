@@ -11,40 +11,40 @@ import { formatBytes } from "./progress";
 export interface SetupPlan {
   /** The runtime's own folder. */
   directory: string;
-  /** What it will compute on. */
+  /** The device of its engine. */
   device: Device;
-  /** `none`: the runtime is complete; `extras`: it is, and packages are added; `install`: it is made anew. */
+  /** `none`: the runtime is complete; `extras`: it is complete, and packages are added; `install`: it is made from scratch. */
   action: "none" | "extras" | "install";
-  /** Every package with its version, as it is given to the installer. */
+  /** Every package with its version, as given to the installer. */
   packages: string[];
-  /** The Python that it is built on; undefined where nothing is built. */
+  /** The Python that it is built with; undefined if nothing is built. */
   python: { executable: string; version: string } | undefined;
-  /** What installs the packages; undefined where none are. */
+  /** What installs the packages; undefined if there are none to install. */
   installer: Installer | undefined;
-  /** The folder of an installed Triton, where that of the wheel is not used. */
+  /** The folder of an installed Triton, if the wheel is not used. */
   triton: string | undefined;
   /** The Python whose own torch and vLLM are used (`--use-installed`). */
   installed: string | undefined;
-  /** Where torch is taken from if the installer's own sources have none for this device. */
+  /** The package index for torch if the installer's own sources have none for this device. */
   torchIndex: string | undefined;
-  /** About what is downloaded, bytes; 0 from a bundle, undefined where it is not known. */
+  /** About how many bytes are downloaded; 0 from a bundle, undefined if it is not known. */
   downloadBytes: number | undefined;
-  /** About what it takes on the disk when it is done, bytes. */
+  /** About how many bytes it takes on the disk when it is done. */
   diskBytes: number | undefined;
-  /** Free there now, bytes. */
+  /** How many bytes are free there now. */
   freeBytes: number | undefined;
   /** About how long it takes with a fast network, in seconds. */
   seconds: number | undefined;
 }
 
-/** Measured: `bundle` for the bytes of the download, an empty machine with a fast network for the rest. */
+/** Measured: the download's bytes with `bundle`, the others on an idle machine with a fast network. */
 const COSTS = {
   cpu: { download: 0.51e9, disk: 1.3e9, seconds: 60 },
   cpuFull: { download: 0.96e9, disk: 3.5e9, seconds: 75 },
   cuda: { download: 4.0e9, disk: 8.7e9, seconds: 205 },
 } as const satisfies Record<string, { download: number; disk: number; seconds: number }>;
 
-/** Triton's wheel and numpy, and the venv that they lie in. */
+/** Triton's wheel and numpy, and the venv that contains them. */
 const OVERLAY_COST = { download: 0.08e9, disk: 0.4e9, seconds: 25 };
 
 /** Every pin of an installation, torch first. */
@@ -58,7 +58,7 @@ export function allPins(device: Device, extras: readonly Extra[], withTriton: bo
   return [...new Set(pins)];
 }
 
-/** The indexes that torch is looked for in, in order; undefined stands for the installer's own. */
+/** The indexes to search for torch, in order; undefined stands for the installer's own. */
 export function torchIndexes(device: Device, named: string | undefined): (string | undefined)[] {
   if (named !== undefined) return [named];
   return device === "cpu" ? [undefined, TORCH_CPU_INDEX] : [undefined];
@@ -74,7 +74,7 @@ export interface PlanParts {
   triton: string | undefined;
   torchIndex: string | undefined;
   offline: string | undefined;
-  /** The environment whose packages are used, and what is added to them. */
+  /** The environment whose packages are used, and the packages to add. */
   installed: { python: string; pins: readonly string[] } | undefined;
 }
 
@@ -110,7 +110,7 @@ export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
   };
 }
 
-/** The plan in words, a line for each thing. */
+/** The plan in words, line by line. */
 export function planLines(plan: SetupPlan): string[] {
   const { action, packages, device, installer, python } = plan;
   if (action === "none") return [`the runtime in ${plan.directory} is complete: nothing to do`];
@@ -137,7 +137,7 @@ export function planLines(plan: SetupPlan): string[] {
   return lines;
 }
 
-/** Free space for this user where the folder is or will be; undefined where no folder above it can be looked at. */
+/** Free space for this user at the place of the folder; undefined if it cannot be determined. */
 async function freeBytes(directory: string): Promise<number | undefined> {
   try {
     const { bavail, bsize } = await statfs(nearestFolder(directory));

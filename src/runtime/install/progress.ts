@@ -1,11 +1,11 @@
 /** The steps of `setup`, in order. */
 export type SetupPhase = "wait" | "python" | "environment" | "download" | "install" | "check" | "done";
 
-/** One step forward of `setup` or `bundle`. */
+/** A step of `setup` or `bundle`. */
 export interface SetupProgress {
   /** Which step it is. */
   phase: SetupPhase;
-  /** The package at hand, without its version. */
+  /** The current package, without its version. */
   package?: string;
   /** This package is the index-th (from 1) of `count`. */
   index?: number;
@@ -13,13 +13,13 @@ export interface SetupProgress {
   count?: number;
   /** Bytes of this package so far, and in total. */
   receivedBytes?: number;
-  /** Bytes of this package in total, where the index says so. */
+  /** Bytes of this package in total, if the index says so. */
   totalBytes?: number;
   /** The same in words, for a log. */
   message: string;
 }
 
-/** Gets each step of {@link setup} and {@link bundle}. */
+/** Called with each step of {@link setup} and {@link bundle}. */
 export type OnSetupProgress = (progress: SetupProgress) => void;
 
 /**
@@ -28,7 +28,7 @@ export type OnSetupProgress = (progress: SetupProgress) => void;
  * (since pip 24.1), and the line that lists what is about to be installed.
  */
 export class PipOutput {
-  /** What pip is about to install, in its order; set once all is downloaded. */
+  /** What pip is about to install, in its order; set when everything is downloaded. */
   installing: string[] | undefined;
   private current: { name: string; index: number | undefined } | undefined;
 
@@ -37,7 +37,7 @@ export class PipOutput {
     private readonly report: OnSetupProgress,
   ) {}
 
-  /** Takes one line of pip's stdout. */
+  /** Reads one line of pip's stdout. */
   line(text: string): void {
     const bytes = /^\s*Progress (\d+) of (\d+)/.exec(text);
     if (bytes !== null) {

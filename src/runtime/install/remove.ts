@@ -16,11 +16,11 @@ export interface InstalledRuntime {
 
 export interface Removed {
   directory: string;
-  /** Names in the folder that setup did not make: they stay, and so does the folder. */
+  /** Names in the folder that setup did not make: they are kept, and so is the folder. */
   kept: string[];
 }
 
-/** Links in the user's data folder to runtimes in other places, so that they can be found after an uninstall. */
+/** The folder, in the user's data folder, of links to runtimes in other places, so that they can be found after an uninstall. */
 const ELSEWHERE = "elsewhere-";
 
 function usualFolder(environment: NodeJS.ProcessEnv): string {
@@ -32,7 +32,7 @@ function linkTo(directory: string, environment: NodeJS.ProcessEnv): string {
   return join(usualFolder(environment), `${ELSEWHERE}${name}`);
 }
 
-/** Remembers a runtime that was made outside the data folder. A home that can't be written is no obstacle to a setup. */
+/** Records a runtime that was made outside the data folder. A home folder that can't be written does not fail the setup. */
 export async function remember(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<void> {
   const folder = usualFolder(environment);
   if (dirname(directory) === folder) return;
@@ -48,7 +48,7 @@ export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env):
   try {
     names = readdirSync(folder);
   } catch {
-    return []; // nothing was ever set up there
+    return []; // there was never a setup
   }
   return names.sort().flatMap((name) => {
     try {
@@ -62,11 +62,11 @@ export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env):
 }
 
 /**
- * Deletes the runtime in a folder: what `setup` made, and the folder where nothing else is in it. Out of use before its
- * first file goes, so that a removal which is interrupted leaves nothing that looks whole.
+ * Deletes the runtime in a folder: what `setup` made, and the folder itself if nothing else is in it. The manifest goes
+ * first, so that an interrupted removal leaves nothing that looks complete.
  *
- * @throws {@link SetupError} `ERR_SETUP_DIRECTORY` where there is no runtime, `ERR_SETUP_LOCKED` where a setup works on
- *   it, `ERR_RUNTIME_IN_USE` where a live process runs from it.
+ * @throws {@link SetupError} `ERR_SETUP_DIRECTORY` if there is no runtime, `ERR_SETUP_LOCKED` if a setup is working on
+ *   it, `ERR_RUNTIME_IN_USE` if a running process uses it.
  */
 export async function remove(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<Removed> {
   const target = resolve(directory);
@@ -100,7 +100,7 @@ export async function remove(directory: string, environment: NodeJS.ProcessEnv =
     const { ours } = contentsOf(target);
     await removeManifest(target);
     for (const name of ours.filter((entry) => entry !== "lock" && entry !== "manifest.json")) {
-      // Under a name that setup clears away: the mark of a venv may be among the first files to go.
+      // Renamed to a name that setup clears away, because the venv's mark may be among the first files to be deleted.
       const scratch = join(target, `scratch-${randomBytes(3).toString("hex")}`);
       await rename(join(target, name), scratch).catch(ignoreMissing);
       await rm(scratch, { recursive: true, force: true, maxRetries: 3 });
@@ -125,7 +125,7 @@ export async function diskUsage(directory: string): Promise<number> {
   return bytes;
 }
 
-/** Processes of this user that run a program of the runtime or have its libraries open. */
+/** This user's processes that run a program of the runtime or have mapped its libraries. */
 function usersOf(directory: string): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
@@ -136,13 +136,13 @@ function usersOf(directory: string): number[] {
           program.startsWith(`${directory}/`) || readFileSync(`/proc/${pid}/maps`, "utf8").includes(` ${directory}/`)
         );
       } catch {
-        return false; // ended, or another user's
+        return false; // it has exited, or belongs to another user
       }
     })
     .map(Number);
 }
 
-/** The temporary file of another process's lock comes and goes by itself. */
+/** The temporary file of another process's lock may vanish at any time. */
 function ignoreMissing(error: NodeJS.ErrnoException): void {
   if (error.code !== "ENOENT") throw error;
 }

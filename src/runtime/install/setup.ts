@@ -35,55 +35,54 @@ import { remember } from "./remove";
 
 /** Options of {@link setup}: those of `npx tritonode setup`. */
 export interface SetupOptions {
-  /** Default: `cuda` where an NVIDIA driver and a GPU are found, else `cpu`. */
+  /** Default: `cuda` if an NVIDIA driver and a GPU are found, else `cpu`. */
   device?: Device | undefined;
   /** The runtime's own folder; default `$TRITONODE_RUNTIME_DIR`, else `<data dir>/tritonode/<version>-<device>`. */
   directory?: string | undefined;
-  /** The Python to build on: a path or a name on PATH. Default: the best one found. */
+  /** The Python to build with: a path or a name on PATH. Default: the best one found. */
   python?: string | undefined;
   /**
-   * Use the torch and the vLLM that `python` has (default: the active environment's `python3`), and add only what is
-   * missing, in a venv of the runtime's own. Nothing in the other environment is changed.
+   * Use the torch and the vLLM of `python` (default: the active environment's `python3`), and add only what is
+   * missing, in the runtime's own virtual environment. The other environment is not changed.
    */
   useInstalled?: boolean | undefined;
-  /** A bundle made by `bundle()`: nothing is fetched from anywhere. */
+  /** A bundle made by `bundle()`. Then nothing is downloaded. */
   offline?: string | undefined;
   /**
-   * An installed Triton to use, or `none` for that of the nvidia-pytriton wheel. Default: the one of the `tritonserver` on
+   * An installed Triton to use, or `none` for the one in the nvidia-pytriton wheel. Default: the Triton of the `tritonserver` on
    * PATH, else `/opt/tritonserver`, else the wheel.
    */
   triton?: string | undefined;
-  /** The index to take torch from, in place of the user's own and of PyTorch's CPU index. */
+  /** The package index for torch, instead of the user's own and of PyTorch's CPU index. */
   torchIndex?: string | undefined;
   /**
    * Further packages: `vision`, `full` (all that a small runtime leaves out), `portable` (vLLM's kernels for every
-   * processor), `test`, `demo`. Those that an earlier run installed stay.
+   * processor), `test`, `demo`. Packages of an earlier run stay installed.
    */
   extras?: readonly string[] | undefined;
   /**
-   * `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv where it is on PATH and finds all that pip would, else pip.
+   * `uv` or `pip`. Default: `$TRITONODE_INSTALLER`, else uv if it is on PATH and finds everything that pip would, else pip.
    */
   installer?: string | undefined;
   /**
-   * Aborting it ends the step that runs; the promise rejects with {@link SetupCancelledError}, and a second run goes
-   * on.
+   * Aborting it stops the current step; the promise rejects with {@link SetupCancelledError}. Setup can be run again.
    */
   signal?: AbortSignal | undefined;
-  /** Called at each step and, while a package is downloaded, as its bytes come. */
+  /** Called at each step and, while a package is downloaded, as bytes arrive. */
   onProgress?: OnSetupProgress | undefined;
-  /** Called once, before anything is made or fetched; not called where the runtime is complete. */
+  /** Called once, before anything is created or downloaded; not called if the runtime is complete. */
   onPlan?: ((plan: SetupPlan) => void) | undefined;
 }
 
 /**
- * Bytes that an install takes at its peak (wheels and what they unpack to), measured for the CPU, summed up for CUDA.
+ * Bytes that an install needs at its peak (wheels and their contents): measured for the CPU, added up for CUDA.
  */
 const SPACE = { cpu: 3e9, cpuFull: 5e9, cuda: 16e9 } as const;
 const OVERLAY_SPACE = 0.6e9;
 
 /**
- * Makes the runtime, or brings it up to date; returns at once when it is complete already. May be interrupted at any
- * point and run again; of two at once the second waits for the first. The manifest is written last: until then
+ * Makes the runtime, or updates it; returns at once if it is complete already. It may be interrupted at any
+ * point and run again. If two run at once, the second waits for the first. The manifest is written last: until then
  * `findRuntime` finds nothing.
  *
  * ```ts
@@ -91,7 +90,7 @@ const OVERLAY_SPACE = 0.6e9;
  * const model = await VllmModel.load({ engine: { model: "./my-model" }, runtime });
  * ```
  *
- * @throws {@link SetupError} and its kinds, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
+ * @throws {@link SetupError} and its subclasses, {@link PythonNotFoundError}, {@link InvalidArgumentError}.
  */
 export async function setup(options: SetupOptions = {}): Promise<Runtime> {
   checkNames("setup", options, setupOptions);
@@ -139,7 +138,7 @@ const setupOptions = Object.keys({
  * Tells what `setup` would do with these options. Creates nothing, installs nothing and does not wait for a lock; it may ask the
  * package index whether uv finds what is needed.
  *
- * @throws as {@link setup}, for what can be seen beforehand: no fitting Python, a folder of other files, no uv.
+ * @throws as {@link setup}, for what can be known beforehand: no suitable Python, a folder of other files, no uv.
  */
 export async function planSetup(options: SetupOptions = {}): Promise<SetupPlan> {
   const { device, extras, directory, installed } = await checked(options);
@@ -168,11 +167,11 @@ async function checked(options: SetupOptions): Promise<Checked> {
   return { device, extras, directory: namedDirectory(options.directory) ?? defaultDirectory(device), installed };
 }
 
-/** What there is to do, and with what. */
+/** What has to be done, and with what. */
 interface Task {
   plan: SetupPlan;
   extras: Extra[];
-  /** The valid manifest to add extras to; undefined: from the ground up. */
+  /** The valid manifest to add extras to; undefined: start from scratch. */
   present: Manifest | undefined;
   python: Python | undefined;
   installed: Installed | undefined;
@@ -212,7 +211,7 @@ async function examine({ directory, device, asked, installed, options, report }:
   }
   if (action !== "none") {
     installer = await chooseInstaller({
-      // What is added has to come before what is installed, although both are found: only pip is told so.
+      // The added packages must be installed although the other environment has them too, which only pip can be told.
       installer: pins === undefined ? options.installer : "pip",
       python: python?.base ?? present?.python.base ?? "",
       pins: pins ?? allPins(device, extras, installedTriton === undefined),
@@ -238,7 +237,7 @@ async function examine({ directory, device, asked, installed, options, report }:
   return { plan, extras, present, python, installed, installedTriton };
 }
 
-/** The folder of the installed Triton to use; undefined: the wheel's. A runtime keeps the one that it was made with. */
+/** The folder of the installed Triton to use; undefined: the wheel's. A runtime keeps the Triton that it was made with. */
 async function chosenTriton(
   options: SetupOptions,
   present: Manifest | undefined,
@@ -246,19 +245,19 @@ async function chosenTriton(
 ): Promise<string | undefined> {
   const named = options.triton ?? (present === undefined ? systemTriton() : undefined);
   if (named !== undefined && options.triton === undefined && python !== undefined) {
-    // One that nobody named is used where it fits the Python that somebody did.
+    // A Triton that was found by itself is used only if it works with the Python that the user has named.
     if (stubPythonVersion(tritonOfDirectory(named).stub) !== python.version) return undefined;
   }
   return named === undefined || named === "none" ? undefined : await realpath(named).catch(() => named);
 }
 
-/** Whether a runtime has what an extra brings. */
+/** Whether a runtime has the packages of an extra. */
 function has(manifest: Manifest, name: Extra): boolean {
   const brought = manifest.extras[name] === digest(extraPins(name, manifest.device));
   return brought || (manifest.leftOut === undefined && (name === "full" || name === "portable" || name === "vision"));
 }
 
-/** Whether files are asked for that were removed from a runtime: then it is made anew, with the extras that it had. */
+/** Whether files are requested that were removed from a runtime: then it is made again, with the extras that it had. */
 function mustGrow({ leftOut }: Manifest, asked: readonly Extra[]): boolean {
   if (leftOut === undefined) return false;
   return asked.includes("full") || (asked.includes("portable") && leftOut.builds.length > 0);
@@ -328,7 +327,7 @@ async function build(task: Build): Promise<Runtime> {
     return toRuntime(directory, manifest);
   } finally {
     await rm(scratch, { recursive: true, force: true });
-    // a half-made venv is of no use to the next run, and 3 GB to the user
+    // an incomplete venv is useless to the next run, and takes 3 GB
     if (!finished && existsSync(join(venv, MARKER))) await rm(venv, { recursive: true, force: true, maxRetries: 3 });
   }
 }
@@ -355,10 +354,10 @@ async function complete(
       hint: "choose another folder with --dir, or remove that one",
     });
   }
-  // Another vLLM, torch or numpy there since: what is added may be another.
+  // The other environment has another vLLM, torch or numpy since, so other packages may have to be added.
   if (installed !== undefined && JSON.stringify(manifest.installed) !== JSON.stringify(recorded(installed)))
     return undefined;
-  // A runtime over installed packages stays one until it is made anew.
+  // A runtime that uses installed packages continues to do so until it is made again.
   const wanted =
     manifest.installed === undefined
       ? baseDigest(device, manifest.triton.installed === undefined)
@@ -375,7 +374,7 @@ async function complete(
   return manifest;
 }
 
-/** Refuses a folder with anything of the user's in it, before a single file is written there. */
+/** Refuses a folder with other files in it, before anything is written there. */
 async function refuseForeign(directory: string): Promise<void> {
   const { state, foreign } = contentsOf(directory);
   if (state === "complete") return;
@@ -387,7 +386,7 @@ async function refuseForeign(directory: string): Promise<void> {
   }
 }
 
-/** Clears what an earlier try left, and sees that the new one will fit. */
+/** Removes what an earlier attempt left, and checks that there is enough space for the new one. */
 async function makeRoom(directory: string, device: Device, needed: number): Promise<void> {
   await removeManifest(directory);
   await rm(join(directory, "venv"), { recursive: true, force: true, maxRetries: 3 });

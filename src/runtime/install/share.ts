@@ -1,16 +1,16 @@
 import { link, lstat, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 
-/** Smaller files are not worth a look, bytes. */
+/** Smaller files, in bytes, are not worth the effort. */
 const SMALLEST = 64 * 1024;
 
 /**
- * Replaces large files of a runtime by hard links to equal ones of another runtime. Two files are taken for equal when
+ * Replaces large files of a runtime with hard links to equal ones of another runtime. Two files count as equal if
  * both runtimes have the package in the same version with the same checksum for that file (the wheel's RECORD), and
- * their sizes agree: so nothing is read, and two files that were trimmed are shared as well. pip and uv replace files
- * and never write into them, so that a change of one runtime does not reach the other.
+ * their sizes agree. So nothing has to be read, and two files that were trimmed are shared as well. pip and uv replace files
+ * and never write into them, so a change of one runtime does not affect the other.
  *
- * @returns the bytes that the disk is spared; 0 where the two lie on different file systems.
+ * @returns how many bytes of disk space are saved; 0 if the two are on different file systems
  */
 export async function shareWith(sitePackages: string, other: string): Promise<number> {
   const theirs = new Set(await names(other));
@@ -36,7 +36,7 @@ async function shareFile(own: string, other: string): Promise<number> {
     await rename(copy, own);
     return mine.size;
   } catch {
-    // A file that went meanwhile, or a file system without hard links: a copy is as good.
+    // The file has vanished, or the file system has no hard links: then the copy stays.
     await rm(copy, { force: true });
     return 0;
   }
@@ -45,7 +45,7 @@ async function shareFile(own: string, other: string): Promise<number> {
 /** File → checksum of an installed package (https://packaging.python.org/specifications/recording-installed-packages/). */
 async function checksums(info: string): Promise<Map<string, string>> {
   const record = await readFile(join(info, "RECORD"), "utf8").catch(() => "");
-  // A path with a comma is quoted: those are left out.
+  // Paths with a comma are quoted; they are skipped.
   return new Map(
     record.split("\n").flatMap((line) => {
       const [path = "", sum = "", size = "0", ...more] = line.split(",");

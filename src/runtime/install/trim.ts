@@ -2,18 +2,18 @@ import { copyFile, open, readdir, rename, rm, truncate } from "node:fs/promises"
 import { join } from "node:path";
 import { KERNEL_BUILDS, LEFT_OUT_FILES } from "../packages/left-out";
 
-/** A library is copied only where that saves at least so much, bytes. */
+/** A library is copied only if that saves at least this many bytes. */
 const WORTH_IT = 1_000_000;
 
-/** Triton's libraries keep all that they carry: tritonode's repairs of its Python backend read their sections. */
+/** Triton's libraries are left unchanged, because tritonode's repairs of its Python backend read their sections. */
 const UNTOUCHED = /^(pytriton|nvidia_pytriton\.libs)$/;
 
 /**
- * Removes from a runtime what left-out.ts lists, the tests of packages, and what libraries carry for debuggers alone.
+ * Removes from a runtime what left-out.ts lists, the tests of packages, and the debug information of libraries.
  *
- * @param sitePackages the venv's.
- * @param pythonVersion major.minor of the venv's.
- * @param signal ends it between two files.
+ * @param sitePackages - the venv's
+ * @param pythonVersion - major.minor of the venv's Python
+ * @param signal - stops it between two files
  */
 export async function trim(sitePackages: string, pythonVersion: string, signal?: AbortSignal): Promise<void> {
   for (const part of LEFT_OUT_FILES) {
@@ -42,13 +42,13 @@ async function walk(parent: string, name: string, signal: AbortSignal | undefine
 }
 
 /**
- * Removes from a 64-bit little-endian ELF file all that no segment loads: debug information, the symbol table for
+ * Removes everything from a 64-bit little-endian ELF file that no segment loads: debug information, the symbol table for
  * debuggers, and the section headers, which only such tools read (System V ABI, chapters 4 and 5: a loader works from
  * the program headers). The three builds of vLLM's kernels are four fifths debug information.
  *
  * The file is replaced, never changed: an installer may have linked it from its cache.
  *
- * @returns the bytes that were saved.
+ * @returns how many bytes were saved
  */
 export async function trimLibrary(path: string): Promise<number> {
   const file = await open(path);
@@ -84,7 +84,7 @@ export async function trimLibrary(path: string): Promise<number> {
   return size - end;
 }
 
-/** Where the last byte ends that a segment covers; Infinity for what is not such an ELF file. */
+/** The end of the last byte that a segment covers; Infinity if it is not such an ELF file. */
 async function loadedEnd(header: Buffer, read: (at: number, length: number) => Promise<Buffer>): Promise<number> {
   const isElf64 = header.subarray(0, 6).equals(Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1]));
   if (!isElf64) return Number.POSITIVE_INFINITY;
@@ -101,8 +101,8 @@ async function loadedEnd(header: Buffer, read: (at: number, length: number) => P
 /**
  * Removes the builds of vLLM's kernels that this machine's processor does not use.
  *
- * @param used the one that vLLM loaded here; undefined: it is not known, and all of them stay.
- * @returns those that were removed.
+ * @param used - the build that vLLM loaded here; undefined: it is not known, and all builds stay
+ * @returns the builds that were removed
  */
 export async function removeBuilds(sitePackages: string, used: string | undefined): Promise<string[]> {
   if (used === undefined) return [];

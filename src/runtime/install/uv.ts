@@ -8,7 +8,7 @@ import { packageName } from "./progress";
 const EXACTLY = ["--no-deps", "--only-binary", ":all:"];
 const QUIET = ["--no-progress", "--color", "never"];
 
-/** As pipInstall, with uv: exactly these pins, and nothing that they ask for. */
+/** Like pipInstall, with uv: installs exactly these pins, without their dependencies. */
 export async function uvInstall(
   program: string,
   context: PipContext,
@@ -51,7 +51,7 @@ export async function uvInstall(
 export interface UvQuestion {
   program: string;
   python: string;
-  /** torch, which has indexes of its own to be looked for in, then everything else. */
+  /** Installs torch, which has its own list of indexes, then everything else. */
   pins: readonly string[];
   torchIndexes: readonly (string | undefined)[];
   environment: NodeJS.ProcessEnv;
@@ -59,9 +59,9 @@ export interface UvQuestion {
 }
 
 /**
- * Asks uv whether it finds every pin for this Python; installs nothing.
+ * Asks uv whether it finds every pin for this Python, and installs nothing.
  *
- * @returns undefined where it does, else what it said.
+ * @returns undefined if it does, else uv's message
  */
 export async function uvResolves(question: UvQuestion): Promise<string | undefined> {
   const [torch = "", ...rest] = question.pins;
@@ -101,7 +101,7 @@ function indexes(index: string | undefined): string[] {
   return index === undefined ? [] : ["--default-index", index];
 }
 
-/** The user's own settings of uv, less what would send the packages elsewhere than the venv. */
+/** The user's own settings of uv, without those that would install the packages outside the venv. */
 export function uvEnvironment(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const clean: NodeJS.ProcessEnv = { ...environment };
   for (const name of ["VIRTUAL_ENV", "CONDA_PREFIX", "UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TARGET", "UV_PREFIX"]) {

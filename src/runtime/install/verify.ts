@@ -43,7 +43,7 @@ const STUB_TIMEOUT_MS = 20_000;
 const IMPORT_TIMEOUT_MS = 300_000;
 
 /**
- * Starts the stub once without arguments, with libpython in reach. Triton waits for ever for a stub that can't start,
+ * Starts the stub once without arguments, with libpython on its library path. Triton waits forever for a stub that can't start,
  * so this is checked first.
  *
  * @returns undefined when it starts, else the reason in words.
@@ -104,7 +104,7 @@ export function unwantedPackages(runtime: Runtime): string[] {
   return ["torchvision", "torchaudio", "torchcodec"].filter((name) => existsSync(join(folder, name)));
 }
 
-/** What a child of Triton sees of the caller's environment, as far as Python is concerned. */
+/** The part of the caller's environment that a child of Triton gets, as far as Python is concerned. */
 function bareEnvironment(runtime: Runtime): NodeJS.ProcessEnv {
   const environment: NodeJS.ProcessEnv = { ...process.env };
   for (const name of Object.keys(environment)) if (name.startsWith("PYTHON")) delete environment[name];

@@ -1,15 +1,15 @@
 /*
- * What the CPU's runtime does without. No plain load and no test imports any of these packages (the whole suite runs
- * without them); each is needed by one feature, and the extra beside it brings it back. On CUDA nothing is left out.
+ * What a runtime for the CPU leaves out. No plain load and no test imports any of these packages (the whole suite runs
+ * without them). Each is needed by one feature, and the extra beside it installs it. On CUDA nothing is left out.
  */
 
-/** The extras of `setup --with` that bring back what is left out. */
+/** The extras of `setup --with` that install what is left out. */
 export type LeftOutExtra = "vision" | "full";
 
 export interface LeftOutPackage {
-  /** The distribution's name, as pins have it. */
+  /** The distribution's name, as in the pins. */
   name: string;
-  /** The top-level modules that it brings. */
+  /** Its top-level modules. */
   modules: readonly string[];
   extra: LeftOutExtra;
   why: string;
@@ -53,12 +53,12 @@ export const LEFT_OUT_PACKAGES: readonly LeftOutPackage[] = [
 export interface LeftOutFiles {
   /** A folder below site-packages. */
   folder: string;
-  /** Which names in it go, with all that is in them. */
+  /** Which names in it are removed, with everything in them. */
   names: (name: string, pythonVersion: string) => boolean;
   why: string;
 }
 
-/** Parts of packages that are needed otherwise: removed once they are unpacked. */
+/** Parts of packages that are needed apart from these parts: they are removed after unpacking. */
 export const LEFT_OUT_FILES: readonly LeftOutFiles[] = [
   { folder: "torch", names: (name) => name === "test", why: "torch's C++ tests: 83 MB" },
   {
@@ -82,11 +82,11 @@ export const LEFT_OUT_FILES: readonly LeftOutFiles[] = [
 /** vLLM's wheel has its CPU kernels in three builds, of which it loads the one for the processor. */
 export const KERNEL_BUILDS = ["_C", "_C_AVX512", "_C_AVX2"] as const;
 
-/** What a manifest says of a runtime that is not full. */
+/** What a manifest records about a runtime that is not full. */
 export interface LeftOut {
-  /** Distribution → the extra that brings it. */
+  /** Distribution → the extra that installs it. */
   packages: Record<string, LeftOutExtra>;
-  /** Top-level module → the extra that brings it: the backend names it when something imports the module. */
+  /** Top-level module → the extra that installs it: the backend names it when something imports the module. */
   modules: Record<string, LeftOutExtra>;
   /** Those of {@link KERNEL_BUILDS} that this machine's processor does not use. */
   builds: string[];

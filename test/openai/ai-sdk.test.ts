@@ -15,6 +15,7 @@ import type { VllmModel } from "../../src";
 import { createTritonode, type TritonodeProvider } from "../../src/ai-sdk";
 import { loadTiny } from "../support/models";
 import { adapter } from "../support/paths";
+import { toolEngine } from "../support/versions";
 
 // The provider, with the AI SDK itself.
 
@@ -22,7 +23,7 @@ let model: VllmModel;
 let tritonode: TritonodeProvider;
 beforeAll(async () => {
   model = await loadTiny(
-    { enable_auto_tool_choice: true, tool_call_parser: "hermes", tool_strict_level: "parameter" },
+    toolEngine,
     { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
   );
   tritonode = createTritonode(model);

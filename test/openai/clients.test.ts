@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { VllmModel } from "../../src";
 import { loadTiny } from "../support/models";
 import { adapter, root } from "../support/paths";
+import { toolEngine } from "../support/versions";
 
 // The examples are plain JavaScript, as their readers write it.
 // biome-ignore lint/suspicious/noExplicitAny: JavaScript without types
@@ -21,7 +22,7 @@ beforeAll(async () => {
   langchain = await example("langchain/main.mjs");
   // The tools' arguments are held to their schema: this model has never heard of one.
   model = await loadTiny(
-    { enable_auto_tool_choice: true, tool_call_parser: "hermes", tool_strict_level: "parameter" },
+    toolEngine,
     { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
   );
 });

@@ -12,6 +12,7 @@ import {
 } from "../../src";
 import { loadTiny } from "../support/models";
 import { adapter } from "../support/paths";
+import { toolEngine } from "../support/versions";
 
 // Tools, scaled adapters, prompts of token ids and maps, on one engine.
 
@@ -19,7 +20,7 @@ const folder = mkdtempSync(join(tmpdir(), "tritonode scaled-"));
 let model: VllmModel;
 beforeAll(async () => {
   model = await loadTiny(
-    { enable_auto_tool_choice: true, tool_call_parser: "hermes", tool_strict_level: "parameter", max_cpu_loras: 24 },
+    { ...toolEngine, max_cpu_loras: 24 },
     { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
   );
 });

@@ -10,6 +10,8 @@ import { conversation } from "../../src/cli/commands/run";
 import { checkVision, readImages } from "../../src/cli/images";
 import { temporaryFolder, tinyEngine } from "../support/models";
 import { fixtures, paths, root } from "../support/paths";
+import { unless } from "../support/skip";
+import { isVllmSince } from "../support/versions";
 
 // A vision model with random eyes: another image gives another answer, the same image the same one.
 const folder = join(root, ".cache/vision-model");
@@ -46,10 +48,13 @@ function png(red: number, green: number, blue: number, side = 56): Buffer {
   return Buffer.concat([signature, chunk("IHDR", header), chunk("IDAT", pixels), chunk("IEND", Buffer.alloc(0))]);
 }
 
+/** `num_patches` of vllm/model_executor/models/idefics3.py: no image is left, and the encoder fails. */
+const seen = unless(!isVllmSince(31), "vLLM before 0.31 counts no patches of an image that Idefics3 does not split");
+
 const [red, blue] = [png(255, 0, 0), png(0, 0, 255)];
 const greedy = { temperature: 0, max_tokens: 8 };
 
-test("the contract's image input: bytes, base64, a data URL", async () => {
+test("the contract's image input: bytes, base64, a data URL", seen, async () => {
   const see = async (image: string | Uint8Array) =>
     (await model.generate("<image> What is it?", { ...greedy, images: [image] })).text;
   const text = await see(red);
@@ -62,7 +67,7 @@ test("the contract's image input: bytes, base64, a data URL", async () => {
   await expect(see(Buffer.from("no image"))).rejects.toThrow(/image 0 cannot be decoded/);
 });
 
-test("OpenAI's form gives the same answer as the contract's", async () => {
+test("OpenAI's form gives the same answer as the contract's", seen, async () => {
   const ask = (...images: Buffer[]) => {
     const parts = images.map((image) => ({
       type: "image_url",

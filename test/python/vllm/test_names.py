@@ -54,6 +54,7 @@ ONLY: dict[str, tuple[versions.Version, versions.Version]] = {
     "vllm.model_executor.models.utils:WeightsMapper.get_rename_mapper": ((0, 29), versions.LAST),
     "vllm.model_executor.models.utils:WeightsMapper.get_unstacked_mapper": (versions.FIRST, (0, 28)),
     "supported_modules_to_save": ((0, 31), versions.LAST),
+    "vllm.outputs:PoolingRequestOutput": ((0, 32), versions.LAST),
 }
 
 # "module:name" → the parameters that are passed, by name. For a key of versions.MOVED: the module of this version.
@@ -173,6 +174,7 @@ ATTRIBUTES: dict[str, str] = {
     "vllm.renderers.base:BaseRenderer": "_tokenize_prompt_async",
     "vllm.v1.engine:EngineCoreOutput": "request_id new_token_ids pooling_output finish_reason",
     "vllm.v1.engine:EngineCoreOutputs": "outputs finished_requests",
+    "vllm.outputs:PoolingRequestOutput": "error",
     "vllm.v1.metrics.stats:IterationStats": (
         "finished_requests num_prompt_tokens num_generation_tokens time_to_first_tokens_iter "
         "inter_token_latencies_iter n_params_iter"

@@ -17,7 +17,13 @@ from tritonode.errors import BackendError, CancelledError, InvalidRequestError, 
 from tritonode.lora.adapter import Adapter
 from tritonode.lora.registry import AdapterRegistry
 from tritonode.vllm.engine import EngineDeadError
-from tritonode.vllm.requests import OVERLOAD_ERRORS, REQUEST_ERRORS, EmbeddingRequestOutput, PoolingParams
+from tritonode.vllm.requests import (
+    OVERLOAD_ERRORS,
+    REQUEST_ERRORS,
+    EmbeddingRequestOutput,
+    PoolingParams,
+    pooling_error,
+)
 
 from .output_sender import OutputSender
 from .senders import Sender
@@ -89,8 +95,9 @@ class Generator:
             )
             # An embedding comes whole: the last output is the only one.
             output = [output async for output in outputs][-1]
-            if output.error is not None:
-                raise BackendError(f"vLLM ended the request with an error: {output.error.message}")
+            error = pooling_error(output)
+            if error is not None:
+                raise BackendError(f"vLLM ended the request with an error: {error}")
             embedding = EmbeddingRequestOutput.from_base(output).outputs.embedding
             tensors = embedding_tensors(self._pb_utils, embedding, raw.returns, len(output.prompt_token_ids))
             await sender.send(self._pb_utils.InferenceResponse(output_tensors=tensors), final=True)

@@ -36,12 +36,20 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "VLLMValidationError",
+    "pooling_error",
     "sampling_param_types",
     "structured_output_types",
 ]
 
 # Set by vLLM itself or by this backend, never by a request.
 _INTERNAL_SAMPLING_PARAMS = frozenset({"output_kind", "skip_clone", "output_text_buffer_length"})
+
+
+def pooling_error(output: PoolingRequestOutput[Any]) -> str | None:
+    """Why vLLM ended the request, if it did. Before 0.32 it raises instead of saying so in the output."""
+    if not versions.since(0, 32) or output.error is None:
+        return None
+    return output.error.message
 
 
 def sampling_param_types() -> dict[str, Any]:

@@ -1,0 +1,85 @@
+// The tests that the matrix runs, by group, and what came of them.
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { start } from "../steps.mjs";
+import { folder } from "./environments.mjs";
+
+const SHORT_LORA = ["test/python/lora/test_exact.py", "test/python/lora/test_gpu_kernels.py"];
+
+/** Files of tests; with `--short` those of `short`. */
+export const GROUPS = {
+  names: { python: ["test/python/vllm/test_names.py"] },
+  conformance: { vitest: ["test/conformance"], short: { vitest: ["test/conformance/contract.test.ts"] } },
+  LoRA: {
+    vitest: ["test/integration/adapters.test.ts"],
+    python: ["test/python/lora"],
+    short: { vitest: ["test/integration/adapters.test.ts"], python: SHORT_LORA },
+  },
+  // The kernels of this package under that version: linear layers and attention, and a decoder's layers in one call.
+  kernels: {
+    python: ["test/python/cpu"],
+    short: { python: ["test/python/cpu/test_decoder.py", "test/python/cpu/test_linear_vllm.py"] },
+  },
+  OpenAI: {
+    vitest: ["test/openai"],
+    python: ["test/python/openai"],
+    short: { vitest: ["test/openai/fetch.test.ts"] },
+  },
+  "main job": {
+    vitest: ["test/integration/tutorial.test.ts", "test/integration/model.test.ts"],
+    short: { vitest: ["test/integration/tutorial.test.ts"] },
+  },
+};
+
+/** How many tests of a group passed, failed and were skipped, with the names of those that failed. */
+export async function runGroup(group, python, environment) {
+  const counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const env = { ...process.env, ...environment };
+  if (group.vitest !== undefined) await runVitest(group.vitest, env, counts);
+  if (group.python !== undefined) await runPytest(group.python, python, env, counts);
+  counts.failed = counts.failures.length;
+  return counts;
+}
+
+const report = join(folder, "report");
+
+async function runVitest(files, env, counts) {
+  rmSync(report, { force: true });
+  const reporters = ["--reporter=default", "--reporter=json", `--outputFile=${report}`];
+  const program = ["node_modules/vitest/vitest.mjs", "run", "--typecheck.enabled=false", ...reporters];
+  await start(process.execPath, [...program, ...files], { env });
+  if (!existsSync(report)) {
+    counts.failures.push("vitest wrote no report");
+    return;
+  }
+  const found = JSON.parse(readFileSync(report, "utf8"));
+  counts.passed += found.numPassedTests;
+  counts.skipped += found.numPendingTests;
+  for (const file of found.testResults) {
+    const failed = file.assertionResults.filter(({ status }) => status === "failed");
+    counts.failures.push(...failed.map(({ fullName }) => fullName));
+    // A file that cannot be loaded, or whose model cannot, fails without a test that failed: its tests were not run.
+    if (file.status === "failed" && failed.length === 0) counts.failures.push(file.name);
+  }
+  rmSync(report, { force: true });
+}
+
+async function runPytest(files, python, env, counts) {
+  rmSync(report, { force: true });
+  await start(python, ["-m", "pytest", "-q", `--junitxml=${report}`, ...files], { env });
+  if (!existsSync(report)) {
+    counts.failures.push("pytest wrote no report");
+    return;
+  }
+  const xml = readFileSync(report, "utf8");
+  const suite = /<testsuite [^>]*>/.exec(xml)?.[0] ?? "";
+  const count = (key) => Number(new RegExp(` ${key}="(\\d+)"`).exec(suite)?.[1] ?? 0);
+  const bad = count("errors") + count("failures");
+  counts.skipped += count("skipped");
+  counts.passed += count("tests") - bad - count("skipped");
+  const named = [...xml.matchAll(/<testcase [^>]*?name="([^"]*)"[^>]*>\s*<(?:failure|error)/g)].map(([, name]) => name);
+  // A file that cannot be imported is an error that no test stands for.
+  while (named.length < bad) named.push("an error outside a test");
+  counts.failures.push(...named);
+  rmSync(report, { force: true });
+}

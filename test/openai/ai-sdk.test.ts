@@ -22,10 +22,7 @@ import { toolEngine } from "../support/versions";
 let model: VllmModel;
 let tritonode: TritonodeProvider;
 beforeAll(async () => {
-  model = await loadTiny(
-    toolEngine,
-    { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
-  );
+  model = await loadTiny(toolEngine, { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") });
   tritonode = createTritonode(model);
 });
 afterAll(() => model?.dispose());

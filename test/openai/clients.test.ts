@@ -21,10 +21,7 @@ beforeAll(async () => {
   aiSdk = await example("ai-sdk/main.mjs");
   langchain = await example("langchain/main.mjs");
   // The tools' arguments are held to their schema: this model has never heard of one.
-  model = await loadTiny(
-    toolEngine,
-    { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") },
-  );
+  model = await loadTiny(toolEngine, { lora_a: adapter("lora_a"), lora_b: adapter("lora_b") });
 });
 afterAll(() => model?.dispose());
 

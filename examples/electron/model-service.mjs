@@ -5,8 +5,8 @@
 //   { type: "ask", id, messages, lora, maxTokens }        { type: "cancel", id }
 // and gets, until it closes its port,
 //   { type: "state", phase, ... }           at once on connecting, and at each change:
-//       "no-model", "setup-needed", "setup" (message, fraction), "loading" (step), "ready" (adapters),
-//       "restarting" (attempt), "failed" (error)
+//       "no-model", "setup-needed", "setup" (message, fraction), "setup-failed" (error), "loading" (step),
+//       "ready" (adapters), "restarting" (attempt), "failed" (error)
 //   { type: "text", id, text, tokens } ...  and then for each id one of
 //   { type: "done", id, finishReason, usage }             { type: "error", id, error: { code, message, hint } }
 import { existsSync } from "node:fs";
@@ -30,7 +30,7 @@ export class ModelService {
   #stop = new AbortController();
   /** Each client's running requests, by their ids. */
   #clients = new Map();
-  /** The answers that are under way. */
+  /** The running answers. */
   #answers = new Set();
 
   /** @param path - the model's; an empty one waits for a client to choose */
@@ -39,7 +39,7 @@ export class ModelService {
     this.#do(() => this.#load());
   }
 
-  /** One load or install after the other; what fails is the state. */
+  /** Runs one load or installation after the other; an error becomes the state. */
   #do(work) {
     this.#work = this.#work.then(work).catch((error) => {
       if (error.code === "ERR_RUNTIME_MISSING") this.#setState({ phase: "setup-needed" });
@@ -75,20 +75,24 @@ export class ModelService {
       const adapters = (await this.#model.adapters.list()).map(({ name }) => name);
       this.#setState({ phase: "ready", model: basename(this.#path), adapters });
     } catch {
-      // The engine has died or is unloaded meanwhile: the next event says so.
+      // The engine has died or was unloaded: the next event says so.
     }
   }
 
   async #setup() {
-    this.#setState({ phase: "setup", message: "", fraction: 0 });
-    await setup({
-      signal: this.#stop.signal,
-      onProgress: ({ message, index, count, receivedBytes = 0, totalBytes }) => {
-        // Packages that are done, and the part of the one at hand.
-        const part = totalBytes ? receivedBytes / totalBytes : 0;
-        this.#setState({ phase: "setup", message, fraction: count ? (index - 1 + part) / count : 0 });
-      },
-    });
+    this.#setState({ phase: "setup", message: "Starting", fraction: 0 });
+    try {
+      await setup({
+        signal: this.#stop.signal,
+        onProgress: ({ message, index, count, receivedBytes = 0, totalBytes }) => {
+          // Packages that are done, and the part of the current one.
+          const part = totalBytes ? receivedBytes / totalBytes : 0;
+          this.#setState({ phase: "setup", message, fraction: count ? (index - 1 + part) / count : 0 });
+        },
+      });
+    } catch (error) {
+      return this.#setState({ phase: "setup-failed", error: describe(error) });
+    }
     await this.#load();
   }
 
@@ -97,7 +101,7 @@ export class ModelService {
     for (const port of this.#clients.keys()) port.postMessage(this.#state);
   }
 
-  /** Takes a client's port: Node's MessagePort or Electron's MessagePortMain. */
+  /** Connects a client's port: Node's MessagePort or Electron's MessagePortMain. */
   connect(port) {
     const requests = new Map();
     this.#clients.set(port, requests);
@@ -122,7 +126,7 @@ export class ModelService {
     port.postMessage(this.#state);
   }
 
-  /** The model, where it can be asked. */
+  /** The model, if it is ready. */
   #served() {
     if (this.#state.phase === "ready") return this.#model;
     throw Object.assign(new Error("the model is not ready"), {
@@ -135,13 +139,12 @@ export class ModelService {
     const request = new AbortController();
     requests.set(id, request);
     try {
-      const options = { lora, max_tokens: maxTokens, signal: request.signal };
+      // Every piece has the number of tokens so far.
+      const live = { stream_options: { continuous_usage_stats: true } };
+      const options = { lora, max_tokens: maxTokens, signal: request.signal, ...live };
       let last;
-      let tokens = 0;
       for await (const chunk of this.#served().chatStream(messages, options)) {
-        // A piece is a token, or a few that came together: the last one has the exact number.
-        tokens = chunk.usage?.completionTokens ?? tokens + 1;
-        port.postMessage({ type: "text", id, text: chunk.text, tokens });
+        port.postMessage({ type: "text", id, text: chunk.text, tokens: chunk.usage?.completionTokens ?? 0 });
         last = { ...last, ...chunk, finishReason: chunk.finishReason ?? last?.finishReason };
       }
       port.postMessage({ type: "done", id, finishReason: last?.finishReason, usage: last?.usage });
@@ -170,7 +173,7 @@ export class ModelService {
     this.#answers.delete(answer);
   }
 
-  /** Cancels what runs, a load too, tells the clients, and unloads the model. */
+  /** Cancels everything that runs, including a load, tells the clients, and unloads the model. */
   async stop() {
     this.#stop.abort();
     for (const requests of this.#clients.values()) for (const request of requests.values()) request.abort();

@@ -1,10 +1,11 @@
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
 import { createPackageWithOptions, listPackage, statFile } from "@electron/asar";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { findRuntime } from "../../src";
 import { findBarriers, keepFailures, needsBrowser, startBrowser } from "../support/browser";
 import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
 import { adapter, root } from "../support/paths";
@@ -293,6 +294,27 @@ describe("the window", needsBrowser, () => {
     expect(await page.locator("li.error").count()).toBe(0);
   });
 
+  test("the engine crashes during an answer: the window says so, and it is started again with its adapters", async () => {
+    await send("Tell me a very long story");
+    await page.locator("li.busy", { hasText: /./ }).first().waitFor();
+    killEngine();
+    await page.getByText(/^The engine has crashed; it is started again/).waitFor();
+    await page.locator("li.error").first().waitFor();
+    expect(await findBarriers(page)).toEqual([]);
+    // The one that was loaded in the window is there again too.
+    await page.getByText("Ready. Adapters: lora_a, lora_b, lora_all.").waitFor();
+    const answers = await page.getByText(/^\d+ tokens · \d+ tokens\/s$/).count();
+    await send("Hello");
+    await page
+      .getByText(/^\d+ tokens · \d+ tokens\/s$/)
+      .nth(answers + 2)
+      .waitFor();
+    // In the same utility process.
+    expect(starts).toBe(1);
+    await page.keyboard.press("Escape");
+    await page.locator("#stop:disabled").waitFor();
+  });
+
   test("the model's process ends: the window says so and starts it again", async () => {
     // A reloaded window is connected to the same host.
     await page.reload();
@@ -310,32 +332,83 @@ describe("the window", needsBrowser, () => {
   });
 });
 
+/** Kills the engines of this process's models, as the kernel does when memory runs out. */
+function killEngine(): void {
+  const killed = readdirSync("/proc")
+    .filter((pid) => /^\d+$/.test(pid))
+    .filter((pid) => {
+      try {
+        const [, parent] = /\) \S+ (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, "utf8")) ?? [];
+        return Number(parent) === process.pid && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("/model.py");
+      } catch {
+        return false;
+      }
+    });
+  expect(killed.length).toBeGreaterThan(0);
+  for (const pid of killed) process.kill(Number(pid), "SIGKILL");
+}
+
 describe("a machine without the runtime", needsBrowser, () => {
-  test("the window offers to install it, and says why it could not be installed", async () => {
+  let browser: Browser;
+  beforeAll(async () => {
+    browser = await startBrowser();
+  });
+  afterAll(() => browser?.close());
+
+  /** A window whose runtime belongs into `directory`. */
+  async function firstRun(directory: string, more: NodeJS.ProcessEnv = {}) {
+    const env = { ...process.env, ...more, TRITONODE_RUNTIME_DIR: directory };
+    const host = new Worker(join(app, "model-host.mjs"), { workerData: repository, env });
+    const page = await browser.newPage();
+    page.setDefaultTimeout(60_000);
+    await connectPage(
+      page,
+      () => host,
+      () => "",
+    );
+    await page.goto("http://local/");
+    await page.getByText("1.3 GB, once").waitFor();
+    expect(await findBarriers(page)).toEqual([]);
+    return {
+      page,
+      async [Symbol.asyncDispose]() {
+        await page.close();
+        await host.terminate();
+      },
+    };
+  }
+
+  test("the window says why it could not be installed, and tries again", async () => {
     const directory = join(folder, "somebody's folder");
     mkdirSync(directory);
     writeFileSync(join(directory, "letter.txt"), "not ours");
-    const env = { ...process.env, TRITONODE_RUNTIME_DIR: directory };
-    const host = new Worker(join(app, "model-host.mjs"), { workerData: repository, env });
-    const browser = await startBrowser();
-    try {
-      const page = await browser.newPage();
-      page.setDefaultTimeout(60_000);
-      await connectPage(
-        page,
-        () => host,
-        () => "",
-      );
-      await page.goto("http://local/");
-      await page.getByText("1.3 GB, once").waitFor();
-      expect(await findBarriers(page)).toEqual([]);
-      await page.getByRole("button", { name: "Install" }).click();
-      await page.locator("#notice.error", { hasText: /somebody's folder/ }).waitFor();
-      expect(readdirSync(directory)).toEqual(["letter.txt"]);
-    } finally {
-      await browser.close();
-      await host.terminate();
-    }
+    await using window = await firstRun(directory);
+    const { page } = window;
+    await page.getByRole("button", { name: "Install" }).click();
+    await page.locator("#notice.error", { hasText: /somebody's folder/ }).waitFor();
+    expect(readdirSync(directory)).toEqual(["letter.txt"]);
+    expect(await findBarriers(page)).toEqual([]);
+    // Nothing is left to install: what the machine has is found complete.
+    const { directory: installed } = await findRuntime();
+    rmSync(join(directory, "letter.txt"));
+    for (const name of ["venv", "manifest.json"]) symlinkSync(join(installed, name), join(directory, name));
+    await page.getByRole("button", { name: "Try again" }).click();
+    await page.getByText("Ready. Adapters: lora_a, lora_b.").waitFor();
+    await page.getByText("1.3 GB, once").waitFor({ state: "hidden" });
+    expect(await page.locator("#send:enabled").count()).toBe(1);
+  });
+
+  test("an index without the packages: the steps are shown, then pip's reason", async () => {
+    const empty = join(folder, "an empty index");
+    mkdirSync(empty);
+    const env = { TRITONODE_INSTALLER: "pip", PIP_INDEX_URL: `file://${empty}`, PIP_NO_INDEX: "1", PIP_RETRIES: "0" };
+    await using window = await firstRun(join(folder, "a new runtime"), env);
+    const { page } = window;
+    await page.getByRole("button", { name: "Install" }).click();
+    await page.locator("#progress").waitFor();
+    await page.locator("#notice.error", { hasText: /^The installation failed: / }).waitFor();
+    expect(await page.getByRole("button", { name: "Try again" }).isEnabled()).toBe(true);
+    expect(await page.locator("#send:enabled").count()).toBe(0);
   });
 });
 

@@ -7,12 +7,12 @@ const explain = ({ message, hint }) => (hint === undefined ? message : `${messag
 
 const chat = new Chat(ask);
 let nextId = 1;
-/** What waits for messages about a request, by its id. */
+/** The receivers of messages about requests, by the request's id. */
 const waiting = new Map();
-/** Ends of the model's process in a row: a process that can't live is not started for ever. */
-let ends = 0;
+/** How often in a row the model's process has exited: it is not started forever. */
+let exits = 0;
 
-/** Sends a request and gives each message about it, up to the last. */
+/** Sends a request and yields each message about it, up to the last. */
 async function* exchange(message, signal) {
   const id = nextId++;
   const queue = [];
@@ -50,6 +50,7 @@ const lines = {
   "no-model": () => ["Open a model: a Hugging Face folder or a GGUF file."],
   "setup-needed": () => ["The runtime is not installed yet."],
   setup: ({ message }) => [message],
+  "setup-failed": ({ error }) => [`The installation failed: ${explain(error)}`, true],
   loading: ({ step }) => [`Loading the model: ${step} …`],
   ready: ({ adapters }) => [`Ready. Adapters: ${adapters.join(", ") || "none"}.`],
   restarting: ({ attempt }) => [`The engine has crashed; it is started again (attempt ${attempt}).`, true],
@@ -59,14 +60,15 @@ const lines = {
 function showState(state) {
   const { phase, model, adapters, fraction } = state;
   notify(...lines[phase](state));
-  find("first-run").hidden = phase !== "setup-needed" && phase !== "setup";
+  find("first-run").hidden = !["setup-needed", "setup", "setup-failed"].includes(phase);
+  find("install").textContent = phase === "setup-failed" ? "Try again" : "Install";
   find("install").disabled = phase === "setup";
   find("progress").hidden = phase !== "setup";
   if (fraction !== undefined) find("progress").value = fraction;
   find("open-adapter").disabled = phase !== "ready";
   chat.setEnabled(phase === "ready");
   if (phase !== "ready") return;
-  ends = 0;
+  exits = 0;
   find("model").textContent = model;
   const names = [base, ...adapters];
   chat.setModels(names);
@@ -81,14 +83,14 @@ function connect() {
   });
 }
 
-/** The model's process is gone: what waits for it ends, and it is started again, after a pause that grows. */
+/** The model's process is gone: running requests fail, and it is started again, after a growing pause. */
 function restart(code) {
   chat.setEnabled(false);
   const error = { message: `the model's process has ended (${code})` };
   for (const tell of waiting.values()) tell({ type: "error", error });
-  if (++ends > 5) return notify(`${error.message} five times: reload the window to try again.`, true);
+  if (++exits > 5) return notify(`${error.message} five times: reload the window to try again.`, true);
   notify(`${error.message}; it is started again.`, true);
-  setTimeout(connect, 500 * 2 ** ends);
+  setTimeout(connect, 500 * 2 ** exits);
 }
 
 async function open(what) {

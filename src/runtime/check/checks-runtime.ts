@@ -124,7 +124,7 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
   ].flat();
   return ok(
     name,
-    `${described}; left out, and brought by \`${setupCommand(runtime)}\` with the option: ${parts.join("; ")}`,
+    `${described}; left out, and added by \`${setupCommand(runtime)}\` with the option in parentheses: ${parts.join("; ")}`,
   );
 }
 

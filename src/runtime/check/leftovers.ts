@@ -50,7 +50,7 @@ export function findLeftovers(places: LeftoverPlaces = {}): Leftovers {
 export function checkLeftovers(found: Leftovers = findLeftovers()): Check {
   const name = "leftovers";
   const { regions, folders, stubs } = found;
-  if (regions.length + folders.length + stubs.length === 0) return ok(name, "none of dead processes");
+  if (regions.length + folders.length + stubs.length === 0) return ok(name, "dead processes left nothing behind");
   const detail =
     `of dead processes: ${stubs.length} Python children still running, ` +
     `${regions.length} shared-memory files, ${folders.length} private folders`;

@@ -12,7 +12,7 @@ import numpy as np
 
 from tritonode.errors import BackendError
 
-# JSON has no number for the logarithm of 0: this stands for it, as in OpenAI's API and in vLLM's.
+# JSON has no number for the logarithm of 0. This number represents it, as in OpenAI's and vLLM's APIs.
 _LEAST_LOGPROB = -9999.0
 
 
@@ -46,7 +46,7 @@ class ResponseState:
     with_logprobs: bool = True
     tokens: int = 0
     num_input_tokens: int = 0
-    # time.monotonic() when the first token came in.
+    # time.monotonic() when the first token arrived.
     first_token_at: float | None = None
     _choices: list[_Choice] = field(default_factory=list)
 

@@ -49,7 +49,7 @@ def complete(config: Any) -> Any:
     for entry in OUTPUTS:
         if entry["name"] not in outputs:
             config.add_output(entry)
-    # vLLM forms batches itself, and a request gets many responses.
+    # vLLM forms batches itself, and a request can get many responses.
     config.set_model_transaction_policy({"decoupled": True})
     config.set_max_batch_size(0)
     return config

@@ -1,6 +1,6 @@
 """vLLM's own OpenAI application over this backend's engine: built as `vllm serve` builds it, but never listening.
 
-The application's FastAPI routes, their state and their error handling are vLLM's; only its list of models is replaced
+The FastAPI routes, their state and their error handling are vLLM's own; only the list of models is replaced
 (`models`).
 """
 
@@ -30,7 +30,7 @@ async def build_application(llm: Any, args: Any, registry: AdapterRegistry | Non
 
     from . import models
 
-    # The engine's own: it has the reasoning parser, and vLLM's type instead of an object.
+    # The engine's own configuration: it has the reasoning parser, and vLLM's type instead of a plain object.
     args.structured_outputs_config = llm.vllm_config.structured_outputs_config
     adapters = models.AdapterModels(registry)
     client = models.CountingEngineClient(llm, adapters)
@@ -43,6 +43,6 @@ async def build_application(llm: Any, args: Any, registry: AdapterRegistry | Non
     if args.served_model_name is None:
         # The name in Triton, in addition to vLLM's default, which is the path of the model.
         serving.base_model_paths.append(openai.BaseModelPath(name=model_name, model_path=args.model))
-    # vLLM's error handler ends its server when the engine is dead; here the host decides.
+    # vLLM's error handler would stop its server when the engine is dead; here the host decides.
     app.state.server = SimpleNamespace(should_exit=False)
     return app  # type: ignore[no-any-return]

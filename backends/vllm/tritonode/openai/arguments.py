@@ -16,7 +16,7 @@ def serve_arguments(engine_args: dict[str, Any], frontend_args: dict[str, Any]) 
 
     Raises SettingsError for arguments that do not fit together and for a parser that vLLM does not have.
     """
-    # Here, because it imports the HTTP application's modules.
+    # Imported here, because it imports the HTTP application's modules.
     from tritonode.vllm.frontend import (
         FlexibleArgumentParser,
         ReasoningParserManager,

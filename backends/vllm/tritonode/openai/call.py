@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from tritonode.errors import InvalidRequestError
 
 Message = dict[str, Any]
-# Gets the parts of the next response, and whether it is the last one.
+# Called with the parts of the next response, and whether it is the last one.
 Send = Callable[[list[bytes], bool], Awaitable[None]]
 
 
@@ -156,7 +156,7 @@ def _encode_head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     return json.dumps({"status": status, "headers": pairs}).encode()
 
 
-# After a disconnect an application ends within a step of the engine. This limit is for one that does not.
+# After a disconnect an application finishes within a step of the engine. This limit is for one that does not.
 _END_SECONDS = 5.0
 
 
@@ -166,5 +166,5 @@ async def _end(task: asyncio.Future[None]) -> None:
         task.cancel()
         await asyncio.wait([task], timeout=_END_SECONDS)
     if task.done() and not task.cancelled():
-        # Retrieved, so that asyncio does not report it.
+        # The exception is retrieved, so that asyncio does not report it.
         task.exception()

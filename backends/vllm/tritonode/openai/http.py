@@ -27,7 +27,7 @@ from .call import HttpCall, HttpRequest
 _IDLE_SECONDS = 2.0
 
 
-# Sends elements of `http_response`; the flag says that they are the last.
+# Sends elements of `http_response`; the flag says whether they are the last ones.
 Send = Callable[[list[bytes], bool], Awaitable[None]]
 
 
@@ -65,13 +65,13 @@ class HttpHandler:
             await asyncio.sleep(_IDLE_SECONDS)
             if is_idle():
                 with contextlib.suppress(Exception):
-                    # The first request gets the error.
+                    # The first request reports the error.
                     await self.prepare()
 
     async def _build(self) -> Any:
         from .application import build_application, import_application
 
-        # On a thread: the loop serves the engine's outputs meanwhile.
+        # On a thread, so that the event loop can deliver the engine's outputs in the meantime.
         await asyncio.to_thread(import_application)
         return await build_application(self._llm, self._args(), self._registry, self._model_name)
 
@@ -91,7 +91,7 @@ class HttpHandler:
         except BackendError:
             raise
         except Exception as failure:
-            # vLLM has answered or logged what it could name.
+            # vLLM has already answered, or logged, the errors that it knows.
             traceback.print_exc()
             raise BackendError(f"the HTTP application failed: {type(failure).__name__}: {failure}") from failure
         finally:

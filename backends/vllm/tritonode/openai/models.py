@@ -122,8 +122,8 @@ class RegistryServingModels(OpenAIServingModels):
     async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
         """Ask vLLM's resolvers (plugins) for an adapter. What they find is loaded by the registry.
 
-        vLLM would count ids of its own for them, which are those of the registry's adapters: one's weights would answer
-        for the other.
+        vLLM would number them itself, with ids that the registry's adapters have: the weights of one adapter would answer
+        for another.
         """
         adapters = self.lora_requests.registry
         if adapters is None:
@@ -189,7 +189,7 @@ class CountingEngineClient:
             try:
                 await registry.for_request(adapter.name, None)
             except BackendError as failure:
-                # vLLM's application takes a ValueError for the request's own fault.
+                # vLLM's application treats a ValueError as an error of the request.
                 raise ValueError(str(failure)) from failure
         registry.begin(adapter)
         started, first_token = time.monotonic(), None
@@ -205,7 +205,7 @@ class CountingEngineClient:
         finally:
             total = time.monotonic() - started
             ended = registry.end(adapter, tokens=tokens, failed=failed, first_token=first_token, total=total)
-            # Shielded: a request that is cancelled is counted too.
+            # Shielded, because a cancelled request has to be counted too.
             await asyncio.shield(ended)
 
 
@@ -215,5 +215,5 @@ def _completions(output: Any) -> list[Any]:
     return completions if isinstance(completions, list) else []
 
 
-# vLLM's checks of the type take the client for what it stands for.
+# vLLM's type checks then accept the client as the type that it wraps.
 EngineClient.register(CountingEngineClient)

@@ -42,13 +42,13 @@ class DeltaChannel(asyncio.BaseProtocol):
         self._listeners: list[Callable[[], None]] = []
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
-        # Whether the host is so far behind that producers should merge their deltas and wait.
+        # Whether the host has fallen so far behind that producers should merge their deltas and wait.
         self.is_full = False
 
     async def serve(self, name: str, sender: Sender, pb_utils: Any) -> None:
         """Create the FIFO, answer the request, and serve the FIFO until this task is cancelled.
 
-        Raises InvalidRequestError for a client that is no tritonode host.
+        Raises InvalidRequestError for a client that is not a tritonode host.
         """
         directory = os.environ.get("TRITONODE_PRIVATE_DIR")
         if directory is None or not re.fullmatch(r"[\w-]+", name):
@@ -57,7 +57,7 @@ class DeltaChannel(asyncio.BaseProtocol):
         path = os.path.join(directory, name)
         os.mkfifo(path, 0o600)
         try:
-            # A FIFO can be opened for writing only once it is open for reading: this process does that itself.
+            # A FIFO can be opened for writing only if it is open for reading, so this process opens it for reading too.
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0):
                 pipe = open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)  # noqa: SIM115
                 with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ class DeltaChannel(asyncio.BaseProtocol):
             listener()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # The host no longer reads: producers that wait for room go on, and what they send is dropped.
+        # The host no longer reads. Producers that wait for room continue, and what they send is dropped.
         self.resume_writing()
 
 
@@ -115,7 +115,7 @@ def _encode(entries: list[list[Any]]) -> bytes:
     try:
         return msgspec.json.encode(entries)
     except UnicodeEncodeError:
-        # A lone surrogate in one of the texts must not lose the others.
+        # A lone surrogate in one of the texts must not make the others fail.
         return msgspec.json.encode(_well_formed(entries))
 
 

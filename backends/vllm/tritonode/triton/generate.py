@@ -61,7 +61,7 @@ class Generator:
             raw.returns, sampling.n, raw.text if prepend else "", with_logprobs=sampling.logprobs is not None
         )
         if "return_cumulative_logprob" in raw.returns and sampling.logprobs is None:
-            # vLLM adds up only what it was asked to compute; 0 is the chosen token alone.
+            # vLLM sums up log probabilities only if they are requested; 0 means those of the chosen tokens only.
             sampling.logprobs = 0
         lora = (parameters.lora_name, parameters.lora_path, parameters.lora_scale)
         async with self._adapter(*lora, state) as adapter:
@@ -93,7 +93,7 @@ class Generator:
             outputs = self._llm.encode(
                 prompt, params, uuid.uuid4().hex, lora_request=adapter.request if adapter else None
             )
-            # An embedding comes whole: the last output is the only one.
+            # An embedding comes in one piece: the last output is the only one.
             output = [output async for output in outputs][-1]
             error = pooling_error(output)
             if error is not None:
@@ -128,7 +128,7 @@ class Generator:
                 first_token=first_token,
                 total=time.monotonic() - started,
             )
-            # Shielded: a cancelled request is counted too.
+            # Shielded, because a cancelled request has to be counted too.
             await asyncio.shield(ended)
 
 

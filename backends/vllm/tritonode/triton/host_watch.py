@@ -64,7 +64,7 @@ def _descendants(root: int) -> list[int]:
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
-                    # The command name is in parentheses and may itself hold spaces and parentheses.
+                    # The command name is in parentheses and may itself contain spaces and parentheses.
                     parent = int(file.read().rpartition(")")[2].split()[1])
             except (OSError, ValueError, IndexError):
                 continue

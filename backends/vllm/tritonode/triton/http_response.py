@@ -15,7 +15,7 @@ async def send_http(sender: Sender, pb_utils: Any, parts: list[bytes], final: bo
     if channel is not None:
         if not final:
             await channel.room()
-        # Latin-1 gives every byte a character of its own, so that JSON can carry a body of whatever bytes.
+        # Latin-1 maps every byte to one character, so that JSON can carry a body of any bytes.
         sender.put_entry(channel, [[part.decode("latin-1") for part in parts]], final=final)
         return
     tensor = pb_utils.Tensor("http_response", np.array(parts, dtype=object))

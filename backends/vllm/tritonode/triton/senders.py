@@ -168,7 +168,7 @@ class CancellationWatch:
         """`on_cancel` is called once, on the loop."""
         with self._lock:
             (self._slowly if slowly else self._watched)[sender] = on_cancel
-            # Wake the thread if it has nothing to poll; a thread that polls slowly notices another slow one in time.
+            # Wakes the thread if it has nothing to poll. One that polls slowly notices another slow request in time.
             if not slowly or len(self._slowly) == 1:
                 self._wake.set()
 

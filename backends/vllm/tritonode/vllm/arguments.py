@@ -24,7 +24,7 @@ def engine_arg_types() -> dict[str, Any]:
     for f in dataclasses.fields(AsyncEngineArgs):
         if f.name.startswith("_"):
             continue
-        # vLLM writes `max_model_len: int = None`: the default tells that None is meant to be allowed.
+        # vLLM writes `max_model_len: int = None`: the default shows that None is allowed.
         resolved[f.name] = typing.Optional[f.type] if f.default is None else f.type  # noqa: UP045
     return resolved
 

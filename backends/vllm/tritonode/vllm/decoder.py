@@ -1,6 +1,6 @@
 """vLLM's decoders on a CPU: which classes are computed in one call, and what a step's forward reads.
 
-Imports much of vLLM: only what builds an engine asks for it.
+This imports much of vLLM, so only code that builds an engine imports this module.
 """
 
 from __future__ import annotations

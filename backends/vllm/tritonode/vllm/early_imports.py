@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 
-# Found as the difference of `sys.modules` before and after an engine was built. The rest comes with these.
+# Found as the difference of `sys.modules` before and after an engine was built. These import the rest.
 _ON_CPU = (
     "vllm.lora.worker_manager",
     "vllm.model_executor.kernels.linear",

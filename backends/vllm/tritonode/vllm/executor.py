@@ -13,7 +13,7 @@ from . import versions
 
 __all__ = ["RANKS_LOGGER", "global_rank", "resolve_obj_by_qualname", "set_file_store", "start_ranks_with"]
 
-# The logger of what ended a rank.
+# The logger that gets the reason why a rank exited.
 RANKS_LOGGER = multiproc_executor.__name__
 
 
@@ -25,7 +25,7 @@ def global_rank(worker: Any) -> int:
 def set_file_store(address: Callable[[], str]) -> None:
     """Let ranks meet at the `file://` URL that `address` returns. vLLM's CPU kernels name their shared memory by it.
 
-    Before 0.28 the ranks meet at a port of the loopback interface, whose number the kernels' memory is named by.
+    Before 0.28 the ranks meet at a port of the loopback interface, and the kernels' shared memory is named after it.
     """
     if not versions.since(0, 28):
         return

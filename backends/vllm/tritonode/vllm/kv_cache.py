@@ -13,7 +13,7 @@ import numpy as np
 
 from . import versions
 
-# Below this size the C library may give memory that was used before, and has to be written in any case.
+# Below this size the C library may return memory that was used before, and has to write it in any case.
 _LEAST_BYTES = 64 << 20
 
 
@@ -32,7 +32,7 @@ class _Torch:
         plain = len(size) == 1 and isinstance(size[0], int) and set(options) <= {"dtype", "device"}
         if not plain or options.get("dtype") is not torch.int8 or device.type != "cpu" or size[0] < _LEAST_BYTES:
             return torch.zeros(*size, **options)
-        # calloc: fresh pages of the kernel. The tensor keeps the array, and with it the memory.
+        # calloc uses new pages of the kernel. The tensor keeps the array alive, and with it the memory.
         return torch.from_numpy(np.zeros(size[0], dtype=np.int8))
 
 
@@ -45,7 +45,7 @@ def take_memory_as_it_is_used() -> None:
         if not isinstance(held.torch, _Torch):
             held.torch = _Torch(held.torch)
         return
-    # There the function is in a large module that uses torch for all else too.
+    # In that version the function is in a large module that uses torch for everything else too.
     from vllm.v1.worker import gpu_model_runner
 
     runner: Any = gpu_model_runner

@@ -67,7 +67,8 @@ __all__ = [
 def embeddings_indices(wrapper: PunicaWrapperBase) -> Any:
     """The tensor of a Punica wrapper that says, for each token, where the A of its adapter starts in an embedding.
 
-    Before 0.29 it is the second of two rows; the first is for tokens that an adapter adds, which vLLM has none of.
+    Before 0.29 it is the second of two rows. The first is for tokens that an adapter adds, which vLLM
+    no longer supports.
     """
     indices = wrapper._embeddings_indices
     if indices.dim() == 1:

@@ -70,7 +70,7 @@ def _attribute(full: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-# Special names that typing, abc, inspect and vLLM's search for kernels look for on any object, to tell what it is.
+# Special names that typing, abc, inspect and vLLM's search for kernels look for on any object, to find out what it is.
 _ASKED_OF_EVERYTHING = frozenset(
     {
         "__dict__",
@@ -168,7 +168,7 @@ class Union:
     def __subclasscheck__(self, subclass: type) -> bool:
         return any(each is not None and issubclass(subclass, each) for each in self._members)
 
-    # `typing.Optional` accepts only what can be called.
+    # `typing.Optional` accepts only callable objects.
     def __call__(self) -> None:
         raise TypeError("a union can't be called")
 
@@ -207,7 +207,7 @@ def _module_file(name: str) -> str | None:
         for file in (f"{path}.py", os.path.join(path, "__init__.py")):
             if os.path.isfile(file):
                 return file
-    # A top-level package of C alone, or a single file.
+    # A top-level package that is only C code, or a single file.
     return spec.origin if spec is not None and not parts else None
 
 
@@ -285,7 +285,7 @@ def _make_real(package: LazyPackage, because: str) -> None:
                 if parent in sys.modules:
                     vars(sys.modules[parent]).pop(attribute, None)
         for root in package.roots:
-            # A root may be of other versions than the installed one.
+            # A root may belong to other versions than the installed one.
             if _module_file(root) is not None:
                 importlib.import_module(root)
         _replace_stand_ins(package)
@@ -312,7 +312,7 @@ def install(packages: Sequence[LazyPackage], after_import: AfterImport) -> None:
     """Put the stand-ins in place, before anything that imports one of these packages.
 
     Args:
-        packages: those to import at their first use. One that is imported already stays as it is.
+        packages: those to import at their first use. A package that is imported already is not changed.
         after_import: functions that are called with a module when it has been imported, by the module's name.
     """
     for package in packages:

@@ -1,7 +1,7 @@
 """What a CPU engine does not need at its start, found with `python -X importtime`; the reason beside each.
 
 Seconds are of processor time (Intel Xeon with AMX, 2 cores, vLLM 0.32). The backend's imports take 7.9 s and 5,226
-modules without this list, 3.1 s and 2,809 with it. On a GPU nothing of this is used: vLLM compiles there.
+modules without this list, 3.1 s and 2,809 with it. On a GPU the list is not used, because vLLM compiles there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COMPILER = LazyPackage(
             "torch._dynamo.disallow_in_graph",
         }
     ),
-    # A cache of its own that is cleared, and a note on a tensor for what it compiles.
+    # It clears a cache of its own, and marks a tensor for what it compiles.
     ignored=frozenset({"torch._dynamo.trace_rules.clear_lru_cache", "torch._dynamo.decorators.mark_unbacked"}),
     on_real=_repeat_patches,
 )
@@ -101,7 +101,7 @@ PACKAGES = (
 
 
 def _without_docstrings(module: types.ModuleType) -> None:
-    # It writes documentation while a class is defined, and imports every model's configuration for that.
+    # It writes documentation when a class is defined, and imports every model's configuration to do so.
     def auto_docstring(obj: Any = None, **_: Any) -> Any:
         return (lambda each: each) if obj is None else obj
 
@@ -109,7 +109,7 @@ def _without_docstrings(module: types.ModuleType) -> None:
 
 
 def _read_models_once(module: types.ModuleType) -> None:
-    # Two packages read the source of all of transformers' models to see what each defines: 0.5 s each time.
+    # Two packages read the source of all models of transformers to find what each defines, which takes 0.5 s each time.
     read = functools.cache(module.define_import_structure)
 
     def define_import_structure(module_path: Any, prefix: str | None = None) -> Any:
@@ -122,8 +122,8 @@ def _read_models_once(module: types.ModuleType) -> None:
 
 
 def _inspect_models_here(module: types.ModuleType) -> None:
-    # vLLM asks another Python, which imports all of vLLM, what a model's class can do, so that CUDA is not initialised
-    # here. It caches the answer per user and architecture: only the first load took 8 s longer.
+    # To find out what a model's class supports, vLLM starts another Python with all of vLLM, so that CUDA is not
+    # initialised here. It caches the answer per user and architecture: only the first load took 8 s longer.
     vars(module)["_run_in_subprocess"] = lambda fn: fn()
 
 
@@ -145,7 +145,7 @@ _AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
 class _Distributions(Mapping[str, list[str]]):
     """`importlib.metadata.packages_distributions()`, which reads the file lists of all that is installed: 0.9 s.
 
-    transformers asks it for a few packages that have their distribution's name.
+    transformers looks up a few packages here, which have the same name as their distributions.
     """
 
     def __init__(self, read: Callable[[], Mapping[str, list[str]]]) -> None:
@@ -204,7 +204,7 @@ def _keep_torch_from_its_compiler() -> None:
         if model is None:
             return functools.partial(compile_at_first_call, **options)
         if options.get("backend") == "eager":
-            # To compile for this backend (environment.prepare_vllm chooses it) means to run the function as it is.
+            # With this backend (environment.prepare_vllm chooses it) a compiled function is the function itself.
             return model
         if not isinstance(model, types.FunctionType):
             return compile_(model, **options)

@@ -36,7 +36,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
         extra = self.modules.get(fullname)
-        # `importlib.util.find_spec` only asks whether a module is there, and must be told no. CPython's own import
+        # `importlib.util.find_spec` only asks whether a module exists, and the answer must be no. CPython's own import
         # calls its function `_find_spec`, and that this one.
         if extra is None or sys._getframe(2).f_code.co_name != "_find_and_load_unlocked":
             return None
@@ -47,9 +47,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 def explain() -> None:
     """Let imports of what the runtime lacks say so, and check that it has vLLM's kernels for this processor.
 
-    Imports torch where the runtime has kernels for one kind of processor only. Call it before vLLM is imported.
+    Imports torch if the runtime has kernels for only one kind of processor. Call it before vLLM is imported.
 
-    Raises UnavailableError where the runtime was made on another processor and lacks the kernels for this one.
+    Raises UnavailableError if the runtime was made on another processor and lacks the kernels for this one.
     """
     directory = Path(sys.prefix).parent
     try:

@@ -99,7 +99,7 @@ def requests_on(core: EngineCore, lora_id: int) -> list[str]:
 class LoraLayers:
     """What a LoRA manager of vLLM has wrapped, and how it finds an adapter's tensors for it."""
 
-    # Name in vLLM's model → its LoRA layer, and the names that an adapter has for the parts of a packed one.
+    # Name in vLLM's model → its LoRA layer, and the names in an adapter of the parts of a packed layer.
     wrapped: dict[str, Any]
     packed: dict[str, list[str]]
     heads: set[str]

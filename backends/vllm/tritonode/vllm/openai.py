@@ -18,7 +18,7 @@ from vllm.exceptions import LoRAAdapterNotFoundError, VLLMNotFoundError
 from . import versions
 
 if TYPE_CHECKING:
-    # Where the newest version has them; a type checker needs a place.
+    # The place in the newest version, for type checkers.
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard, ModelList, ModelPermission
 else:
     _protocol = versions.moved("protocol")

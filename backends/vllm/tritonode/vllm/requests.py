@@ -14,9 +14,9 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOu
 
 from . import versions
 
-# How it says that it takes no more requests now. Before 0.29 it takes all of them.
+# How vLLM says that it accepts no more requests now. Before 0.29 it accepts all of them.
 OVERLOAD_ERRORS: tuple[type[Exception], ...] = (exceptions.GracefulHTTPError,) if versions.since(0, 29) else ()
-# How vLLM refuses a request: its own errors for it, and the plain ones that its older checks raise.
+# How vLLM refuses a request: its own error classes, and the built-in ones that its older checks raise.
 REQUEST_ERRORS: tuple[type[Exception], ...] = (
     exceptions.VLLMClientError if versions.since(0, 27) else VLLMNotFoundError,
     ValueError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-# A tenth of a millisecond or so.
+# It takes about a tenth of a millisecond.
 _MOST_CHARACTERS = 1024
 
 
@@ -29,7 +29,7 @@ def tokenize_short_prompts_here(renderer: Any) -> None:
         task = asyncio.ensure_future(tokenize_on_thread(prompt, params))
         on_thread.add(task)
         task.add_done_callback(ended)
-        # Shielded: the thread goes on when the request is cancelled.
+        # Shielded, because the thread continues when the request is cancelled.
         return await asyncio.shield(task)
 
     renderer._tokenize_prompt_async = tokenize

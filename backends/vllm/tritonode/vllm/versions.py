@@ -1,8 +1,8 @@
 """The versions of vLLM that this backend runs on, and what differs between them.
 
-The other modules of this package read names that all of these versions have in the same place. What has moved stands in
-:data:`MOVED`; where a version lacks something, :func:`since` tells. A name that no version tells apart needs no entry.
-test/python/vllm/test_names.py compares all of it with the source of any version.
+The other modules of this package read names that all of these versions have in the same place. What has moved is in
+:data:`MOVED`; if a version lacks something, :func:`since` says so. A name that is the same in all versions needs no
+entry. test/python/vllm/test_names.py compares all of it with the source of any version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Version = tuple[int, int]
 FIRST: Version = (0, 26)
 LAST: Version = (0, 33)
 
-# Lets any other version be tried, with a warning.
+# Allows any other version, with a warning.
 ALLOW_VARIABLE = "TRITONODE_ALLOW_VLLM"
 
 
@@ -119,7 +119,7 @@ def check(version: str | None = None) -> str | None:
     """Check a version before vLLM is imported: by default the installed one.
 
     Returns:
-        A warning, where a version that is not known is tried because ``TRITONODE_ALLOW_VLLM`` is 1; else None.
+        A warning, if an unknown version is tried because ``TRITONODE_ALLOW_VLLM`` is 1; else None.
 
     Raises:
         UnsupportedError: for a version outside the range, or no vLLM at all.

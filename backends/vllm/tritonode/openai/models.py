@@ -122,8 +122,8 @@ class RegistryServingModels(OpenAIServingModels):
     async def resolve_lora(self, lora_name: str) -> LoRARequest | ErrorResponse:
         """Ask vLLM's resolvers (plugins) for an adapter. What they find is loaded by the registry.
 
-        vLLM would number them itself, with ids that the registry's adapters have: the weights of one adapter would answer
-        for another.
+        vLLM would number them itself, with ids that the registry's adapters have, and the weights of one adapter would
+        answer for another.
         """
         adapters = self.lora_requests.registry
         if adapters is None:

@@ -11,7 +11,7 @@ const page = "https://github.com/tritonode/tritonode/blob/main/docs/errors.md";
 export class TritonodeError extends Error {
   /** Stable, for programs, e.g. `"ERR_MODEL_LOAD"`. docs/errors.md has them all. */
   readonly code: string;
-  /** The one thing to do about it; undefined where there is none that fits. */
+  /** What to do about it; undefined if there is no single thing. */
   readonly hint: string | undefined;
   /** The address of the code's section in docs/errors.md. */
   readonly docs: string;
@@ -47,7 +47,7 @@ export class ModelNotFoundError extends InvalidArgumentError {
   }
 }
 
-/** No usable runtime (Python, Triton, vLLM) where it was looked for, or a part of it is broken. */
+/** There is no usable runtime (Python, Triton, vLLM) in the folders that were searched, or a part of it is broken. */
 export class RuntimeMissingError extends TritonodeError {
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown; code?: string }) {
     super(options?.code ?? "ERR_RUNTIME_MISSING", message, {

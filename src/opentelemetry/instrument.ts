@@ -21,7 +21,7 @@ const tokens = [1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576];
 
 /**
  * Makes a span of every request and every load of this process's models, and records their metrics, under the names of
- * OpenTelemetry's conventions for generative AI. A span's parent is the span that is active where the request is made.
+ * OpenTelemetry's conventions for generative AI. A span's parent is the span that is active when the request is made.
  * Prompts and answers are not recorded.
  *
  * It takes the application's own package `@opentelemetry/api`. Without a provider that package does nothing, and so does this.

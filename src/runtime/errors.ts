@@ -1,6 +1,6 @@
 import { RuntimeMissingError, TritonodeError } from "../errors";
 
-/** No usable Python was found, or the one that was asked for is not usable (`hint` names the package that installs one). */
+/** No usable Python was found, or the requested one is not usable (`hint` names the package that installs one). */
 export class PythonNotFoundError extends RuntimeMissingError {
   constructor(message: string, options?: { hint?: string | undefined; cause?: unknown }) {
     super(message, { code: "ERR_PYTHON_NOT_FOUND", ...options });

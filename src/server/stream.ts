@@ -5,7 +5,7 @@ import type { CallHandler, InferenceResponse } from "../transport/channel";
 import { fromResponse } from "../transport/failure";
 
 /**
- * The responses of one request: iterate it, or await {@link ResponseStream.response} where there is only one.
+ * The responses of one request: iterate it, or await {@link ResponseStream.response} if there is only one.
  *
  * Leaving a `for await` early, `cancel()`, an aborted signal, a passed deadline, and losing the last reference to an
  * unfinished stream all cancel the request in Triton.

@@ -124,7 +124,7 @@ export const generation = ({ adapters, broken }) => [
   chat("messages of a wrong type", { messages: 7 }),
   chat("empty messages", { messages: [] }),
   chat("unknown field", { no_such_field: 1, ...greedy }),
-  chat("too many tokens asked for", { max_tokens: 100000 }),
+  chat("too many tokens requested", { max_tokens: 100000 }),
   chat("bad JSON schema", {
     response_format: { type: "json_schema", json_schema: { name: "x", schema: { type: "nonsense" } } },
   }),

@@ -46,7 +46,7 @@ const pages = {
     "reference/arm64",
   ],
   Benchmarks: ["benchmarks/peers", "benchmarks/lora", "benchmarks/kernels", "benchmarks/tables", "benchmarks/gpu"],
-  "How it works": ["contributing/architecture", "contributing/packaging"],
+  "How it works": ["contributing/architecture", "contributing/packaging", "contributing/ten-tasks"],
 };
 
 /** @param {string} docs the folder of the pages */

@@ -1,7 +1,11 @@
+import { existsSync, readFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
 import { describe } from "../common/describe";
+import { namesIn } from "../common/files";
 import { nearest } from "../common/nearest";
 import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
+import { AdapterLoadError } from "./failure";
 import { argumentKinds, vllmVersion } from "./generated/argument-kinds";
 import type { VllmModelOptions } from "./load";
 import { checkModelFolder } from "./model-folder";
@@ -9,7 +13,7 @@ import { locateModel, readEngineArguments } from "./repository";
 
 /** Set to 1, it leaves all engine arguments to vLLM's own check, after Python's imports. */
 const ALLOW_VARIABLE = "TRITONODE_ALLOW_ARGUMENTS";
-const way = `if your vLLM knows it all the same, set ${ALLOW_VARIABLE}=1 in the environment: then only vLLM checks the arguments`;
+const way = `${ALLOW_VARIABLE}=1 in the environment leaves the check to vLLM`;
 
 const TRUE_OR_FALSE = /^\s*(true|false|yes|no|on|off|1|0)\s*$/i;
 
@@ -50,7 +54,8 @@ export function childEnvironment({ environment }: Pick<VllmModelOptions, "enviro
  * Checks the engine arguments and the model's files of a load before anything is started.
  *
  * @param vllmVersion - the version of the installed vLLM
- * @throws {@link InvalidArgumentError}, {@link ModelNotFoundError}
+ * @throws {@link InvalidArgumentError}, {@link ModelNotFoundError}, {@link AdapterLoadError} for an adapter's folder that does
+ *   not exist
  */
 export function checkEngine(options: VllmModelOptions, vllmVersion: string): void {
   const environment = childEnvironment(options);
@@ -68,6 +73,28 @@ export function checkEngine(options: VllmModelOptions, vllmVersion: string): voi
   // Another backend reads model.json by rules of its own.
   if (options.backend === undefined) checkEngineArguments(engine, { vllmVersion, environment, where: path });
   checkModelFolder(engine, environment);
+  const loras = path === undefined ? options.loras : lorasBeside(path, engine);
+  for (const [name, folder] of Object.entries(loras ?? {})) checkAdapterFolder(name, folder);
+}
+
+/** The adapters of a repository's multi_lora.json, if LoRA is on. The child says what is wrong with the file. */
+function lorasBeside(path: string, engine: Readonly<Record<string, unknown>>): object | undefined {
+  if (!/^true$/i.test(String(engine["enable_lora"]))) return undefined;
+  try {
+    return JSON.parse(readFileSync(join(dirname(path), "multi_lora.json"), "utf8")) as object;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The child checks what is in the folder (tritonode/lora/files.py). */
+function checkAdapterFolder(name: string, folder: unknown): void {
+  if (typeof folder !== "string" || folder === "" || existsSync(folder)) return;
+  const path = resolve(folder);
+  const near = didYouMean(basename(path), namesIn(dirname(path)));
+  throw new AdapterLoadError(`adapter '${name}': there is no folder ${path}${near}`, {
+    hint: `name the folder that PEFT wrote (adapter_config.json is in it); relative paths start at ${process.cwd()}`,
+  });
 }
 
 export interface ArgumentCheck {
@@ -97,7 +124,7 @@ export function checkEngineArguments(
     if (!Object.hasOwn(argumentKinds, name)) {
       throw new InvalidArgumentError(
         `${prefix}vLLM ${vllmVersion} has no engine argument '${name}'${didYouMean(name, names)}`,
-        { hint: `correct the name; ${way}` },
+        { hint: `correct the name (if your vLLM has it, ${way})` },
       );
     }
     const allowed = argumentKinds[name] ?? [];
@@ -107,7 +134,7 @@ export function checkEngineArguments(
     throw new InvalidArgumentError(
       `${prefix}the engine argument '${name}' must be ${expectation(allowed, choices)}, got ${describe(value)}`,
       {
-        hint: near === undefined ? `correct the value; ${way}` : `did you mean ${JSON.stringify(near)}? Or ${way}`,
+        hint: `${near === undefined ? "correct the value" : `did you mean ${JSON.stringify(near)}?`} (${way})`,
       },
     );
   }

@@ -35,7 +35,7 @@ export class LoraDisabledError extends TritonodeError {
 
 /** An adapter cannot be loaded from its files; `message` says which adapter and why. */
 export class AdapterLoadError extends TritonodeError {
-  constructor(message: string, options?: { cause?: unknown }) {
+  constructor(message: string, options?: { hint?: string; cause?: unknown }) {
     super("ERR_ADAPTER_LOAD", message, {
       hint: "see what is wrong with its files: model.adapters.inspect(path)",
       ...options,

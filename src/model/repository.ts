@@ -45,7 +45,9 @@ export function locateModel(repository: string, name: string | undefined): Model
     throw new InvalidArgumentError(`the model repository ${path} holds no vLLM model`, {
       hint: existsSync(join(path, "1", "model.json"))
         ? `pass the folder above it: ${resolve(path, "..")}`
-        : "the layout is <model repository>/<model>/1/model.json",
+        : existsSync(join(path, "config.json"))
+          ? `it is a model's own folder: VllmModel.load({ engine: { model: ${JSON.stringify(repository)} } })`
+          : "the layout is <model repository>/<model>/1/model.json",
     });
   }
   throw new InvalidArgumentError(`the model repository ${path} holds ${vllm.length} models`, {

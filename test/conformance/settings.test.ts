@@ -115,7 +115,10 @@ describe("adapters that are refused at start, by name and reason", () => {
 
   test("a folder that does not exist", async () => {
     const error = await failure({ model: enabled, loras: { culprit: "/nowhere/lora" } });
-    expect(error.message).toContain("adapter 'culprit': there is no folder /nowhere/lora");
+    expect(error).toMatchObject({
+      code: "ERR_ADAPTER_LOAD",
+      message: "adapter 'culprit': there is no folder /nowhere/lora",
+    });
   });
 });
 

@@ -117,7 +117,7 @@ describe("run FILE", () => {
 
     const before = readFileSync(output, "utf8");
     const again = await command([...words, "--out", output]);
-    expect(again.stderr).toContain("5 lines: 0 answered, 4 were there already, 1 failed");
+    expect(again.stderr).toContain("5 lines: 0 answered, 4 had results already, 1 failed");
     expect(readFileSync(output, "utf8")).toBe(before);
   });
 
@@ -150,10 +150,10 @@ describe("run FILE", () => {
     const { code, stderr } = await running;
     expect(code).toBe(130);
     const kept = count(results);
-    expect(stderr).toContain(`${kept} of 12 lines are answered; the same command goes on with the rest`);
+    expect(stderr).toContain(`${kept} of 12 lines are answered; the same command continues with the rest`);
     expect(kept).toBeLessThan(12);
     const rest = await command(counting);
-    expect(rest.stderr).toContain(`12 lines: ${12 - kept} answered, ${kept} were there already`);
+    expect(rest.stderr).toContain(`12 lines: ${12 - kept} answered, ${kept} had results already`);
     expect(read(results).map(({ line }) => line)).toEqual(many.map((_, index) => index + 1));
   });
 

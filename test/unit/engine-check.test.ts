@@ -5,7 +5,7 @@ import { afterAll, expect, test } from "vitest";
 import { checkEngine } from "../../src/model/engine-check";
 import { vllmVersion } from "../../src/model/generated/argument-kinds";
 import { writeRepository } from "../support/models";
-import { fixtures } from "../support/paths";
+import { adapter, fixtures } from "../support/paths";
 
 const folder = mkdtempSync(join(tmpdir(), "tritonode engine-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -20,7 +20,7 @@ test("an unknown name is refused, with the nearest and the way around", () => {
     expect.objectContaining({
       code: "ERR_INVALID_ARGUMENT",
       message: `vLLM ${vllmVersion} has no engine argument 'max_modle_len' (did you mean 'max_model_len'?)`,
-      hint: expect.stringContaining("set TRITONODE_ALLOW_ARGUMENTS=1"),
+      hint: expect.stringContaining("TRITONODE_ALLOW_ARGUMENTS=1"),
     }),
   );
   expect(() => check({ toString: 1 })).toThrow(/no engine argument 'toString'/);
@@ -40,6 +40,18 @@ test.each([
   [{ default_chat_template_kwargs: [] }, "'default_chat_template_kwargs' must be an object or null, got an array"],
 ])("%j is refused", (engine, message) => {
   expect(() => check(engine)).toThrow(`the engine argument ${message}`);
+});
+
+test("an adapter's folder that does not exist names the nearest", () => {
+  const path = adapter("lora_a");
+  checkEngine({ engine: { model }, loras: { a: path } }, vllmVersion);
+  const misspelt = path.replace(/lora_a$/, "loar_a");
+  expect(() => checkEngine({ engine: { model }, loras: { a: misspelt } }, vllmVersion)).toThrow(
+    expect.objectContaining({
+      code: "ERR_ADAPTER_LOAD",
+      message: `adapter 'a': there is no folder ${misspelt} (did you mean 'lora_a'?)`,
+    }),
+  );
 });
 
 test("what vLLM's backend reads is not refused: strings as in Triton's own files, and arguments of earlier versions", () => {
@@ -63,6 +75,14 @@ test("a repository's file is named; another backend checks its own file", () => 
     `${path}: vLLM ${vllmVersion} has no engine argu`,
   );
   checkEngine({ modelRepository, backend: "/opt/tritonserver/backends/vllm" }, vllmVersion);
+  const missing = join(folder, "loras/sql");
+  writeRepository(folder, { model: { model, enable_lora: "true" }, loras: { sql: missing } });
+  expect(() => checkEngine({ modelRepository }, vllmVersion)).toThrow(
+    expect.objectContaining({ code: "ERR_ADAPTER_LOAD", message: `adapter 'sql': there is no folder ${missing}` }),
+  );
+  expect(() => checkEngine({ modelRepository: model }, vllmVersion)).toThrow(
+    expect.objectContaining({ hint: `it is a model's own folder: VllmModel.load({ engine: { model: "${model}" } })` }),
+  );
   writeRepository(folder, { model: { dtype: "float32" } });
   expect(() => checkEngine({ modelRepository }, vllmVersion)).toThrow(
     `${path}: the engine argument 'model' must be the folder of the base model, or a GGUF file, got undefined`,

@@ -167,7 +167,7 @@ class Batch {
       this.results.finish();
     } else if (this.context.signal.aborted) {
       const count = this.skipped + this.done;
-      this.tell(`${count} of ${this.total} lines are answered; the same command goes on with the rest`);
+      this.tell(`${count} of ${this.total} lines are answered; the same command continues with the rest`);
     }
   }
 
@@ -175,7 +175,7 @@ class Batch {
     this.results.finish();
     const seconds = (performance.now() - this.began) / 1000;
     const parts = [`${this.done} answered`];
-    if (this.skipped > 0) parts.push(`${this.skipped} were there already`);
+    if (this.skipped > 0) parts.push(`${this.skipped} had results already`);
     if (this.failed > 0) parts.push(`${this.failed} failed`);
     if (this.done > 0) parts.push(`${this.tokens} tokens in ${seconds.toFixed(1)} s`);
     this.tell(`${this.total} lines: ${parts.join(", ")}`);
@@ -189,7 +189,9 @@ class Batch {
     const { done, failed, skipped, total, tokens } = this;
     const ended = done + failed + skipped;
     const seconds = (performance.now() - this.began) / 1000;
-    const left = done === 0 ? undefined : ((total - ended) * seconds) / (done + failed);
+    // The first answers come late, because all lines of the first batch begin together.
+    const enough = done > 0 && done + failed >= Math.min(this.run.parallel, total / 4);
+    const left = enough ? ((total - ended) * seconds) / (done + failed) : undefined;
     const parts = [`${ended} of ${total} lines`];
     if (failed > 0) parts.push(`${failed} failed`);
     if (tokens > 0) parts.push(`${(tokens / seconds).toFixed(0)} tokens/s`);

@@ -117,6 +117,6 @@ export class ModelLoadError extends TritonodeError {
 /** The server or the model was disposed of; it takes no more calls. */
 export class DisposedError extends TritonodeError {
   constructor(what: string) {
-    super("ERR_DISPOSED", `${what} was disposed of`, { hint: "load it again to go on" });
+    super("ERR_DISPOSED", `${what} was disposed of`, { hint: "load it again to continue" });
   }
 }

@@ -75,7 +75,7 @@ async function answer(model, uploads, request, response) {
   }
 }
 
-/** A chat completion, whose answer goes on to the browser as vLLM streams it. */
+/** A chat completion, whose answer is streamed to the browser as vLLM generates it. */
 async function chat(model, request, response) {
   // The browser's tab is closed, or its "stop" pressed: vLLM stops too.
   const gone = new AbortController();

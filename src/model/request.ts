@@ -97,7 +97,7 @@ function checkPrompt(prompt: unknown): string {
   }
   if (prompt === "") {
     throw new InvalidArgumentError("the prompt is empty", {
-      hint: "a decoder model needs at least one token to go on from",
+      hint: "a decoder model needs at least one token to continue from",
     });
   }
   if (!prompt.isWellFormed()) {

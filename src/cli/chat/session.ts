@@ -198,7 +198,7 @@ export class Session {
     for (const { names, argument, help } of COMMANDS) {
       this.say(`  ${`/${names[0]}${argument === undefined ? "" : ` ${argument}`}`.padEnd(14)} ${help}`);
     }
-    this.say('  a line that ends in \\ goes on in the next one, and so does a text between """ and """');
+    this.say('  a line that ends in \\ continues on the next one, and so does a text between """ and """');
     return this.say("  Ctrl-C stops an answer");
   }
 

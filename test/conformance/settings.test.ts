@@ -61,7 +61,8 @@ describe("files that are refused", () => {
   });
 
   test("what vLLM refuses comes with its reason and one thing to try", async () => {
-    const long = await failure({ model: { ...tinyEngine, max_model_len: 999_999 } });
+    // With hf_overrides the model's length is not checked before the child starts.
+    const long = await failure({ model: { ...tinyEngine, max_model_len: 999_999, hf_overrides: {} } });
     expect(long.message).toMatch(
       /^the model 'vllm_model' could not be loaded: User-specified max_model_len \(999999\)/,
     );

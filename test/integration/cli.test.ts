@@ -1,5 +1,5 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { cpSync, existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -234,7 +234,8 @@ function terminal(words: string[], steps: { wait: string; type: string }[]) {
   const request = { argv: [process.execPath, program, ...words], steps, timeout: 170 };
   const script = join(root, "test/support/terminal.py");
   const child = spawn(paths.python, [script, JSON.stringify(request)], {
-    env: { ...process.env, NO_COLOR: "1", TERM: "xterm" },
+    // Not the history of whoever runs the tests.
+    env: { ...process.env, NO_COLOR: "1", TERM: "xterm", XDG_STATE_HOME: folder, TRITONODE_CHAT_HISTORY: undefined },
     stdio: ["ignore", "pipe", "inherit"],
   });
   let text = "";
@@ -265,13 +266,16 @@ test("chat at a terminal, on a GGUF file: prompts, pasted lines, Ctrl-C at each 
     { wait: "> ", type: "/system Be\\\r" },
     { wait: "\\.\\.\\. ", type: "brief.\r" },
     { wait: "is set", type: "\u001b[200~one\rtwo\r\u001b[201~three\r" },
-    { wait: "three\\r+\\n", type: "\u0003" },
-    { wait: "stopped", type: `/save ${saved}\r` },
+    { wait: "three\\r+\\n[^>]*\\w\\w", type: "\u0003" },
+    { wait: "\\d+ tokens, .* tokens/s, .*, stopped", type: `/save ${saved}\r` },
     { wait: "saved(.|\\n)*> ", type: "\u0003" },
   ]);
   expect(screen.slice(-500) + left).toMatch(/0$/);
   expect(code).toBe(0);
   expect(screen).toContain("loading the weights");
+  const history = join(folder, "tritonode/chat_history");
+  expect(readFileSync(history, "utf8")).toBe(`/system Be\\\nbrief.\none\ntwo\nthree\n/save ${saved}\n`);
+  expect(statSync(history).mode & 0o777).toBe(0o600);
   const { messages } = JSON.parse(readFileSync(saved, "utf8"));
   expect(messages).toMatchObject([
     { role: "system", content: "Be\nbrief." },

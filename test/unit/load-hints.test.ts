@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -116,6 +116,26 @@ test("a model that does not exist: the nearest name beside it, or how to downloa
   expect(() =>
     checkModelFolder({ model: damaged((path) => rmSync(join(path, "model.safetensors"))), load_format: "dummy" }),
   ).not.toThrow();
+});
+
+test("a context longer than the model's own, where its configuration is plain", () => {
+  const config = (change: object) => {
+    const model = damaged(() => {});
+    const file = join(model, "config.json");
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, "utf8")), ...change }));
+    return model;
+  };
+  const model = config({ max_position_embeddings: 1024 });
+  for (const max_model_len of [1024, -1, null, "1024", undefined]) checkModelFolder({ model, max_model_len });
+  expect(() => checkModelFolder({ model, max_model_len: "1025" })).toThrow(
+    expect.objectContaining({
+      message: expect.stringContaining("max_model_len is 1025, and the model was made for 1024 tokens"),
+      hint: "leave max_model_len out, or lower it to 1024",
+    }),
+  );
+  checkModelFolder({ model, max_model_len: 1025, hf_overrides: { max_position_embeddings: 4096 } });
+  checkModelFolder({ model, max_model_len: 1025 }, { VLLM_ALLOW_LONG_MAX_MODEL_LEN: "1" });
+  checkModelFolder({ model: config({ rope_scaling: { factor: 8 } }), max_model_len: 4096 });
 });
 
 // The reasons as vLLM 0.32 gave them.

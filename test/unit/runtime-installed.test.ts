@@ -1,7 +1,7 @@
 // `setup --use-installed`: what another environment has, what is missing for it, and the answers where it can't serve. The
 // environments are venvs of a real Python whose packages are metadata alone.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { planLines, planSetup, SetupError } from "../../src/runtime";
@@ -20,7 +20,7 @@ beforeAll(async () => {
 });
 
 /** A venv that says it has these packages. */
-function environment(packages: Record<string, string>): { python: string; site: string } {
+function environment(packages: Record<string, string>): { venv: string; python: string; site: string } {
   const venv = join(temporary(), "their venv");
   execFileSync(base, ["-I", "-m", "venv", "--without-pip", venv]);
   const site = join(venv, "lib", `python${version}`, "site-packages");
@@ -29,7 +29,7 @@ function environment(packages: Record<string, string>): { python: string; site: 
     mkdirSync(folder);
     writeFileSync(join(folder, "METADATA"), `Metadata-Version: 2.1\nName: ${name}\nVersion: ${installed}\n`);
   }
-  return { python: join(venv, "bin", "python3"), site };
+  return { venv, python: join(venv, "bin", "python3"), site };
 }
 
 const look = (python: string, stub?: string) => findInstalled({ python, version: stub, signal: undefined });
@@ -80,16 +80,39 @@ describe("an environment that has torch and vLLM", () => {
     expect(overlayDigest([NUMPY])).not.toBe(overlayDigest([]));
   });
 
-  it("is linked after the venv's own packages, by names in ASCII, and nothing is compiled there", async () => {
+  it("is linked after the venv's own packages, by names in ASCII", async () => {
     const { python } = environment({ vllm: "0.32.0", torch: "2.13.0" });
     const theirs = { ...(await look(python)), sitePackages: [join(temporary(), 'ümläut "quoted"')] };
     mkdirSync(theirs.sitePackages[0] ?? "");
     const own = environment({});
-    await linkInstalled(own.site, theirs);
+    await linkInstalled(own.venv, theirs);
     expect(readFileSync(join(own.site, "tritonode-installed.pth"), "utf8")).toMatch(/^[\x20-\x7e\n]*$/);
-    const program = "import json, sys; print(json.dumps([sys.path[-2:], sys.dont_write_bytecode]))";
+    const program = "import json, sys; print(json.dumps(sys.path[-2:]))";
     const printed = execFileSync(own.python, ["-c", program], { encoding: "utf8", env: { LC_ALL: "C" } });
-    expect(JSON.parse(printed)).toEqual([[own.site, theirs.sitePackages[0]], true]);
+    expect(JSON.parse(printed)).toEqual([own.site, theirs.sitePackages[0]]);
+  });
+
+  it.each([
+    ["has its modules compiled: none is written", true],
+    ["has none compiled, as uv leaves it: they are kept in the runtime's folder", false],
+  ])("%s", async (_, compiled) => {
+    const { python, site } = environment({ vllm: "0.32.0", torch: "2.13.0" });
+    for (const name of ["torch", "vllm"]) {
+      mkdirSync(join(site, name));
+      writeFileSync(join(site, name, "__init__.py"), "");
+      writeFileSync(join(site, name, "late.py"), "");
+    }
+    const import_ = (program: string, name: string) => execFileSync(program, ["-c", `import ${name}`], { env: {} });
+    if (compiled) import_(python, "torch, vllm");
+    const before = readdirSync(site, { recursive: true }).sort();
+    const own = environment({});
+    expect(await linkInstalled(own.venv, await look(python))).toEqual(compiled ? [] : [site]);
+    import_(own.python, "vllm.late");
+    expect(readdirSync(site, { recursive: true }).sort()).toEqual(before);
+    const kept = readdirSync(own.venv, { recursive: true, encoding: "utf8" }).filter((name) =>
+      /late\..*\.pyc$/.test(name),
+    );
+    expect(kept).toHaveLength(compiled ? 0 : 1);
   });
 
   it("is named in the plan, with what is added to it", async () => {

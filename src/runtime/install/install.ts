@@ -83,9 +83,11 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
   try {
     if (python !== undefined && options.installed !== undefined) {
       await makeVenv(python, venv, context);
-      await linkInstalled(sitePackages(venv, pythonVersion), options.installed);
+      const uncompiled = await linkInstalled(venv, options.installed);
       const pins = overlayPins(options.installed, options.installedTriton);
       if (pins.length > 0) await pipInstall(context, pins, { ignoreInstalled: true });
+      if (uncompiled.length > 0) report({ phase: "install", message: "compiling Python modules" });
+      for (const folder of uncompiled) await compileBytecode(context, folder);
     } else if (python !== undefined) {
       await makeVenv(python, venv, context);
       if (uv === undefined) await upgradePip(context);

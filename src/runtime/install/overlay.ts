@@ -1,8 +1,9 @@
+import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SetupError } from "../errors";
 import { findInstalled, type Installed, type InstalledPackages } from "../find/installed";
-import { readsNumpy2, stubPythonVersion, tritonOfDirectory } from "../find/triton";
+import { readsNumpy2, sitePackages, stubPythonVersion, tritonOfDirectory } from "../find/triton";
 import { digest, NUMPY, SUPPORTED_VLLM, TRITON } from "../packages/requirements";
 import type { Device } from "../runtime";
 
@@ -75,14 +76,33 @@ export async function installedEnvironment(options: {
   return installed;
 }
 
+/** The folder in the venv with the compiled modules of an environment that has none. */
+const COMPILED = "compiled";
+
 /**
  * Makes the other environment's packages available in a venv, after the venv's own, which take precedence.
  * `addsitedir` also follows their own .pth files (an editable install of vLLM is one). No interpreter of the venv writes
- * compiled files, which would lie among theirs.
+ * compiled files among theirs: none at all where theirs are compiled; else (uv compiles nothing) into a folder of the
+ * venv, because to compile vLLM and torch at each load takes longer than to import them.
+ *
+ * @returns the folders whose modules are to be compiled now
  */
-export async function linkInstalled(sitePackages: string, installed: Installed): Promise<void> {
+export async function linkInstalled(venv: string, installed: Installed): Promise<readonly string[]> {
+  const compiled = isCompiled(installed);
+  const first = compiled
+    ? "import sys; sys.dont_write_bytecode = True\n"
+    : `import sys; sys.pycache_prefix = ${pythonText(join(venv, COMPILED))}\n`;
   const lines = installed.sitePackages.map((folder) => `import site; site.addsitedir(${pythonText(folder)})\n`);
-  await writeFile(join(sitePackages, LINK), ["import sys; sys.dont_write_bytecode = True\n", ...lines].join(""));
+  await writeFile(join(sitePackages(venv, installed.interpreter.version), LINK), [first, ...lines].join(""));
+  return compiled ? [] : installed.sitePackages;
+}
+
+/** Whether an environment's packages were compiled when they were installed, as pip does, or later. */
+function isCompiled({ sitePackages: folders, interpreter: { version } }: Installed): boolean {
+  const file = `__init__.cpython-${version.replace(".", "")}.pyc`;
+  return ["torch", "vllm"].every((name) =>
+    folders.some((folder) => existsSync(join(folder, name, "__pycache__", file))),
+  );
 }
 
 /** A string literal of Python, in ASCII: .pth files are read in the locale's encoding. */

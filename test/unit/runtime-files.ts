@@ -26,6 +26,7 @@ export interface FakePythonOptions {
   /** Whether libpython lies beside it. */
   shared?: boolean;
   ensurepip?: boolean;
+  conda?: string;
   /** Shell commands for `-m ...`: what the interpreter does when it is asked to make a venv. */
   module?: string;
 }
@@ -47,10 +48,11 @@ export function fakePython(folder: string, name: string, options: FakePythonOpti
     libraryDirectories: [lib, null],
     venv: true,
     ensurepip: options.ensurepip !== false,
+    conda: options.conda ?? null,
   };
   return script(
     path,
-    `case "$*" in *"pip config"*) exit 1 ;; *-m*) ${options.module ?? "exit 9"} ;; *) echo '${JSON.stringify(facts)}' ;; esac`,
+    `case " $* " in *"pip config"*) exit 1 ;; *" -m "*) ${options.module ?? "exit 9"} ;; *) echo '${JSON.stringify(facts)}' ;; esac`,
   );
 }
 

@@ -1,8 +1,19 @@
-import { existsSync, mkdirSync } from "node:fs";
-import { join } from "node:path";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { PythonNotFoundError } from "../../src/runtime";
 import { candidates, findPython } from "../../src/runtime/find/python";
+import { PYTHON_VERSIONS } from "../../src/runtime/packages/requirements";
+import { unless } from "../support/skip";
 import { fakePython, script, temporary } from "./runtime-files";
 
 /** PATH with only these folders: the system's own Pythons in /usr/bin are looked at all the same, so tests name theirs. */
@@ -17,6 +28,23 @@ async function refusal(options: Parameters<typeof findPython>[0]): Promise<Pytho
   );
   expect(error).toBeInstanceOf(PythonNotFoundError);
   return error as PythonNotFoundError;
+}
+
+/** A conda environment's layout around a static interpreter: its own prefix, and a sysconfig that names it. */
+function conda(interpreter: string): string {
+  const prefix = realpathSync(temporary());
+  const name = basename(interpreter);
+  const [library, theirs] = [join(prefix, "lib", name), join("/usr/lib", name)];
+  for (const folder of ["bin", "conda-meta", "lib"]) mkdirSync(join(prefix, folder));
+  mkdirSync(library);
+  copyFileSync(interpreter, join(prefix, "bin", name));
+  symlinkSync(name, join(prefix, "bin/python3"));
+  for (const entry of readdirSync(theirs)) {
+    const [from, to] = [join(theirs, entry), join(library, entry)];
+    if (!entry.startsWith("_sysconfigdata")) symlinkSync(from, to);
+    else writeFileSync(to, readFileSync(from, "utf8").replace(/'(LIBDIR|LIBPL)': '[^']*'/g, `'$1': '${prefix}/lib'`));
+  }
+  return prefix;
 }
 
 describe("findPython", () => {
@@ -56,13 +84,41 @@ describe("findPython", () => {
     const error = await refusal({ python: fakePython(temporary(), "python3", options) });
     expect(error.code).toBe("ERR_PYTHON_NOT_FOUND");
     expect(error.message).toMatch(reason);
-    expect(error.hint).toMatch(/apt-get install python3\.11/);
+    expect(error.hint).toMatch(/apt-get install (lib)?python3\.11/);
   });
 
   it("names the venv package where only that is missing", async () => {
     const error = await refusal({ python: fakePython(temporary(), "python3", { ensurepip: false }) });
     expect(error.hint).toMatch(/^apt-get install python3\.11-venv;/);
   });
+
+  it("names the library's package for a system's Python without it, and conda's for a conda environment's", async () => {
+    const version: [number, number, number] = [3, 12, 3];
+    const system = await refusal({ python: fakePython(temporary(), "python3", { version, shared: false }) });
+    expect(system.hint).toMatch(/^Debian and Ubuntu: apt-get install libpython3\.12 python3\.12-venv; /);
+    const options = { version, shared: false, conda: "/opt/my conda" };
+    const conda = await refusal({ python: fakePython(temporary(), "python3", options) });
+    expect(conda.message).toMatch(/has no libpython3\.12\.so\.1\.0/);
+    expect(conda.hint).toMatch(/^conda install --prefix '\/opt\/my conda' python=3\.12; /);
+  });
+
+  /** A real statically linked interpreter: that of Debian and Ubuntu. */
+  const static_ = PYTHON_VERSIONS.map((version) => `/usr/bin/python${version}`).find((path) => existsSync(path));
+
+  it(
+    "finds conda's libpython, which its own interpreter does not load",
+    unless(static_ === undefined, "no Python in /usr/bin"),
+    async () => {
+      const prefix = conda(static_ as string);
+      const python = join(prefix, "bin/python3");
+      const without = await refusal({ python });
+      expect(without.message).toContain("statically linked");
+      expect(without.hint).toMatch(/^conda install --prefix /);
+      const name = `lib${basename(static_ as string)}.so.1.0`;
+      writeFileSync(join(prefix, "lib", name), "");
+      expect(await findPython({ python })).toMatchObject({ libpythonDirectory: join(prefix, "lib") });
+    },
+  );
 
   it("passes over a shim that does not run, with its own words", async () => {
     const folder = temporary();

@@ -4,6 +4,7 @@ import { namesIn } from "../../common/files";
 import { PythonNotFoundError } from "../errors";
 import { PYTHON_VERSIONS } from "../packages/requirements";
 import { run } from "../process";
+import { shellWord } from "./paths";
 
 /** A usable Python: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {
@@ -41,6 +42,8 @@ export interface PythonFacts {
   libraryDirectories: (string | null)[];
   venv: boolean;
   ensurepip: boolean;
+  /** The conda environment that it belongs to. */
+  conda: string | null;
 }
 
 const PROBE = `
@@ -58,6 +61,7 @@ print(json.dumps({
                            os.path.join(prefix, "lib"), os.path.join(prefix, "lib64"), var("LIBPL")],
     "venv": importlib.util.find_spec("venv") is not None,
     "ensurepip": importlib.util.find_spec("ensurepip") is not None,
+    "conda": prefix if os.path.isdir(os.path.join(prefix, "conda-meta")) else None,
 }))
 `;
 
@@ -79,7 +83,9 @@ export async function findPython(options: FindPythonOptions = {}): Promise<Pytho
     const looked = await probe(executable, environment, options.signal);
     const judged = judge(executable, looked, accepted);
     if (typeof judged !== "string") return judged;
-    throw new PythonNotFoundError(`${options.python}: ${judged}`, { hint: howToGet(accepted, judged) });
+    throw new PythonNotFoundError(`${options.python}: ${judged}`, {
+      hint: howToGet(accepted, typeof looked === "string" ? undefined : looked),
+    });
   }
   const refused = new Map<string, string>();
   const others: Python[] = [];
@@ -137,14 +143,18 @@ export function judge(
   if (facts.implementation !== "cpython") return `is ${facts.implementation}, not CPython`;
   if (!accepted.includes(version)) return `is Python ${facts.version.join(".")}, not ${accepted.join(" or ")}`;
   if (facts.bits !== 64) return `is a ${facts.bits}-bit Python`;
-  const directory = facts.libraryDirectories.find(
-    (folder) => folder !== null && facts.soname !== null && existsSync(join(folder, facts.soname)),
-  );
-  if (directory === undefined || directory === null) {
+  const directory = sharedLibrary(facts);
+  if (directory === undefined) {
     return `has no ${facts.soname} (statically linked: it can't be embedded in Triton's stub)`;
   }
   if (!facts.venv || !facts.ensurepip) return "has no venv module with pip (ensurepip)";
   return { executable, base: facts.base, fullVersion: facts.version.join("."), version, libpythonDirectory: directory };
+}
+
+/** The folder of its shared library, if it has one. */
+function sharedLibrary({ libraryDirectories, soname }: PythonFacts): string | undefined {
+  const isThere = (folder: string | null) => folder !== null && soname !== null && existsSync(join(folder, soname));
+  return libraryDirectories.find(isThere) ?? undefined;
 }
 
 /** Runs the interpreter and reads what it reports. A string says why it did not answer. */
@@ -171,15 +181,30 @@ async function probe(
   }
 }
 
-/** How to install a usable Python with this system's package manager. */
-export function howToGet(versions: readonly string[], reason = ""): string {
-  const version = versions[0] ?? PYTHON_VERSIONS[0];
-  const packages = /ensurepip/.test(reason)
-    ? `apt-get install python${version}-venv`
-    : `Debian and Ubuntu: apt-get install python${version} libpython${version} python${version}-venv; ` +
-      `Fedora: dnf install python${version} python${version}-libs; ` +
-      `pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install ${version}`;
-  return `${packages}; or name another Python (${versions.join(" or ")}) with --python`;
+/**
+ * How to install a usable Python with this system's package manager.
+ *
+ * @param found what was found, if only a part of it is missing: that part is named
+ */
+export function howToGet(versions: readonly string[], found?: PythonFacts): string {
+  const own = found?.implementation === "cpython" && found.bits === 64 ? found.version.slice(0, 2).join(".") : "";
+  const isPart = versions.includes(own);
+  const version = isPart ? own : (versions[0] ?? PYTHON_VERSIONS[0]);
+  const others = `or name another Python (${versions.join(" or ")}) with --python`;
+  if (typeof found?.conda === "string") {
+    return `conda install --prefix ${shellWord(found.conda)} python=${version}; ${others}`;
+  }
+  if (isPart && found?.ensurepip === false && sharedLibrary(found) !== undefined) {
+    return `apt-get install python${version}-venv; ${others}`;
+  }
+  const debian = isPart
+    ? `libpython${version} python${version}-venv`
+    : `python${version} libpython${version} python${version}-venv`;
+  return (
+    `Debian and Ubuntu: apt-get install ${debian}; ` +
+    `Fedora: dnf install python${version} python${version}-libs; ` +
+    `pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install ${version}; ${others}`
+  );
 }
 
 /** The first executable of that name on PATH; a name with a slash is a path already. */

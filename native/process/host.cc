@@ -114,6 +114,7 @@ void Host::PrepareForExit(bool noReturn) {
   WarmChildren::Get().KillAll();
   if (s.monitor != nullptr) s.monitor->EndAll();
   s.changed.wait_until(lock, *s.exitDeadline, settled);
+  if (noReturn) KeepTritonsMemory();
 }
 
 Host::State& Host::state() {

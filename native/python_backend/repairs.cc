@@ -10,10 +10,10 @@
 #include <cstdio>
 #include <mutex>
 
+#include "../common/elf_patcher.h"
 #include "child_takeover.h"
 #include "child_waits.h"
 #include "dead_owner.h"
-#include "elf_patcher.h"
 #include "lost_replies.h"
 #include "own_files.h"
 

@@ -9,6 +9,8 @@
 #include <mutex>
 #include <vector>
 
+#include "../common/elf_patcher.h"
+
 namespace tritonode {
 namespace {
 
@@ -79,16 +81,33 @@ std::string PreloadedAllocator() {
   return {};
 }
 
+struct Library {
+  const TritonApi* api = nullptr;
+  ImportTable imports;
+};
+
+struct Libraries {
+  std::mutex mutex;
+  std::map<std::string, Library> byPath;
+};
+
+Libraries& libraries() {
+  // Leaked on purpose: static destructors run while Triton's threads still do.
+  static Libraries& libraries = *new Libraries;
+  return libraries;
+}
+
+void Keep(void*) {}
+void KeepSized(void*, size_t) {}
+
 }  // namespace
 
 Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api) {
-  // Leaked on purpose: static destructors run while Triton's threads still do.
-  static std::mutex& mutex = *new std::mutex;
-  static auto& tables = *new std::map<std::string, const TritonApi*>;
-  const std::lock_guard<std::mutex> lock(mutex);
+  Libraries& l = libraries();
+  const std::lock_guard<std::mutex> lock(l.mutex);
 
-  if (const auto found = tables.find(path); found != tables.end()) {
-    *api = found->second;
+  if (const auto found = l.byPath.find(path); found != l.byPath.end()) {
+    *api = found->second.api;
     return {};
   }
 
@@ -112,9 +131,27 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
     delete table;
     return status;
   }
-  tables[path] = table;
+  Library opened{table, {}};
+  status = ImportTable::Read(library, &opened.imports);
+  if (!status.ok()) return status;
+  l.byPath[path] = std::move(opened);
   *api = table;
   return {};
+}
+
+// Where a server has not been deleted, exit() destroys the memory manager's list of buffers and then the manager, which
+// reads the list once more (core r24.10, src/pinned_memory_manager.cc: instance_ is defined before
+// allocated_pinned_memory_buffers_). It ends the process with SIGBUS or SIGSEGV where the freed memory was used again.
+// Unfreed, the memory still holds what the destructor expects; threads of Triton's that go on find theirs, too.
+void KeepTritonsMemory() {
+  Libraries& l = libraries();
+  const std::lock_guard<std::mutex> lock(l.mutex);
+  for (auto& [path, library] : l.byPath) {
+    // operator delete(void*), delete(void*, size_t) and delete[](void*). A failure leaves the exit as it was.
+    library.imports.Redirect("_ZdlPv", reinterpret_cast<void*>(&Keep));
+    library.imports.Redirect("_ZdlPvm", reinterpret_cast<void*>(&KeepSized));
+    library.imports.Redirect("_ZdaPv", reinterpret_cast<void*>(&Keep));
+  }
 }
 
 }  // namespace tritonode

@@ -13,4 +13,7 @@ namespace tritonode {
 // The table lives for ever: the library is never closed, because Triton's threads and static state outlive any server.
 Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api);
 
+// For exit(): whatever the opened libraries delete from here on stays allocated. See library.cc.
+void KeepTritonsMemory();
+
 }  // namespace tritonode

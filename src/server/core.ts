@@ -10,7 +10,7 @@ import { type CallRequest, Calls } from "./calls";
 import { Children, type ServerChild } from "./children";
 import { type Logger, logTo } from "./logger";
 import { type LoadModelOptions, Models } from "./models";
-import { environmentKey, type ServerDescription, type TritonServerOptions, toNativeOptions } from "./options";
+import { environmentKey, type ResolvedServerOptions, type ServerDescription, toNativeOptions } from "./options";
 import type { ResponseStream } from "./stream";
 import { WarmChildKeeper } from "./warm-child";
 
@@ -42,7 +42,7 @@ export class ServerCore {
    * @throws {@link AddonLoadError} without a usable addon, {@link RuntimeMissingError} if the runtime's libraries can't be
    *   opened, {@link InvalidArgumentError} for a bad option or if another runtime is in use, {@link TritonServerError}.
    */
-  static async start(options: TritonServerOptions): Promise<ServerCore> {
+  static async start(options: ResolvedServerOptions): Promise<ServerCore> {
     const channel = Channel.get();
     const { addon } = channel;
     const found = await addon.acquire().catch((error: unknown) => Promise.reject(fromNative(error)));

@@ -3,6 +3,7 @@ import { describe } from "../common/describe";
 import { checkNames } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
 import type { NativeStartOptions } from "../native/binding";
+import { findRuntime } from "../runtime/find/find";
 import type { Runtime } from "../runtime/runtime";
 import type { Workspace } from "../transport/workspace";
 import type { Logger } from "./logger";
@@ -12,8 +13,8 @@ import type { Logger } from "./logger";
  * options.
  */
 export interface TritonServerOptions {
-  /** The Triton and the Python to use: the result of {@link findRuntime}. */
-  readonly runtime: Runtime;
+  /** The Triton and the Python to use; default: the result of {@link findRuntime}. */
+  readonly runtime?: Runtime | undefined;
   /** Receives the lines of Triton's log and of its children. By default nothing is logged. */
   readonly logger?: Logger | undefined;
   /** Triton's verbose level, 0 (default) to 4 and more. It applies to the whole process: the first start decides. */
@@ -74,6 +75,27 @@ const optionNames = Object.keys({
   stubTimeout: true,
 } satisfies Record<keyof TritonServerOptions, true>);
 
+/** The options with their runtime found. */
+export interface ResolvedServerOptions extends TritonServerOptions {
+  readonly runtime: Runtime;
+}
+
+/**
+ * Checks the names of the options, and finds the runtime where none is given.
+ *
+ * @throws {@link InvalidArgumentError} naming the option; {@link RuntimeMissingError}
+ */
+export async function resolveOptions(options: TritonServerOptions): Promise<ResolvedServerOptions> {
+  checkNames("TritonServer.start", options, optionNames);
+  const runtime: unknown = options.runtime ?? (await findRuntime());
+  if (typeof runtime !== "object" || runtime === null || !("triton" in runtime && "directory" in runtime)) {
+    throw new InvalidArgumentError(`runtime must be what findRuntime resolves with, not ${describe(runtime)}`, {
+      hint: "for a runtime in another folder: runtime: await findRuntime({ directory })",
+    });
+  }
+  return { ...options, runtime: runtime as Runtime };
+}
+
 /** What a further environment (thread) of the process has to know about the running server. */
 export interface ServerDescription {
   /** Its private folder. */
@@ -111,8 +133,7 @@ function memoryPools(asked: readonly number[]): number[] {
 }
 
 /** @throws {@link InvalidArgumentError} naming the option. */
-export function toNativeOptions(options: TritonServerOptions, workspace: Workspace): NativeStartOptions {
-  checkNames("TritonServer.start", options, optionNames);
+export function toNativeOptions(options: ResolvedServerOptions, workspace: Workspace): NativeStartOptions {
   const { runtime } = options;
   const cuda = runtime.device === "cuda";
   const maxSeconds = 24 * 3600;

@@ -3,7 +3,7 @@ import type { EngineDiedError } from "../errors";
 import type { ServerChild } from "./children";
 import { ServerCore } from "./core";
 import type { LoadModelOptions } from "./models";
-import type { TritonServerOptions } from "./options";
+import { resolveOptions, type TritonServerOptions } from "./options";
 import { type InferenceRequest, requestNames } from "./request";
 import type { ResponseStream } from "./stream";
 
@@ -26,10 +26,7 @@ let create: (core: ServerCore) => TritonServer;
  * stops when the last of them is stopped.
  *
  * ```ts
- * await using server = await TritonServer.start({
- *   runtime: await findRuntime(),
- *   modelRepositories: ["./model_repository"],
- * });
+ * await using server = await TritonServer.start({ modelRepositories: ["./model_repository"] });
  * await server.loadModel("add");
  * const inputs = [{ name: "INPUT0", datatype: "FP32", data: Float32Array.of(1, 2) }] as const;
  * const { outputs } = await server.infer({ model: "add", inputs }).response();
@@ -48,8 +45,8 @@ export class TritonServer implements AsyncDisposable {
    * @throws {@link AddonLoadError} without a usable addon, {@link RuntimeMissingError} if the runtime's libraries can't be
    *   opened, {@link InvalidArgumentError} for a bad option or if another runtime is in use, {@link TritonServerError}.
    */
-  static async start(options: TritonServerOptions): Promise<TritonServer> {
-    return new TritonServer(await ServerCore.start(options));
+  static async start(options: TritonServerOptions = {}): Promise<TritonServer> {
+    return new TritonServer(await ServerCore.start(await resolveOptions(options)));
   }
 
   private constructor(core: ServerCore) {

@@ -18,13 +18,24 @@ const ends = {
   SIGHUP: () => process.kill(process.pid, "SIGHUP"),
   SIGKILL: () => process.kill(process.pid, "SIGKILL"),
   stop: (server) => server.stop(),
+  "stop after a failed reload": async (server) => {
+    const failing = code.replace(
+      "def initialize(self, args):",
+      "def initialize(self, args):\n        raise ValueError()",
+    );
+    await load(server, failing).catch(() => {});
+    await server.stop();
+  },
 };
+
+const load = (server, source) =>
+  server.loadModel("command", { config: { backend: "python" }, files: { "1/model.py": source } });
 
 const streams = [];
 
 async function serve() {
   const server = await TritonServer.start({ runtime });
-  await server.loadModel("command", { config: { backend: "python" }, files: { "1/model.py": code } });
+  await load(server, code);
   if (streaming) {
     // Without a rejection handler of ours a stream that is cut off must not change how the process ends.
     const first = Array.from(

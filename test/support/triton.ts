@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { findRuntime } from "../../src/runtime/find/find";
-import type { InferenceRequest, InferenceResponse, TritonServer, TritonServerOptions } from "../../src/server";
+import type { InferenceRequest, InferenceResponse, TritonServer } from "../../src/server";
+import type { ResolvedServerOptions } from "../../src/server/options";
 
 /** A Python model that does what each request's `command` says. */
 export const commandModel = readFileSync(join(__dirname, "command_model.py"), "utf8");
@@ -53,7 +54,7 @@ export async function collect(stream: AsyncIterable<InferenceResponse>): Promise
   return outputs;
 }
 
-export async function startOptions(): Promise<TritonServerOptions> {
+export async function startOptions(): Promise<ResolvedServerOptions> {
   return { runtime: await findRuntime() };
 }
 

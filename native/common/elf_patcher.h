@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../common/status.h"
+#include "status.h"
 
 struct link_map;
 

@@ -73,7 +73,18 @@ const rewritten: readonly (readonly [RegExp, (...groups: string[]) => string])[]
     (name, keys) => `${name} must have token ids as keys, got ${keys}`,
   ],
   [
-    /^This model's maximum context length is (\d+) tokens\. However, your prompt contains (.*?) input tokens/,
+    /^This model's maximum context length is (\d+) tokens\. .*your prompt contains (\d+) characters/,
+    (most, characters) =>
+      `the prompt has ${characters} characters, more than the model's context of ${most} tokens can hold (max_model_len)`,
+  ],
+  // Before 0.32 vLLM counts the output tokens with the prompt, even if there are to be none.
+  [
+    /^This model's maximum context length is (\d+) tokens\. However, you requested ([1-9]\d*) output tokens and your prompt contains (.*?) input tokens/,
+    (most, output, tokens) =>
+      `the prompt has ${tokens} tokens and max_tokens is ${output}, together more than the model's context of ${most} (max_model_len)`,
+  ],
+  [
+    /^This model's maximum context length is (\d+) tokens\. However, (?:you requested 0 output tokens and )?your prompt contains (.*?) input tokens/,
     (most, tokens) => `the prompt has ${tokens} tokens, more than the model's context of ${most} (max_model_len)`,
   ],
   [

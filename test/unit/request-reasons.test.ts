@@ -23,6 +23,19 @@ test.each([
     "This model's maximum context length is 512 tokens. However, your prompt contains at least 513 input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=513)",
     "the prompt has at least 513 tokens, more than the model's context of 512 (max_model_len)",
   ],
+  // As vLLM 0.26 to 0.31 give it.
+  [
+    "This model's maximum context length is 512 tokens. However, you requested 0 output tokens and your prompt contains at least 513 input tokens, for a total of at least 513 tokens. Please reduce the length of the input prompt or the number of requested output tokens. (parameter=input_tokens, value=513)",
+    "the prompt has at least 513 tokens, more than the model's context of 512 (max_model_len)",
+  ],
+  [
+    "This model's maximum context length is 512 tokens. However, you requested 500 output tokens and your prompt contains at least 13 input tokens, for a total of at least 513 tokens. Please reduce the length of the input prompt or the number of requested output tokens. (parameter=input_tokens, value=13)",
+    "the prompt has at least 13 tokens and max_tokens is 500, together more than the model's context of 512 (max_model_len)",
+  ],
+  [
+    "This model's maximum context length is 512 tokens. However, you requested 0 output tokens and your prompt contains 10485760 characters (more than 41472 characters, which is the upper bound for 512 input tokens). Please reduce the length of the input prompt or the number of requested output tokens. (parameter=input_text, value=10485760)",
+    "the prompt has 10485760 characters, more than the model's context of 512 tokens can hold (max_model_len)",
+  ],
   [
     "allowed_token_ids is not None and empty! (parameter=allowed_token_ids, value=[])",
     "allowed_token_ids must not be empty, got []",

@@ -116,7 +116,9 @@ def _to_union(value: Any, members: tuple[Any, ...]) -> Any:
         return value
     failures = []
     for member in concrete:
-        if isinstance(member, type) and not isinstance(value, bool) and isinstance(value, member):
+        # To Python 3.10 `list[int]` is a type, of which nothing can be an instance.
+        is_class = isinstance(member, type) and typing.get_origin(member) is None
+        if is_class and not isinstance(value, bool) and isinstance(value, member):
             return value
     for member in concrete:
         try:

@@ -12,7 +12,7 @@ environment.prepare()
 
 from tritonode.lora.files import inspect_adapter  # noqa: E402
 from tritonode.lora.modules import ModelModules, model_problems  # noqa: E402
-from tritonode.vllm.lora import renames_weights  # noqa: E402
+from tritonode.vllm.lora import _renames, renames_weights  # noqa: E402
 
 VISION = "PaliGemmaForConditionalGeneration"
 HALVES = ("lora_A", "lora_B")
@@ -36,7 +36,7 @@ def test_names_go_through_vllms_mapping() -> None:
 
     modules = ModelModules(
         sizes={"language_model.model.layers.0.self_attn.q_proj": (64, 32)},
-        mapper=PaliGemmaForConditionalGeneration.hf_to_vllm_mapper.get_rename_mapper(),
+        mapper=_renames(PaliGemmaForConditionalGeneration.hf_to_vllm_mapper),
     )
     for name in ("model.language_model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj"):
         assert model_problems(tensors(name), modules) == ()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("vllm")
 from tritonode.lora.weights import AdapterReader
 from tritonode.vllm import versions
+from tritonode.vllm.lora import _renames
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.models.llama import LlamaForCausalLM
@@ -38,7 +39,7 @@ def read_with(model_class: type[LoRAModel], folder: str, dtype: torch.dtype = to
         device="cpu",
         dtype=dtype,
         model_vocab_size=tiny_llama.VOCABULARY,
-        weights_mapper=LlamaForCausalLM.hf_to_vllm_mapper.get_rename_mapper(),
+        weights_mapper=_renames(LlamaForCausalLM.hf_to_vllm_mapper),
     )
     for lora in model.loras.values():
         lora.optimize()

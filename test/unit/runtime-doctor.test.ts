@@ -16,6 +16,7 @@ import {
   checkTemporaryFolder,
 } from "../../src/runtime/check/checks-host";
 import {
+  checkCompiler,
   checkGpu,
   checkLibpython,
   checkNumpy,
@@ -227,6 +228,26 @@ describe("the runtime's checks", () => {
     expect(status(checkLibpython(runtime))).toBe("ok");
     expect(checkLibpython({ ...runtime, libpythonDirectory: "/no" })).toMatchObject({ status: "fail" });
     expect(status(await checkGpu(runtime))).toBe("ok");
+    expect(status(await checkCompiler(runtime))).toBe("ok");
+  });
+
+  it("look for a C compiler and Python's header where the runtime is for a GPU", async () => {
+    const runtime = { ...(await findRuntime({ device: "cpu" })), device: "cuda" as const };
+    expect(await checkCompiler(runtime, { PATH: "/nowhere" })).toMatchObject({
+      status: "fail",
+      detail: expect.stringMatching(/^gcc and clang not found: vLLM's kernels/),
+      fix: expect.stringContaining("apt-get install gcc"),
+    });
+    const bin = temporary();
+    const gcc = script(join(bin, "gcc"), "exit 0");
+    const found = await checkCompiler(runtime, { PATH: bin });
+    // Where the runtime's own Python has no header, that is what is missed.
+    expect(found.status === "ok" ? found.detail : found.fix).toMatch(found.status === "ok" ? gcc : /^Debian.*-dev$/);
+    const python = script(join(bin, "python3"), "echo /no/include");
+    expect(await checkCompiler({ ...runtime, python }, { PATH: bin })).toMatchObject({
+      status: "fail",
+      detail: expect.stringContaining("/no/include/Python.h is not there"),
+    });
   });
 });
 

@@ -4,7 +4,7 @@ import { namesIn } from "../../common/files";
 import { gpuFlaw } from "../find/gpu";
 import { type Manifest, readManifest } from "../find/manifest";
 import { setupCommand } from "../find/paths";
-import { howToGet } from "../find/python";
+import { howToGet, onPath } from "../find/python";
 import { readsNumpy2, sitePackages, stubPythonVersion } from "../find/triton";
 import { overlayDigest, overlayPins } from "../install/overlay";
 import { importCheck, stubFlaw, unwantedPackages } from "../install/verify";
@@ -126,6 +126,31 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
     name,
     `${described}; left out, and added by \`${setupCommand(runtime)}\` with the option in parentheses: ${parts.join("; ")}`,
   );
+}
+
+/** Triton's compiler, in which vLLM's kernels for adapters are written, builds a C file when a model is loaded on a GPU. */
+export async function checkCompiler(
+  runtime: Runtime,
+  environment: NodeJS.ProcessEnv = process.env,
+  signal?: AbortSignal,
+): Promise<Check> {
+  const name = "C compiler";
+  if (runtime.device === "cpu") return ok(name, "not needed (device cpu)");
+  const wanted = environment.CC ? [environment.CC] : ["gcc", "clang"];
+  const compiler = wanted
+    .map((each) => onPath(each, environment))
+    .find((path) => path !== undefined && existsSync(path));
+  const why = "vLLM's kernels for a GPU are compiled when a model is loaded";
+  if (compiler === undefined) {
+    const fix = "apt-get install gcc libc6-dev; or name a compiler in CC";
+    return fail(name, `${wanted.join(" and ")} not found: ${why}`, fix);
+  }
+  const program = "import sysconfig; print(sysconfig.get_path('include'))";
+  const { stdout } = await run(runtime.python, ["-I", "-c", program], { timeout: 20_000, signal });
+  const header = join(stdout.trim(), "Python.h");
+  if (existsSync(header)) return ok(name, compiler);
+  const fix = `Debian and Ubuntu: apt-get install libpython${runtime.pythonVersion}-dev`;
+  return fail(name, `${compiler}, but ${header} is not there: ${why}`, fix);
 }
 
 export async function checkGpu(runtime: Runtime, signal?: AbortSignal): Promise<Check> {

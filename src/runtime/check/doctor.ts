@@ -19,6 +19,7 @@ import {
   checkTemporaryFolder,
 } from "./checks-host";
 import {
+  checkCompiler,
   checkGpu,
   checkImports,
   checkLibpython,
@@ -72,6 +73,7 @@ export async function* doctor(options: DoctorOptions = {}): AsyncGenerator<Check
   yield ok("runtime", `${runtime.directory} (${runtime.device})`);
   const checks: [string, () => Check | Promise<Check>][] = [
     ["GPU", () => checkGpu(runtime, signal)],
+    ["C compiler", () => checkCompiler(runtime, process.env, signal)],
     ["versions", () => checkVersions(runtime)],
     ["Python", () => checkPython(runtime, signal)],
     ["libpython", () => checkLibpython(runtime)],

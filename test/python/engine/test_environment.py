@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +81,30 @@ def test_an_allowed_network_frees_addresses_and_interfaces(monkeypatch: pytest.M
 )
 def test_instances_are_counted(groups: list[dict[str, Any]], expected: int) -> None:
     assert contract.instance_count({"instance_group": groups}) == expected
+
+
+def test_cudas_compiler_is_found_where_flashinfer_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_TOOLKIT", "/nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    assert not environment.compiles_cuda()
+    compiler = tmp_path / "toolkit" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    assert environment.compiles_cuda()
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setenv("PATH", str(compiler.parent))
+    assert environment.compiles_cuda()
+
+
+def test_without_it_vllm_samples_by_itself_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    monkeypatch.setattr(environment, "compiles_cuda", lambda: False)
+    monkeypatch.setenv(name, "1")
+    environment.prepare()
+    assert os.environ[name] == "1"
+    monkeypatch.delenv(name)
+    environment.prepare()
+    assert os.environ[name] == "0"

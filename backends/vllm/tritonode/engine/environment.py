@@ -6,9 +6,11 @@ They affect no one else: the stub runs only this model. A variable that the user
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import ipaddress
 import locale
 import os
+import shutil
 import signal
 import socket
 from typing import Any
@@ -79,6 +81,9 @@ def prepare() -> None:
         _users.update(os.environ)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if not compiles_cuda():
+        # On a GPU vLLM samples with FlashInfer, which builds its kernels with nvcc while the first model is loaded.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     # When urllib3 is imported, it tests whether IPv6 works by binding a TCP socket to ::1.
     socket.has_ipv6 = False
     for name in ("C.UTF-8", "C.utf8", "en_US.UTF-8"):
@@ -87,6 +92,17 @@ def prepare() -> None:
             return
         except locale.Error:
             continue
+
+
+_TOOLKIT = "/usr/local/cuda"
+
+
+def compiles_cuda() -> bool:
+    """Whether FlashInfer finds CUDA's compiler, or has its kernels built already."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), _TOOLKIT]
+    places = os.pathsep.join(os.path.join(home, "bin") for home in homes if home)
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=places)
+    return found is not None or importlib.util.find_spec("flashinfer_jit_cache") is not None
 
 
 def waiting_is_ours(paced: bool) -> bool:

@@ -1,10 +1,11 @@
 // `npm run check:gpu`: all that has to be known of a machine with one GPU, in at most 25 minutes. Writes
 // docs/benchmarks/gpu-results.json after each step, and the results in docs/benchmarks/gpu.md from it.
 //
-//   npm run check:gpu -- [--device cuda|cpu] [--small] [--only NAME,…] [--minutes 25] [--out docs/benchmarks]
+//   npm run check:gpu -- [--device cuda|cpu] [--small] [--only NAME,…] [--resume] [--minutes 25] [--out docs/benchmarks]
 //
 // `--device cpu --small` runs every step on the tiny model without a GPU: test/integration/check-gpu.test.ts does. What
-// an interrupted run has found stays; `--only` adds to it, on the same machine and versions.
+// an interrupted run has found stays; `--only` adds to it, on the same machine and versions, and `--resume` runs the steps
+// that have not passed.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { configuration, machine } from "./check-gpu/machine.mjs";
@@ -18,6 +19,7 @@ const { values } = parseArgs({
     device: { type: "string", default: "cuda" },
     small: { type: "boolean", default: false },
     only: { type: "string" },
+    resume: { type: "boolean", default: false },
     minutes: { type: "string", default: "25" },
     out: { type: "string", default: join(root, "docs/benchmarks") },
   },
@@ -32,7 +34,9 @@ main(async () => {
   const record = openRecord(values.out, await machine(config));
   // Setting the machine up is not part of the limit: it downloads gigabytes once.
   const end = performance.now() + minutes * 60_000;
+  const hasPassed = ({ name }) => record.content.steps[name]?.status === "passed";
   for (const step of steps) {
+    if (values.resume && hasPassed(step)) continue;
     const left = Math.floor((end - performance.now()) / 1000);
     say(`${step.name}: ${step.title}`);
     const result =

@@ -11,12 +11,12 @@ const load = createRequire(import.meta.url);
 
 /** Sets the machine up and resolves with what the steps need to know. */
 export async function configuration({ device, small }) {
-  await build();
+  // On a machine without the packages that build this one, what was copied there is used.
+  if (existsSync(join(root, "node_modules/typescript"))) await build();
   const { findRuntime } = load(join(root, "dist/index.js"));
   const find = () => findRuntime({ device });
-  const extras = small ? ["test"] : ["test", "demo"];
   const runtime = await find().catch(async () => {
-    await run(process.execPath, ["dist/cli/main.js", "setup", "--device", device, "--with", extras.join(",")]);
+    await run(process.execPath, ["dist/cli/main.js", "setup", "--device", device, "--with", "test,demo"]);
     return find();
   });
   const laidOut = join(cache, "paths.json");

@@ -1,6 +1,9 @@
 // What a process tree holds: sockets, memory on the host, memory on the GPU.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import { memoryMiB, tree } from "../../bench/lib/processes.mjs";
 
 /** TCP, UDP and raw sockets of a process and those below it, each as `pid: table line` (proc(5), /proc/net/tcp). */
@@ -20,13 +23,38 @@ export function internetSockets(root = process.pid) {
   return found;
 }
 
+const QUERY = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"];
+
 /**
- * Memory in MiB: on a GPU what the driver says is in use on the first one, else what the processes hold. Zombies hold none.
+ * Resolves with a function that tells the memory in use, in MiB: on a GPU what the driver says of the first one, else what
+ * the processes hold. Zombies hold none. On a GPU nvidia-smi keeps running, until this process group ends: to start it
+ * takes seconds where no other program holds the driver, and memory is to be back within two.
  */
-export function memoryOf(device, pids) {
-  if (device === "cpu") return memoryMiB(pids);
-  const query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"];
-  return Number(execFileSync("nvidia-smi", query, { encoding: "utf8" }).trim());
+export async function watchMemory(device) {
+  if (device === "cpu") return memoryMiB;
+  let last = toMiB(execFileSync("nvidia-smi", QUERY, { encoding: "utf8" }));
+  const child = spawn("nvidia-smi", [...QUERY, "--loop-ms=50"], { stdio: ["ignore", "pipe", "ignore"] });
+  const lines = createInterface({ input: child.stdout });
+  const follows = await Promise.race([
+    once(lines, "line").then(() => true),
+    once(child, "close").then(() => false),
+    delay(5_000, false, { ref: false }),
+  ]).catch(() => false);
+  if (!follows) {
+    // An nvidia-smi that does not loop, or that keeps its lines back.
+    child.kill();
+    return () => toMiB(execFileSync("nvidia-smi", QUERY, { encoding: "utf8" }));
+  }
+  lines.on("line", (line) => {
+    last = toMiB(line);
+  });
+  return () => last;
+}
+
+function toMiB(text) {
+  const value = Number(text.trim());
+  if (text.trim() === "" || Number.isNaN(value)) throw new Error(`nvidia-smi gives no memory in use: ${text.trim()}`);
+  return value;
 }
 
 export function isRunning(pid) {

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { temporaryFolder } from "../support/models";
@@ -73,6 +73,16 @@ describe("check:gpu", () => {
     });
   }, 600_000);
 
+  it("resumes: what has passed is not run again", async () => {
+    const folder = temporaryFolder();
+    expect(await start(folder, "--only", "doctor").ended).toBe(0);
+    const before = recordIn(folder).steps["doctor"];
+    const again = start(folder, "--only", "doctor,load-eager", "--resume", "--minutes", "0.01");
+    expect(await again.ended).toBe(1);
+    expect(recordIn(folder).steps["doctor"]).toEqual(before);
+    expect(recordIn(folder).steps["load-eager"]).toMatchObject({ status: "skipped" });
+  }, 300_000);
+
   it("ends a step that takes too long", async () => {
     const folder = temporaryFolder();
     const { ended } = start(folder, "--only", "engine-process", "--minutes", "0.1");
@@ -87,6 +97,37 @@ describe("check:gpu", () => {
     const { ended, text } = start(temporaryFolder(), "--only", "speed");
     expect(await ended).toBe(1);
     expect(text()).toContain("--only speed: there are doctor, load-eager");
+  });
+});
+
+describe("the memory of a GPU", () => {
+  const path = process.env["PATH"];
+  afterEach(() => {
+    process.env["PATH"] = path;
+  });
+
+  it.each([
+    [
+      "from an nvidia-smi that goes on",
+      'case "$*" in *loop*) for _ in $(seq 100); do echo 4567; sleep 0.05; done ;; *) echo 123 ;; esac',
+      4567,
+    ],
+    ["from one that does not loop", 'case "$*" in *loop*) exit 1 ;; *) echo 123 ;; esac', 123],
+  ])("is read %s", async (_, body, expected) => {
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, "nvidia-smi"), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
+    process.env["PATH"] = `${folder}:${path}`;
+    const { watchMemory } = await import(join(root, "scripts/check-gpu/processes.mjs"));
+    const read = await watchMemory("cuda");
+    await expect.poll(() => read([])).toBe(expected);
+  });
+
+  it("is missed where the driver does not tell it", async () => {
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, "nvidia-smi"), "#!/bin/sh\necho '[N/A]'\n", { mode: 0o755 });
+    process.env["PATH"] = `${folder}:${path}`;
+    const { watchMemory } = await import(join(root, "scripts/check-gpu/processes.mjs"));
+    await expect(watchMemory("cuda")).rejects.toThrow("nvidia-smi gives no memory in use: [N/A]");
   });
 });
 

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { tree } from "../../../bench/lib/processes.mjs";
-import { isRunning, memoryOf } from "../processes.mjs";
+import { isRunning, watchMemory } from "../processes.mjs";
 import { loadModel, prompt, since } from "./model.mjs";
 
 const limit = 2_000;
@@ -13,7 +13,8 @@ const tolerance = 64;
 
 /** A host of its own, which streams until it is told to dispose or is killed. */
 async function host(config) {
-  const before = memoryOf(config.device, []);
+  const memoryOf = await watchMemory(config.device);
+  const before = memoryOf([]);
   const child = spawn(process.execPath, [fileURLToPath(import.meta.url)], { stdio: ["pipe", "pipe", "inherit"] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   child.stdin.write(`${JSON.stringify(config)}\n`);
@@ -24,16 +25,16 @@ async function host(config) {
   };
   const { engine, prefix } = await next();
   const pids = tree(engine);
-  const loaded = memoryOf(config.device, [child.pid, ...pids]);
-  return { child, engine, prefix, pids, before, loaded, next };
+  const loaded = memoryOf([child.pid, ...pids]);
+  return { child, engine, prefix, pids, memoryOf, before, loaded, next };
 }
 
 /** Milliseconds until the processes are gone and memory is back; fails after two seconds. */
-async function released(config, { prefix, pids, before, loaded }, gone) {
+async function released({ prefix, pids, memoryOf, before, loaded }, gone) {
   const began = performance.now();
   for (;;) {
     const left = pids.filter(isRunning);
-    const used = memoryOf(config.device, left);
+    const used = memoryOf(left);
     const shared = readdirSync("/dev/shm").filter((name) => name.includes(prefix));
     const milliseconds = Math.round(performance.now() - began);
     const figures = { loadedMiB: Math.round(loaded - before), leftMiB: Math.round(used - before), milliseconds };
@@ -52,7 +53,7 @@ export async function releaseDispose(config) {
   running.child.stdin.write("dispose\n");
   await running.next();
   const disposeSeconds = since(began);
-  const figures = await released(config, running, false);
+  const figures = await released(running, false);
   running.child.kill("SIGKILL");
   return { disposeSeconds, ...figures };
 }
@@ -60,14 +61,14 @@ export async function releaseDispose(config) {
 export async function releaseHost(config) {
   const running = await host(config);
   running.child.kill("SIGKILL");
-  return released(config, running, true);
+  return released(running, true);
 }
 
 export async function releaseChild(config) {
   const running = await host(config);
   process.kill(running.engine, "SIGKILL");
   // The host lives on.
-  const figures = await released(config, running, false);
+  const figures = await released(running, false);
   const { code } = await running.next();
   running.child.kill("SIGKILL");
   if (code !== "ERR_ENGINE_DIED") throw Object.assign(new Error(`the stream ended with ${code}`), { figures });

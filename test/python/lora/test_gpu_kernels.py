@@ -26,7 +26,9 @@ def _has_triton() -> bool:
     )
 
 
-pytestmark = pytest.mark.skipif(not _has_triton(), reason="the package `triton` is not installed (1 GB): npm run matrix:vllm has it")
+pytestmark = pytest.mark.skipif(
+    not _has_triton(), reason="the package `triton` is not installed (1 GB): npm run matrix:vllm has it"
+)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,8 @@ MODELS = {
     "tinyllama-1.1b": (22, ((2560, 2048), (2048, 2048), (11264, 2048), (2048, 5632)), (32000, 2048)),
 }
 VOCABULARY = 30000
+# After the "x": bits of the activations, if not 8.
+OURS = ("bf16", "int8", "int8x16", "int4", "int4x16")
 Call = Callable[[dict[int, torch.Tensor]], None]
 
 
@@ -54,14 +56,14 @@ def processor() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs, level {punica_library.level()}"
 
 
-def quantised(outputs: int, inputs: int, bits: int) -> PackedWeight:
+def quantised(outputs: int, inputs: int, bits: int, activation_bits: int) -> PackedWeight:
     """Random weights in groups of 32 with minimums, as Q4_1 has them; for 8 bits without, as Q8_0."""
     groups = inputs // 32
     scales = torch.rand(outputs, groups).half().float()
     if bits == 8:
-        return pack(8, torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8), scales, None, 32)
+        return pack(8, torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8), scales, None, 32, activation_bits)
     minimums = -torch.rand(outputs, groups).half().float()
-    return pack(4, torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8), scales, minimums, 32)
+    return pack(4, torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8), scales, minimums, 32, activation_bits)
 
 
 def inputs_of(xs: dict[int, torch.Tensor], outputs: int, inputs: int) -> torch.Tensor:
@@ -137,17 +139,16 @@ def main() -> None:
     punica_library.register_torch_operator()
     layers, of_layer, head = MODELS[options.model]
     shapes = [*of_layer * layers, head]
-    names = (
-        options.only.split(",") if options.only else ["bf16", "int8", "int4", "oneDNN bf16", "torch bf16", "vLLM int4"]
-    )
+    names = options.only.split(",") if options.only else [*OURS, "oneDNN bf16", "torch bf16", "vLLM int4"]
     calls: dict[str, tuple[Call, int]] = {}
     dense = [torch.randn(shape).bfloat16() for shape in shapes] if any("bf16" in name for name in names) else []
     for name in names:
-        if name in ("bf16", "int8", "int4"):
+        if name in OURS:
+            bits, _, activations = name.removeprefix("int").partition("x")
             packed = (
                 [pack_dense(weight) for weight in dense]
                 if name == "bf16"
-                else [quantised(*shape, int(name[3:])) for shape in shapes]
+                else [quantised(*shape, int(bits), int(activations or 8)) for shape in shapes]
             )
             calls[name] = ours(packed), sum(weight.nbytes for weight in packed)
         elif name == "vLLM int4":

@@ -45,10 +45,13 @@ async function ours(file, dtype, windows) {
   }
 }
 
-/** The whole vocabulary as it is: by default llama.cpp's sampler leaves out what is unlikely, also from the sum. */
-const EVERY_TOKEN = { temperature: 1, topK: 0, topP: 1, minP: 0 };
+/** Greedy: the other samplers leave out what is unlikely, also from the sum. */
+const GREEDY = { temperature: 0 };
 
-/** By llama.cpp: for each position the next token's logit, the largest, and the sum of exponentials less the largest. */
+/**
+ * By llama.cpp: for each position the next token's logit, the largest, and the sum of exponentials less the largest.
+ * The largest is asked for as the top one: `includeMax` of node-llama-cpp 3.22 gives it only if it was asked for by token.
+ */
 async function llamaCpp(file, windows) {
   const llama = await startLlama();
   try {
@@ -59,8 +62,8 @@ async function llamaCpp(file, windows) {
     for (const window of windows) {
       await sequence.clearHistory();
       const asked = window.slice(0, -1).map((token, at) => {
-        const logits = { filter: { tokens: [window[at + 1]], includeMax: true } };
-        return [token, { generateNext: { logits, totalLogitWeight: true, options: EVERY_TOKEN } }];
+        const logits = { filter: { tokens: [window[at + 1]], includeTop: 1 } };
+        return [token, { generateNext: { logits, totalLogitWeight: true, options: GREEDY } }];
       });
       const answers = await sequence.controlledEvaluate(asked);
       found.push(

@@ -19,14 +19,16 @@ inline constexpr int kHeightCount = 5;
 enum class Form {
   kFloats,  // float32
   kPairs,   // two bfloat16 in 32 bits
-  kQuants   // four int8 in 32 bits, and for each run the constants of Tile
+  kQuantPairs,  // likewise; of each four inputs first 0 and 2, then 1 and 3; and for each run Tile::sum
+  kQuants   // four int8 in 32 bits, and for each run the constants of Tile; of 16-bit activations a step has the higher
+            // parts of all rows, then the lower ones
 };
 
 /// Some rows of x, in a form.
 struct Tile {
   const void* x;
   const float* scale;       // kQuants: [runs][height], the scale of x's quants
-  const float* sum;         // kQuants: [runs][height], the run's sum of quants, times the scale
+  const float* sum;         // kQuants: [runs][height], the run's sum of quants, times the scale; kQuantPairs: of x
   const int32_t* offset;    // kQuants: [runs][height], minus the run's sum of quants, times what is stored for zero
 };
 
@@ -38,6 +40,7 @@ struct Block {
   int64_t steps;            // float kinds: inputs / 4; quants: runs
   int64_t runs_of_group;
   bool half_scales, half_minimums;
+  int32_t zero;             // kQuantPairs: what is stored for zero
 };
 
 /// Where a tile's results go: rows[t] is the first of `columns` elements for t < count.
@@ -51,20 +54,27 @@ struct Output {
 
 using Multiply = void (*)(const Block& block, const Tile& tile, const Output& out);
 
+/// The sum of each run of a row of x, whose elements are padded with zeros to whole runs.
+using SumRuns = void (*)(const float* x, int64_t runs, int run, float* sum);
 /// A row of x of n elements as float32, padded with zeros to `padded`.
 using Widen = void (*)(const void* x, int64_t n, int64_t padded, float* out);
-/// A row as int8 in runs: quants[padded], scale[runs], and the sum of each run's quants. In 64-byte aligned memory.
+/// A row as whole numbers in runs: scale[runs], the sum of each run's numbers, and the numbers in quants[padded] as int8.
+/// Numbers of 16 bits are 128 * quants[i] + quants[padded + i]. In 64-byte aligned memory.
 using Quantise = void (*)(const float* x, int64_t runs, int run, int8_t* quants, float* scale, int32_t* sum);
 
 struct Kernels {
   Multiply floats[3][kHeightCount];  // by the weights' kind; Form::kFloats
   Multiply pairs[kHeightCount];      // bfloat16 weights; Form::kPairs; only if has_pairs
-  Multiply int8[2][kHeightCount];    // runs of 16, of 32; Form::kQuants
-  Multiply int4[2][kHeightCount];
+  // 8-bit and 4-bit weights; runs of 16, of 32; Form::kQuantPairs; only if has_pairs
+  Multiply quant_pairs[2][2][kHeightCount];
+  Multiply int8[2][2][kHeightCount];  // activations of 8 bits, of 16; runs of 16, of 32; Form::kQuants
+  Multiply int4[2][2][kHeightCount];
   Widen widen[3];
-  Quantise quantise;
+  SumRuns sum_runs;
+  Quantise quantise[2];  // to 8 bits, to 16
   bool has_pairs;
-  int first_height;  // index of kHeights: larger tiles do not fit into the level's registers
+  // Indices of kHeights: larger tiles do not fit into the level's registers. Of 16-bit activations, and of others.
+  int first_wide_height, first_height;
   int byte_zero;     // the byte that stands for 0 in the int8 kernels: 128 if they read bytes as they are stored, else 0
 };
 

@@ -2,15 +2,17 @@
 //
 // Vec gives 16 lanes of float32 (F), of int32 (I) and 64 bytes (B):
 //   zero, set1, fma, mul, add, load<T>, store(T*), store_partial(T*, n), from_int;  T: float, float16, bfloat16
-//   set1_int, load_bytes, low_nibbles, high_nibbles
+//   set1_int, add_128 (of I: a + 128 * b), load_bytes, low_nibbles, high_nibbles
 //   dot4(I, B, q) and dot8(I, B, q): each lane adds the four products of its bytes with those of q (int8);
 //     for dot4 bytes are 0..15; for dot8 they are int8 plus 128, taken as that if kByteZero is 128, else put right
 //   low_pairs, high_pairs: of 32 bfloat16 those of even and of odd number
-//   dot_pairs(F, B, pair) if kPairs
+//   dot_pairs(F, B, pair) if kPairs; and then, as bfloat16 less a zero point, nibble_pairs<i>(nibble_table(zero), B), the
+//     i-th nibbles (from the lowest) of each 16 bits, and byte_pairs<i>(B, zero), the i-th bytes of each 16 bits
 //
 // Order of accumulation, which every height keeps (the header's promise rests on it):
 //   float kinds  two sums for an output, of the inputs (or pairs) of even and of odd number, ascending, then their sum
-//   quants       whole numbers within a run; then one sum over runs, ascending: first scales, then minimums
+//   quants       whole numbers within a run; then one sum over runs, ascending: first scales, then minimums. Times
+//                bfloat16: one sum of a run's pairs, vector by vector, in place of whole numbers
 // Heights only choose which rows share what is loaded.
 
 template <int T>
@@ -123,11 +125,32 @@ inline typename Vec::F constants(const uint8_t* from, bool half) {
   return half ? Vec::load(reinterpret_cast<const float16*>(from)) : Vec::load(reinterpret_cast<const float*>(from));
 }
 
+// Adds a run's products, which are whole numbers.
 template <int Bits, int Run, int T>
+inline void dot_run(const uint8_t* w, const int32_t* x, typename Vec::I (&dots)[T]) {
+  constexpr int kSteps = Run / 4;
+  if constexpr (Bits == 4) {
+    for (int v = 0; v < kSteps / 2; ++v, w += 64) {
+      prefetch(w);
+      const typename Vec::B both = Vec::load_bytes(w);
+      const typename Vec::B low = Vec::low_nibbles(both), high = Vec::high_nibbles(both);
+      for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], low, x[v * T + t]);
+      for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], high, x[(v + kSteps / 2) * T + t]);
+    }
+  } else {
+    for (int v = 0; v < kSteps; ++v, w += 64) {
+      prefetch(w);
+      const typename Vec::B bytes = Vec::load_bytes(w);
+      for (int t = 0; t < T; ++t) dots[t] = Vec::dot8(dots[t], bytes, x[v * T + t]);
+    }
+  }
+}
+
+template <int Bits, bool Wide, int Run, int T>
 void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
   using F = typename Vec::F;
   using I = typename Vec::I;
-  constexpr int kSteps = Run / 4;
+  constexpr int kParts = Wide ? 2 : 1;
   F sums[T];
   for (int t = 0; t < T; ++t) sums[t] = Vec::zero();
   F scales = Vec::zero(), minimums = Vec::zero();
@@ -139,7 +162,8 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
   const float* x_sum = tile.sum;
   const int32_t* x_offset = tile.offset;
   int64_t left = 0;
-  for (int64_t run = 0; run < block.steps; ++run, x += kSteps * T, x_scale += T, x_sum += T, x_offset += T) {
+  for (int64_t run = 0; run < block.steps; ++run, w += Run * Vec::N * Bits / 8, x += Run / 4 * kParts * T, x_scale += T,
+               x_sum += T, x_offset += T) {
     if (left == 0) {
       left = block.runs_of_group;
       scales = constants(scale_at, block.half_scales);
@@ -152,22 +176,14 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
       }
     }
     --left;
-    I dots[T];
-    for (int t = 0; t < T; ++t) dots[t] = Vec::set1_int(x_offset[t]);
-    if constexpr (Bits == 4) {
-      for (int v = 0; v < kSteps / 2; ++v, w += 64) {
-        prefetch(w);
-        const typename Vec::B both = Vec::load_bytes(w);
-        const typename Vec::B low = Vec::low_nibbles(both), high = Vec::high_nibbles(both);
-        for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], low, x[v * T + t]);
-        for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], high, x[(v + kSteps / 2) * T + t]);
-      }
-    } else {
-      for (int v = 0; v < kSteps; ++v, w += 64) {
-        prefetch(w);
-        const typename Vec::B bytes = Vec::load_bytes(w);
-        for (int t = 0; t < T; ++t) dots[t] = Vec::dot8(dots[t], bytes, x[v * T + t]);
-      }
+    I dots[kParts * T];  // of 16 bits: those of the higher parts, then those of the lower ones
+    for (int t = 0; t < T; ++t) {
+      dots[t] = Vec::set1_int(0);
+      dots[(kParts - 1) * T + t] = Vec::set1_int(x_offset[t]);
+    }
+    dot_run<Bits, Run, kParts * T>(w, x, dots);
+    if constexpr (Wide) {
+      for (int t = 0; t < T; ++t) dots[t] = Vec::add_128(dots[T + t], dots[t]);
     }
     for (int t = 0; t < T; ++t)
       sums[t] = Vec::fma(Vec::mul(scales, Vec::set1(x_scale[t])), Vec::from_int(dots[t]), sums[t]);
@@ -176,6 +192,74 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
     }
   }
   emit<T>(sums, out);
+}
+
+// Weights become bfloat16, which holds 9 bits with a sign exactly, and products of bfloat16 are exact: nothing of x is
+// rounded.
+template <class V, int Bits, int Run, int T>
+void multiply_quant_pairs(const Block& block, const Tile& tile, const Output& out) {
+  if constexpr (V::kPairs) {
+    using F = typename V::F;
+    constexpr int kVectors = Run * Bits / 32;
+    const typename V::B table = V::nibble_table(block.zero);
+    F sums[T];
+    for (int t = 0; t < T; ++t) sums[t] = V::zero();
+    F scales = V::zero(), minimums = V::zero();
+    const uint8_t* w = block.weights;
+    const uint8_t* scale_at = block.scales;
+    const uint8_t* minimum_at = block.minimums;
+    const int32_t* x = static_cast<const int32_t*>(tile.x);
+    const float* x_sum = tile.sum;
+    int64_t left = 0;
+    for (int64_t run = 0; run < block.steps; ++run, x += Run / 2 * T, x_sum += T) {
+      if (left == 0) {
+        left = block.runs_of_group;
+        scales = constants(scale_at, block.half_scales);
+        prefetch(scale_at);
+        scale_at += block.half_scales ? 2 * V::N : 4 * V::N;
+        if (minimum_at) {
+          minimums = constants(minimum_at, block.half_minimums);
+          prefetch(minimum_at);
+          minimum_at += block.half_minimums ? 2 * V::N : 4 * V::N;
+        }
+      }
+      --left;
+      F dots[T];
+      for (int t = 0; t < T; ++t) dots[t] = V::zero();
+      for (int v = 0; v < kVectors; ++v, w += 64) {
+        prefetch(w);
+        const typename V::B both = V::load_bytes(w);
+        const auto add = [&dots](typename V::B pairs, const int32_t* of) {
+          for (int t = 0; t < T; ++t) dots[t] = V::dot_pairs(dots[t], pairs, of[t]);
+        };
+        const int32_t* low = x + v * 2 * T;
+        if constexpr (Bits == 4) {
+          const int32_t* high = low + kVectors * 2 * T;
+          add(V::template nibble_pairs<0>(table, both), low);
+          add(V::template nibble_pairs<2>(table, both), low + T);
+          add(V::template nibble_pairs<1>(table, both), high);
+          add(V::template nibble_pairs<3>(table, both), high + T);
+        } else {
+          add(V::template byte_pairs<0>(both, block.zero), low);
+          add(V::template byte_pairs<1>(both, block.zero), low + T);
+        }
+      }
+      for (int t = 0; t < T; ++t) sums[t] = V::fma(scales, dots[t], sums[t]);
+      if (minimum_at) {
+        for (int t = 0; t < T; ++t) sums[t] = V::fma(minimums, V::set1(x_sum[t]), sums[t]);
+      }
+    }
+    emit<T>(sums, out);
+  }
+}
+
+inline void sum_runs(const float* x, int64_t runs, int run, float* sum) {
+  for (int64_t r = 0; r < runs; ++r) {
+    float parts[8] = {};  // which compilers make a vector of
+    for (int i = 0; i < run; i += 8)
+      for (int j = 0; j < 8; ++j) parts[j] += x[r * run + i + j];
+    sum[r] = ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+  }
 }
 
 template <class X>
@@ -188,34 +272,46 @@ void widen(const void* row, int64_t n, int64_t padded, float* out) {
 }
 
 // Plain loops of fixed length, on whole numbers where they compare: compilers make vectors of them at every level.
-template <int Run>
-inline void quantise_run(const float* x, int8_t* quants, float& scale, int32_t& sum) {
+template <bool Wide, int Run>
+inline void quantise_run(const float* x, int8_t* quants, int8_t* low, float& scale, int32_t& sum) {
+  constexpr float kMost = Wide ? 127.0f * 128.0f : 127.0f;
   uint32_t largest = 0;  // magnitudes compare as their bits do; a NaN is the largest
   for (int i = 0; i < Run; ++i) {
     const uint32_t bits = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
     largest = largest > bits ? largest : bits;
   }
   const float most = std::bit_cast<float>(largest);
-  const float inverse = most > 0x1p-120f ? 127.0f / most : 0.0f;
-  scale = most / 127.0f;
+  const float inverse = most > 0x1p-112f ? kMost / most : 0.0f;
+  scale = most / kMost;
   int32_t total = 0;
   for (int i = 0; i < Run; ++i) {
     // The addition rounds to a whole number, ties to even, and leaves it in the low bits.
     const float shifted = x[i] * inverse + 12582912.0f;  // 1.5 * 2^23
     const int32_t whole = static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) - 0x4b400000u);
-    const int8_t q = static_cast<int8_t>(whole);
-    quants[i] = q;
-    total += q;
+    if constexpr (Wide) {
+      const int16_t q = static_cast<int16_t>(whole);  // of a NaN any number, but a sum that does not overflow
+      const int32_t high = (q + 64) >> 7;
+      quants[i] = static_cast<int8_t>(high);
+      low[i] = static_cast<int8_t>(q - 128 * high);
+      total += q;
+    } else {
+      const int8_t q = static_cast<int8_t>(whole);
+      quants[i] = q;
+      total += q;
+    }
   }
   sum = total;
 }
 
+template <bool Wide>
 void quantise(const float* x, int64_t runs, int run, int8_t* quants, float* scale, int32_t* sum) {
+  int8_t* low = quants + runs * run;
   for (int64_t r = 0; r < runs; ++r) {
+    const int64_t at = r * run;
     if (run == 32) {
-      quantise_run<32>(x + r * 32, quants + r * 32, scale[r], sum[r]);
+      quantise_run<Wide, 32>(x + at, quants + at, low + at, scale[r], sum[r]);
     } else {
-      quantise_run<16>(x + r * 16, quants + r * 16, scale[r], sum[r]);
+      quantise_run<Wide, 16>(x + at, quants + at, low + at, scale[r], sum[r]);
     }
   }
 }
@@ -223,19 +319,24 @@ void quantise(const float* x, int64_t runs, int run, int8_t* quants, float* scal
 #define TRITONODE_HEIGHTS(name, ...) \
   {name<__VA_ARGS__ 12>, name<__VA_ARGS__ 8>, name<__VA_ARGS__ 4>, name<__VA_ARGS__ 2>, name<__VA_ARGS__ 1>}
 #define TRITONODE_COMMA ,
+#define TRITONODE_RUNS(name, ...)                                                \
+  {TRITONODE_HEIGHTS(name, __VA_ARGS__ TRITONODE_COMMA 16 TRITONODE_COMMA), \
+   TRITONODE_HEIGHTS(name, __VA_ARGS__ TRITONODE_COMMA 32 TRITONODE_COMMA)}
 const Kernels kTable = {
     {TRITONODE_HEIGHTS(multiply_floats, float TRITONODE_COMMA), TRITONODE_HEIGHTS(multiply_floats, float16 TRITONODE_COMMA),
      TRITONODE_HEIGHTS(multiply_floats, bfloat16 TRITONODE_COMMA)},
     TRITONODE_HEIGHTS(multiply_pairs, Vec TRITONODE_COMMA),
-    {TRITONODE_HEIGHTS(multiply_quants, 8 TRITONODE_COMMA 16 TRITONODE_COMMA),
-     TRITONODE_HEIGHTS(multiply_quants, 8 TRITONODE_COMMA 32 TRITONODE_COMMA)},
-    {TRITONODE_HEIGHTS(multiply_quants, 4 TRITONODE_COMMA 16 TRITONODE_COMMA),
-     TRITONODE_HEIGHTS(multiply_quants, 4 TRITONODE_COMMA 32 TRITONODE_COMMA)},
+    {TRITONODE_RUNS(multiply_quant_pairs, Vec TRITONODE_COMMA 8), TRITONODE_RUNS(multiply_quant_pairs, Vec TRITONODE_COMMA 4)},
+    {TRITONODE_RUNS(multiply_quants, 8 TRITONODE_COMMA false), TRITONODE_RUNS(multiply_quants, 8 TRITONODE_COMMA true)},
+    {TRITONODE_RUNS(multiply_quants, 4 TRITONODE_COMMA false), TRITONODE_RUNS(multiply_quants, 4 TRITONODE_COMMA true)},
     {widen<float>, widen<float16>, widen<bfloat16>},
-    quantise,
+    sum_runs,
+    {quantise<false>, quantise<true>},
     Vec::kPairs,
+    Vec::kFirstWideHeight,
     Vec::kFirstHeight,
     Vec::kByteZero,
 };
+#undef TRITONODE_RUNS
 #undef TRITONODE_HEIGHTS
 #undef TRITONODE_COMMA

@@ -21,7 +21,8 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
-  static constexpr int kFirstHeight = 3;  // 2 rows: 8 of 16 registers are sums
+  static constexpr int kFirstHeight = 3;      // 2 rows: 8 of 16 registers are sums
+  static constexpr int kFirstWideHeight = 3;  // 2 rows: 12 are
   static constexpr int kByteZero = 0;
   struct F {
     __m256 a, b;
@@ -61,6 +62,9 @@ struct Vec {
   }
   static inline F from_int(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
   static inline I set1_int(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+  static inline I add_128(I a, I b) {
+    return {_mm256_add_epi32(a.a, _mm256_slli_epi32(b.a, 7)), _mm256_add_epi32(a.b, _mm256_slli_epi32(b.b, 7))};
+  }
   static inline B load_bytes(const uint8_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};

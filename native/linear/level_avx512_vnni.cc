@@ -24,7 +24,8 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = true;
-  static constexpr int kFirstHeight = 0;  // 12 rows: 24 sums of 32 registers
+  static constexpr int kFirstHeight = 0;      // 12 rows: 24 sums of 32 registers
+  static constexpr int kFirstWideHeight = 1;  // 8 rows likewise
   static constexpr int kByteZero = 128;
   using F = __m512;
   using I = __m512i;
@@ -52,6 +53,7 @@ struct Vec {
   static inline void store_partial(bfloat16* p, F v, int n) { _mm256_mask_storeu_epi16(p, first(n), brain(v)); }
   static inline F from_int(I v) { return _mm512_cvtepi32_ps(v); }
   static inline I set1_int(int32_t v) { return _mm512_set1_epi32(v); }
+  static inline I add_128(I a, I b) { return _mm512_add_epi32(a, _mm512_slli_epi32(b, 7)); }
   static inline B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static inline B low_nibbles(B v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static inline B high_nibbles(B v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }
@@ -63,6 +65,27 @@ struct Vec {
   }
   static inline F dot_pairs(F sum, B w, int32_t pair) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+  }
+
+  // Indices are taken modulo 32: what lies above a nibble's four bits selects between two equal halves.
+  static inline B nibble_table(int32_t zero) {
+    alignas(64) float values[32];
+    for (int i = 0; i < 32; ++i) values[i] = static_cast<float>((i & 15) - zero);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(brain(load(values))), brain(load(values + 16)), 1);
+  }
+  template <int I>
+  static inline B nibble_pairs(B table, B v) {
+    return _mm512_permutexvar_epi16(I == 0 ? v : _mm512_srli_epi16(v, 4 * I), table);
+  }
+  template <int I>
+  static inline B byte_pairs(B v, int32_t zero) {
+    // 2^23 + byte as float32; what is left then of 16 bits below the sign, exponent and 7 bits is zero.
+    const B low = _mm512_srli_epi32(v, 8 * I), high = _mm512_srli_epi32(v, 16 + 8 * I), byte = _mm512_set1_epi32(255);
+    const B magic = _mm512_set1_epi32(0x4b000000);
+    const F offset = _mm512_set1_ps(static_cast<float>(8388608 + 128 + zero));
+    const F a = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_or_si512(_mm512_and_si512(low, byte), magic)), offset);
+    const F b = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_or_si512(_mm512_and_si512(high, byte), magic)), offset);
+    return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(a), 16), _mm512_castps_si512(b));
   }
 
  private:

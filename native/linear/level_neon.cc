@@ -15,7 +15,8 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
-  static constexpr int kFirstHeight = 3;  // 2 rows: 16 of 32 registers are sums
+  static constexpr int kFirstHeight = 3;      // 2 rows: 16 of 32 registers are sums
+  static constexpr int kFirstWideHeight = 3;  // 2 rows: 24 are
   static constexpr int kByteZero = 0;
   struct F {
     float32x4_t part[4];
@@ -85,6 +86,10 @@ struct Vec {
   static inline I set1_int(int32_t v) {
     const int32x4_t all = vdupq_n_s32(v);
     return {{all, all, all, all}};
+  }
+  static inline I add_128(I a, I b) {
+    for (int i = 0; i < 4; ++i) a.part[i] = vaddq_s32(a.part[i], vshlq_n_s32(b.part[i], 7));
+    return a;
   }
   static inline B load_bytes(const uint8_t* p) {
     return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};

@@ -15,6 +15,7 @@ struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
   static constexpr int kFirstHeight = 3;
+  static constexpr int kFirstWideHeight = 3;
   static constexpr int kByteZero = 0;
   struct F {
     float lane[N];
@@ -68,6 +69,10 @@ struct Vec {
     I out;
     for (int32_t& lane : out.lane) lane = v;
     return out;
+  }
+  static inline I add_128(I a, I b) {
+    for (int i = 0; i < N; ++i) a.lane[i] += 128 * b.lane[i];
+    return a;
   }
   static inline B load_bytes(const uint8_t* p) {
     B out;

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /** Raised when a struct, a signature or the packed layout changes. Callers refuse a library with another number. */
-#define TRITONODE_LINEAR_ABI 1
+#define TRITONODE_LINEAR_ABI 2
 
 /** How weights are stored. */
 typedef enum tritonode_linear_kind {
@@ -48,6 +48,7 @@ typedef struct tritonode_linear_source {
   int64_t row_stride;     /**< elements of data */
   int64_t group;          /**< a multiple of 16, or inputs; groups = ceil(inputs / group). Ignored for the float kinds */
   int32_t kind;           /**< tritonode_linear_kind */
+  int32_t activation_bits; /**< of x with quants: 16, or 8 (also 0). Ignored for the float kinds */
 } tritonode_linear_source;
 
 TRITONODE_PUNICA_API int32_t tritonode_linear_abi_version(void);
@@ -73,6 +74,7 @@ typedef struct tritonode_linear_shape {
   int32_t zero;    /**< zero point, where no minimums are kept */
   int32_t scale_bits;   /**< 0, 16 or 32 */
   int32_t minimum_bits; /**< 0, 16 or 32 */
+  int32_t activation_bits; /**< 8 or 16; 0 for the float kinds */
 } tritonode_linear_shape;
 
 /** Reads the head of a packed buffer: TRITONODE_PUNICA_INVALID if it is not one of this version and of `bytes` bytes. */
@@ -87,7 +89,8 @@ TRITONODE_PUNICA_API int32_t tritonode_linear_unpack(const void* packed, int64_t
  *
  * Float kinds multiply exactly the elements given: bfloat16 by bfloat16 with bfloat16 instructions where there are some,
  * all else in float32. For the quants, x is quantised first: each row in runs of 32 (16 where the group is no multiple of
- * 32) to int8 with a float32 scale, so products within a run are sums of whole numbers, which are exact.
+ * 32) to whole numbers with a float32 scale, so products within a run are sums of whole numbers, which are exact. The
+ * numbers are of 8 bits, or, with activation_bits 16, of 15: two of 8 bits each, which takes twice the multiplications.
  * @param x [rows, inputs], float32, float16 or bfloat16
  * @param bias `outputs` elements of bias_dtype, or NULL
  * @param y [rows, outputs], any of the three types

@@ -1,9 +1,10 @@
 // One product, divided into tiles of rows and blocks of outputs, which threads share.
 //
-// Rows of x are first laid out in tiles (kernels.h), once for all outputs; then threads take neighbouring blocks of
-// outputs and go through all tiles with each, so that a block's weights are read from memory once. Many rows are done
+// Rows of x are first laid out in tiles (kernels.h), once for all outputs; then threads take pieces of neighbouring blocks
+// of outputs and go through all tiles with each, so that a piece's weights are read from memory once. Many rows are done
 // in chunks whose tiles stay in the second cache. None of this changes the order of any sum (kernels.inl).
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -87,17 +88,23 @@ class Product {
             : head.kind == TRITONODE_LINEAR_BFLOAT16 && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs
                 ? Form::kPairs
                 : Form::kFloats;
-    element_bytes_ = form_ == Form::kQuants ? 1 : form_ == Form::kPairs ? 2 : 4;
+    const bool wide = head.activation_bits == 16;
+    if (wide && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs)
+      form_ = Form::kQuantPairs;
+    wide_ = wide && form_ == Form::kQuants ? 1 : 0;
+    first_height_ = wide_ ? kernels_.first_wide_height : kernels_.first_height;
+    element_bytes_ = form_ == Form::kQuants ? 1 + wide_ : form_ == Form::kFloats ? 4 : 2;
     row_bytes_ = layout_.padded * element_bytes_ + (quants ? layout_.runs * 12 : 0);
     const int which = head.run == 32 ? 1 : 0;
-    multiply_ = head.kind == TRITONODE_LINEAR_INT4   ? kernels_.int4[which]
-                : head.kind == TRITONODE_LINEAR_INT8 ? kernels_.int8[which]
+    multiply_ = form_ == Form::kQuantPairs          ? kernels_.quant_pairs[head.kind == TRITONODE_LINEAR_INT4 ? 1 : 0][which]
+                : head.kind == TRITONODE_LINEAR_INT4 ? kernels_.int4[wide_][which]
+                : head.kind == TRITONODE_LINEAR_INT8 ? kernels_.int8[wide_][which]
                 : form_ == Form::kPairs              ? kernels_.pairs
                                                      : kernels_.floats[head.kind];
   }
 
   bool run() {
-    const int64_t highest = kHeights[kernels_.first_height];
+    const int64_t highest = kHeights[first_height_];
     const int64_t chunk = std::max<int64_t>(highest, kChunkBytes / row_bytes_ / highest * highest);
     for (int64_t begin = 0; begin < rows_; begin += chunk)
       if (!chunk_of(begin, std::min(rows_, begin + chunk))) return false;
@@ -116,7 +123,7 @@ class Product {
     parts_.clear();
     int64_t at = 0;
     for (int64_t row = begin; row < end;) {
-      int height = kernels_.first_height;
+      int height = first_height_;
       while (height + 1 < kHeightCount && kHeights[height + 1] >= end - row) ++height;
       const int count = static_cast<int>(std::min<int64_t>(kHeights[height], end - row));
       parts_.push_back({row, height, count, at});
@@ -129,7 +136,8 @@ class Product {
     if (!punica::share(static_cast<int64_t>(parts_.size()), row_cost * static_cast<double>(end - begin), lay_out, this))
       return false;
     const double bytes = static_cast<double>(layout_.blocks * layout_.block_bytes);
-    const double products = static_cast<double>((end - begin) * layout_.padded * layout_.blocks * kLanes);
+    const double products = static_cast<double>((end - begin) * layout_.padded * layout_.blocks * kLanes) *
+                            (wide_ || form_ == Form::kQuantPairs ? 2 : 1);
     const bool alone = bytes / kBytesPerNs + products / kProductsPerNs < kAloneNs;
     blocks_of_piece_ = std::clamp<int64_t>(kPieceBytes / layout_.block_bytes, 1, std::max<int64_t>(1, layout_.blocks / 8));
     const auto multiply = [](int64_t piece, void* context) { static_cast<Product*>(context)->multiply(piece); };
@@ -159,7 +167,7 @@ class Product {
         continue;
       }
       // Row scratch: floats, then quants, scales, sums.
-      float* wide = reinterpret_cast<float*>(row_memory().reserve(padded * 5 + runs * 8 + 64));
+      float* wide = reinterpret_cast<float*>(row_memory().reserve(padded * (4 + element_bytes_) + runs * 8 + 64));
       if (form_ == Form::kFloats && height == 1) wide = reinterpret_cast<float*>(tile);
       kernels_.widen[x_.dtype](row, head_.inputs, padded, wide);
       if (form_ == Form::kFloats) {
@@ -168,17 +176,24 @@ class Product {
         for (int64_t k = 0; k < padded; ++k) to[k * height] = wide[k];
         continue;
       }
-      int8_t* quants = reinterpret_cast<int8_t*>(wide + padded);
-      float* scales = reinterpret_cast<float*>(quants + padded);
-      int32_t* sums = reinterpret_cast<int32_t*>(scales + runs);
-      kernels_.quantise(wide, runs, head_.run, quants, scales, sums);
-      int32_t* to = reinterpret_cast<int32_t*>(tile) + t;
-      if (height == 1) {
-        std::memcpy(to, quants, static_cast<size_t>(padded));
-      } else {
-        for (int64_t k = 0; k < padded; k += 4) std::memcpy(to + k / 4 * height, quants + k, 4);
+      if (form_ == Form::kQuantPairs) {
+        lay_out_quant_pairs(wide, tile, height, t);
+        continue;
       }
-      float* scale = reinterpret_cast<float*>(tile + height * padded) + t;
+      int8_t* quants = reinterpret_cast<int8_t*>(wide + padded);
+      float* scales = reinterpret_cast<float*>(quants + padded * element_bytes_);
+      int32_t* sums = reinterpret_cast<int32_t*>(scales + runs);
+      kernels_.quantise[wide_](wide, runs, head_.run, quants, scales, sums);
+      const int64_t columns = height * element_bytes_;
+      if (columns == 1) {
+        std::memcpy(tile, quants, static_cast<size_t>(padded));
+      } else {
+        for (int64_t part = 0; part < element_bytes_; ++part, quants += padded) {
+          int32_t* to = reinterpret_cast<int32_t*>(tile) + part * height + t;
+          for (int64_t k = 0; k < padded; k += 4) std::memcpy(to + k / 4 * columns, quants + k, 4);
+        }
+      }
+      float* scale = reinterpret_cast<float*>(tile + columns * padded) + t;
       float* sum = scale + runs * height;
       int32_t* offset = reinterpret_cast<int32_t*>(sum - t + runs * height) + t;
       const int32_t zero = head_.zero + (head_.kind == TRITONODE_LINEAR_INT8 ? kernels_.byte_zero : 0);
@@ -190,30 +205,50 @@ class Product {
     }
   }
 
-  void multiply(int64_t piece) {
-    const int64_t end = std::min(layout_.blocks, (piece + 1) * blocks_of_piece_);
-    for (int64_t b = piece * blocks_of_piece_; b < end; ++b) {
-      const Block block{packed_ + TRITONODE_LINEAR_HEADER_BYTES + b * layout_.block_bytes,
-                        packed_ + layout_.scales_at + b * layout_.block_scale_bytes,
-                        head_.minimum_bits == 0 ? nullptr
-                                                : packed_ + layout_.minimums_at + b * layout_.block_minimum_bytes,
-                        layout_.runs, layout_.runs_of_group, head_.scale_bits == 16, head_.minimum_bits == 16};
-      const int64_t column = b * kLanes;
-      const void* bias = bias_ ? static_cast<const char*>(bias_) + column * element_size(bias_dtype_) : nullptr;
-      for (const Part& part : parts_) {
-        const int64_t height = kHeights[part.height];
-        const char* tile = tiles_ + part.at;
-        const float* constants = reinterpret_cast<const float*>(tile + height * layout_.padded);
-        const Tile x{tile, constants, constants + layout_.runs * height,
-                     reinterpret_cast<const int32_t*>(constants + 2 * layout_.runs * height)};
-        void* rows[kHeights[0]];
-        for (int t = 0; t < part.count; ++t)
-          rows[t] = static_cast<char*>(y_.data) + ((part.first + t) * y_.row_stride + column) * element_size(y_.dtype);
-        multiply_[part.height](block, x,
-                               {rows, bias, part.count, static_cast<int>(std::min<int64_t>(kLanes, head_.outputs - column)),
-                                y_.dtype, bias_dtype_});
-      }
+  /// `wide` is a row of bfloat16 as float32, with space for the runs' sums behind it.
+  void lay_out_quant_pairs(float* wide, char* tile, int64_t height, int t) {
+    uint32_t* to = reinterpret_cast<uint32_t*>(tile) + t;
+    const auto high_half = [wide](int64_t k) { return std::bit_cast<uint32_t>(wide[k]) & 0xffff0000u; };
+    for (int64_t k = 0; k < layout_.padded; k += 4, to += 2 * height) {
+      to[0] = high_half(k) >> 16 | high_half(k + 2);
+      to[height] = high_half(k + 1) >> 16 | high_half(k + 3);
     }
+    float* sums = wide + layout_.padded;
+    kernels_.sum_runs(wide, layout_.runs, head_.run, sums);
+    // Where Tile::sum is, behind the scales, which this form has none of.
+    float* sum = reinterpret_cast<float*>(tile + height * layout_.padded * element_bytes_) + layout_.runs * height + t;
+    for (int64_t r = 0; r < layout_.runs; ++r) sum[r * height] = sums[r];
+  }
+
+  // A tile stays in the first cache for all blocks of a piece: it is larger than a block's weights, which come from the
+  // second cache for all tiles but the first.
+  void multiply(int64_t piece) {
+    const int64_t begin = piece * blocks_of_piece_, end = std::min(layout_.blocks, begin + blocks_of_piece_);
+    for (const Part& part : parts_) {
+      const int64_t height = kHeights[part.height];
+      const char* tile = tiles_ + part.at;
+      const float* constants = reinterpret_cast<const float*>(tile + height * layout_.padded * element_bytes_);
+      const Tile x{tile, constants, constants + layout_.runs * height,
+                   reinterpret_cast<const int32_t*>(constants + 2 * layout_.runs * height)};
+      for (int64_t b = begin; b < end; ++b) multiply_block(part, x, b);
+    }
+  }
+
+  void multiply_block(const Part& part, const Tile& x, int64_t b) {
+    const Block block{packed_ + TRITONODE_LINEAR_HEADER_BYTES + b * layout_.block_bytes,
+                      packed_ + layout_.scales_at + b * layout_.block_scale_bytes,
+                      head_.minimum_bits == 0 ? nullptr
+                                              : packed_ + layout_.minimums_at + b * layout_.block_minimum_bytes,
+                      layout_.runs, layout_.runs_of_group, head_.scale_bits == 16, head_.minimum_bits == 16,
+                      head_.zero};
+    const int64_t column = b * kLanes;
+    const void* bias = bias_ ? static_cast<const char*>(bias_) + column * element_size(bias_dtype_) : nullptr;
+    void* rows[kHeights[0]];
+    for (int t = 0; t < part.count; ++t)
+      rows[t] = static_cast<char*>(y_.data) + ((part.first + t) * y_.row_stride + column) * element_size(y_.dtype);
+    multiply_[part.height](block, x,
+                           {rows, bias, part.count, static_cast<int>(std::min<int64_t>(kLanes, head_.outputs - column)),
+                            y_.dtype, bias_dtype_});
   }
 
   const Kernels& kernels_;
@@ -226,6 +261,7 @@ class Product {
   const int32_t bias_dtype_;
   const tritonode_punica_matrix& y_;
   Form form_;
+  int wide_, first_height_;  // wide_: 1 with activations of 16 bits
   int64_t element_bytes_, row_bytes_;
   const Multiply* multiply_;
   std::vector<Part> parts_;

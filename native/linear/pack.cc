@@ -48,6 +48,7 @@ bool make_head(const tritonode_linear_source* source, Head& head) {
   head.run = 4;
   if (quantised(source->kind)) {
     if (!source->scales || source->group < 1) return false;
+    head.activation_bits = source->activation_bits == 0 ? 8 : source->activation_bits;
     head.group = std::min(source->group, source->inputs);
     head.run = head.group == head.inputs || head.group % 32 == 0 ? 32 : 16;
     if (head.group < head.inputs && head.group % head.run != 0) return false;
@@ -193,7 +194,8 @@ int32_t tritonode_linear_pack(const tritonode_linear_source* source, void* packe
 int32_t tritonode_linear_describe(const void* packed, int64_t bytes, tritonode_linear_shape* shape) {
   Head head;
   if (!shape || !read_head(packed, bytes, head)) return TRITONODE_PUNICA_INVALID;
-  *shape = {head.outputs, head.inputs, head.group, head.kind, head.zero, head.scale_bits, head.minimum_bits};
+  *shape = {head.outputs, head.inputs, head.group, head.kind, head.zero, head.scale_bits,
+            head.minimum_bits, head.activation_bits};
   return TRITONODE_PUNICA_OK;
 }
 

@@ -34,9 +34,10 @@ struct Head {
   int64_t inputs;
   int64_t group;  // 0 for the float kinds
   int32_t zero;
-  int32_t scale_bits;
-  int32_t minimum_bits;
+  int16_t scale_bits;
+  int16_t minimum_bits;
   int32_t run;  // inputs of a run: 32 or 16; 4 for the float kinds
+  int32_t activation_bits;  // 8 or 16; 0 for the float kinds
   int64_t bytes;
 };
 static_assert(sizeof(Head) == TRITONODE_LINEAR_HEADER_BYTES);
@@ -79,7 +80,9 @@ inline bool valid(const Head& head) {
     if (head.group < 1 || head.group > most || (head.group < head.inputs && head.group % head.run != 0)) return false;
     if (!bits(head.scale_bits) || (head.minimum_bits != 0 && !bits(head.minimum_bits))) return false;
     if (head.zero < -128 || head.zero > 127) return false;
-  } else if (head.run != 4 || head.group != 0 || head.scale_bits != 0 || head.minimum_bits != 0 || head.zero != 0) {
+    if (head.activation_bits != 8 && head.activation_bits != 16) return false;
+  } else if (head.run != 4 || head.group != 0 || head.scale_bits != 0 || head.minimum_bits != 0 || head.zero != 0 ||
+             head.activation_bits != 0) {
     return false;
   }
   return head.bytes == Layout(head).bytes;

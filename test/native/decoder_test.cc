@@ -64,12 +64,12 @@ Packed Pack(const tritonode_linear_source& source) {
 /// 4-bit or float32 weights.
 Packed Weight(int outputs, int inputs, bool quantised, unsigned seed) {
   const std::vector<float> values = Numbers(static_cast<size_t>(outputs) * inputs, seed);
-  if (!quantised) return Pack({values.data(), nullptr, nullptr, outputs, inputs, inputs, 0, TRITONODE_LINEAR_FLOAT32});
+  if (!quantised) return Pack({values.data(), nullptr, nullptr, outputs, inputs, inputs, 0, TRITONODE_LINEAR_FLOAT32, 0});
   std::vector<uint8_t> quants(values.size());
   for (size_t i = 0; i < quants.size(); ++i) quants[i] = static_cast<uint8_t>((values[i] + 0.25f) * 30.0f) & 15;
   const std::vector<float> scales(static_cast<size_t>(outputs) * (inputs / 32), 0.03f);
   const std::vector<float> minimums(scales.size(), -0.2f);
-  return Pack({quants.data(), scales.data(), minimums.data(), outputs, inputs, inputs, 32, TRITONODE_LINEAR_INT4});
+  return Pack({quants.data(), scales.data(), minimums.data(), outputs, inputs, inputs, 32, TRITONODE_LINEAR_INT4, 16});
 }
 
 /// A small model with everything it points to.

@@ -10,7 +10,9 @@ from tritonode.cpu.linear import PackedWeight, linear, pack, pack_dense
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHAPES = ((1, 1), (7, 33), (16, 64), (50, 576), (35, 130))
-KINDS = ("float32", "float16", "bfloat16", "int8", "int8+min", "int4", "int4+zero", "int4+min")
+# After the "x": bits of the activations, if not 8.
+DENSE = ("float32", "float16", "bfloat16")
+KINDS = (*DENSE, "int8", "int8+min", "int8x16", "int4", "int4+zero", "int4+min", "int4+minx16")
 ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -21,9 +23,10 @@ def seed() -> None:
 
 def make(kind: str, outputs: int, inputs: int, group: int = 32) -> tuple[PackedWeight, torch.Tensor]:
     """A random weight, packed, and its values in float64."""
-    if kind in ("float32", "float16", "bfloat16"):
+    if kind in DENSE:
         dense = torch.randn(outputs, inputs).to(getattr(torch, kind))
         return pack_dense(dense), dense.double()
+    kind, _, activations = kind.partition("x")
     bits = 4 if kind.startswith("int4") else 8
     low, high, dtype = (0, 16, torch.uint8) if bits == 4 else (-128, 128, torch.int8)
     quants = torch.randint(low, high, (outputs, inputs)).to(dtype)
@@ -39,15 +42,15 @@ def make(kind: str, outputs: int, inputs: int, group: int = 32) -> tuple[PackedW
     values = scales.double().repeat_interleave(group, 1)[:, :inputs] * quants.double()
     if minimums is not None:
         values = values + minimums.double().repeat_interleave(group, 1)[:, :inputs]
-    return pack(bits, quants, scales, minimums, group), values
+    return pack(bits, quants, scales, minimums, group, int(activations or 8)), values
 
 
-def quantised(x: torch.Tensor, run: int) -> torch.Tensor:
-    """What the kernels make of x for integer weights, in float64."""
+def quantised(x: torch.Tensor, run: int, most: int) -> torch.Tensor:
+    """What the kernels make of x for integer weights, in float64: runs whose largest number is `most`."""
     inputs = x.size(1)
     padded = torch.nn.functional.pad(x.float(), (0, -inputs % run)).view(x.size(0), -1, run)
-    scale = padded.abs().amax(-1, keepdim=True) / 127
-    quants = torch.where(scale > 0, torch.round(padded * (127 / (scale * 127))), torch.zeros(()))
+    scale = padded.abs().amax(-1, keepdim=True) / most
+    quants = torch.where(scale > 0, torch.round(padded * (most / (scale * most))), torch.zeros(()))
     return (quants.double() * scale.double()).view(x.size(0), -1)[:, :inputs]
 
 
@@ -61,6 +64,9 @@ def test_values_survive_packing(kind: str, shape: tuple[int, int]) -> None:
     assert torch.equal(packed.dequantise(shape[0] // 2), got[shape[0] // 2 :])
     again = PackedWeight.from_data(packed.data.clone())
     assert (again.shape, again.kind, again.group) == (packed.shape, packed.kind, packed.group)
+    assert (
+        again.activation_bits == packed.activation_bits == (16 if "x" in kind else 8 if kind.startswith("int") else 0)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -70,26 +76,37 @@ def test_products(level: int, kind: str, shape: tuple[int, int], dtype: torch.dt
     packed, values = make(kind, *shape)
     x = torch.randn(5, shape[1]).to(dtype)
     bias = torch.randn(shape[0]).to(dtype)
-    exact = (quantised(x, 32) if kind.startswith("int") else x.double()) @ values.T
+    most = 127 * 128 if "x" in kind else 127
+    exact = (quantised(x, 32, most) if kind.startswith("int") else x.double()) @ values.T
     size = (x.double().abs() @ values.abs().T).amax().item()
     for wanted, added in ((exact, None), (exact + bias.double(), bias)):
         got = linear(x, packed, added)
         assert got.dtype == dtype
         # A quant of x that lies within rounding of a half may fall to either side: a step of 1/254 in one product.
-        slack = 2e-3 * size / shape[1] ** 0.5 if kind.startswith("int") else 0
+        slack = 0.25 / most * size / shape[1] ** 0.5 if kind.startswith("int") else 0
         error = (got.double() - wanted).abs()
         assert (error <= ROUNDING[dtype] * (wanted.abs() + size) + slack).all(), error.max()
     assert linear(x, packed, out_dtype=torch.float32).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["int4x16", "int4+zerox16", "int4+minx16", "int8x16", "int8+minx16"])
+def test_activations_of_16_bits_lose_next_to_nothing(level: int, kind: str, dtype: torch.dtype) -> None:
+    packed, values = make(kind, 50, 560, 80 if "min" in kind else 32)
+    x = torch.randn(9, 560).to(dtype)
+    error = (linear(x, packed, out_dtype=torch.float32).double() - x.double() @ values.T).abs().max()
+    assert error < 2e-5 * (x.double().abs() @ values.abs().T).amax(), error
+
+
 @pytest.mark.parametrize("group", [16, 48, 64, 128, 256])
-@pytest.mark.parametrize("kind", ["int4", "int4+min", "int8", "int8+min"])
+@pytest.mark.parametrize("kind", ["int4", "int4+min", "int8", "int8+min", "int4+minx16", "int8x16"])
 def test_groups(level: int, kind: str, group: int) -> None:
     packed, values = make(kind, 33, 256 if group != 48 else 240, group)
     x = torch.randn(3, values.size(1))
-    wanted = quantised(x, 16 if group % 32 else 32) @ values.T
+    most = 127 * 128 if "x" in kind else 127
+    wanted = quantised(x, 16 if group % 32 else 32, most) @ values.T
     error = (linear(x, packed).double() - wanted).abs().max().item()
-    assert error < 2e-3 * (x.double().abs() @ values.abs().T).amax().item() / 16
+    assert error < (0.25 / most + 1e-5) * (x.double().abs() @ values.abs().T).amax().item() / 16
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +140,7 @@ def test_avx512_without_bf16_runs_the_avx2_kernels(kind: str) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4+min"])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4+min", "int4+minx16"])
 def test_a_row_has_the_same_bits_on_any_number_of_threads(kind: str) -> None:
     packed, _ = make(kind, 3000, 576)
     x = torch.randn(70, 576).bfloat16()
@@ -178,6 +195,8 @@ def test_what_is_refused() -> None:
         pack(3, quants, scales, None, 32)
     with pytest.raises(ValueError, match="int8"):
         pack(8, quants, scales, None, 32)
+    with pytest.raises(ValueError, match="activation_bits is 12"):
+        pack(4, quants, scales, None, 32, 12)
     with pytest.raises(ValueError, match="group is 24"):
         pack(4, quants, scales, None, 24)
     with pytest.raises(ValueError, match=r"scales are .*\(16, 1\)"):

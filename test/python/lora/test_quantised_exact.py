@@ -11,11 +11,14 @@ pytest.importorskip("vllm")
 import serving
 import tiny_models
 import tiny_quantised
-from transformers import LlamaConfig, Phi3Config, Qwen3Config
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
 from tritonode.errors import SettingsError
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
-LLAMA, QWEN3, PHI3 = (each(**tiny_models.SIZES) for each in (LlamaConfig, Qwen3Config, Phi3Config))
+LLAMA, QWEN3, PHI3, MISTRAL = (
+    each(**tiny_models.SIZES) for each in (LlamaConfig, Qwen3Config, Phi3Config, MistralConfig)
+)
+GEMMA3 = Gemma3TextConfig(**tiny_models.SIZES, query_pre_attn_scalar=tiny_models.SIZES["head_dim"])
 # Name → the model, its format. vLLM's own CPU kernels refuse most of these.
 MODELS: dict[str, tuple[Any, Any]] = {
     "gptq": (QWEN3, tiny_quantised.gptq()),
@@ -25,6 +28,10 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "w4a16-asymmetric": (PHI3, tiny_quantised.compressed_packed(4, symmetric=False)),
     "w4a16-actorder": (LLAMA, tiny_quantised.compressed_packed(4, act_order=True)),
     "w8a16-channel": (QWEN3, tiny_quantised.compressed_packed(8, None)),
+    "w8a8": (GEMMA3, tiny_quantised.compressed_w8a8()),
+    "nf4": (LLAMA, tiny_quantised.bitsandbytes_nf4()),
+    "nf4-nested": (GEMMA3, tiny_quantised.bitsandbytes_nf4(nested=True)),
+    "bitsandbytes-8bit": (MISTRAL, tiny_quantised.bitsandbytes_int8()),
 }
 
 

@@ -1,10 +1,15 @@
-"""Decodes the weights of GPTQ, AWQ and compressed-tensors checkpoints into integers, scales and minimums.
+"""Decodes the weights of GPTQ, AWQ, compressed-tensors and bitsandbytes checkpoints into integers, scales and minimums.
 
-The layouts are those that AutoGPTQ and GPTQModel, AutoAWQ, and compressed-tensors ("pack-quantized") write. Nothing is
-rounded: ``scales * quants + minimums`` is ``scales * (number - zero)`` to the bit of float32.
+The layouts are those that AutoGPTQ and GPTQModel, AutoAWQ, compressed-tensors ("pack-quantized" and "int-quantized"),
+and bitsandbytes write. Nothing is rounded: ``scales * quants + minimums`` is ``scales * (number - zero)`` to the bit of
+float32.
 """
 
 from __future__ import annotations
+
+import json
+import math
+from typing import Any
 
 import torch
 
@@ -82,3 +87,75 @@ def compressed(tensors: Tensors, *, bits: int, symmetric: bool) -> Weight:
     if not symmetric:
         zeros = _unpacked(tensors["weight_zero_point"].T, bits).T[:outputs].float()
     return _weight(numbers, tensors["weight_scale"], zeros, bits, tensors.get("weight_g_idx"))
+
+
+def int_quantised(tensors: Tensors) -> Weight:
+    """compressed-tensors' "int-quantized" with 8 bits: plain int8, with a scale for each output or one for all."""
+    quants = tensors["weight"]
+    outputs, inputs = quants.shape
+    if quants.dtype != torch.int8 or tensors["weight_scale"].numel() not in (1, outputs):
+        raise SettingsError(
+            f"weights of {quants.dtype} with {tensors['weight_scale'].numel()} scales are not supported; int8 with a "
+            f"scale for each of the {outputs} outputs, or one, is"
+        )
+
+    def column(values: torch.Tensor) -> torch.Tensor:
+        return values.float().reshape(-1, 1).expand(outputs, 1).contiguous()
+
+    scales, zeros = column(tensors["weight_scale"]), tensors.get("weight_zero_point")
+    minimums = None if zeros is None or not bool(zeros.any()) else -scales * column(zeros)
+    return Weight(8, inputs, quants.contiguous(), scales, minimums)
+
+
+def bitsandbytes(tensors: Tensors) -> Weight:
+    """bitsandbytes' int8 (a scale for each output); NF4 and FP4, which are no multiples of a scale, become dense."""
+    if "SCB" in tensors:
+        quants, scales = tensors["weight"], tensors["SCB"].float().reshape(-1, 1) / 127
+        if quants.dtype != torch.int8 or quants.dim() != 2 or quants.shape[0] != scales.shape[0]:
+            raise SettingsError(
+                f"a weight of {quants.dtype} {list(quants.shape)} does not fit {len(scales)} scales (SCB)"
+            )
+        return Weight(8, quants.shape[1], quants.contiguous(), scales)
+    state = _state(tensors["quant_state"])
+    shape, block = state["shape"], state["blocksize"]
+    scales = tensors["absmax"]
+    if "nested_absmax" in tensors:
+        of_scales = tensors["nested_absmax"].float()
+        coded = tensors["nested_quant_map"].float()[scales.long()]
+        scales = coded * _spread(of_scales, state["nested_blocksize"], coded.numel()) + state["nested_offset"]
+    codes, table = tensors["weight"].reshape(-1), tensors["quant_map"].float()
+    count = math.prod(shape)
+    if codes.dtype != torch.uint8 or 2 * codes.numel() < count or table.numel() != 16:
+        raise SettingsError(f"{codes.numel()} bytes of {codes.dtype} do not fit a 4-bit weight of {shape}")
+    numbers = torch.stack((codes >> 4, codes & 15), -1).reshape(-1)[:count]
+    values = table[numbers.long()] * _spread(scales.float(), block, count)
+    # bitsandbytes itself rounds to the type of the weight that was quantised.
+    return Weight(0, 0, values.to(state["dtype"]).reshape(shape))
+
+
+def _spread(scales: torch.Tensor, block: int, count: int) -> torch.Tensor:
+    if scales.numel() != -(-count // block):
+        raise SettingsError(f"{scales.numel()} scales do not fit {count} numbers in blocks of {block}")
+    return scales.reshape(-1).repeat_interleave(block)[:count]
+
+
+_STATE_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _state(packed: torch.Tensor) -> dict[str, Any]:
+    """Return what bitsandbytes has written about a 4-bit weight, as JSON in bytes; its sizes are checked."""
+    try:
+        found = json.loads(bytes(packed.to(torch.uint8).tolist()))
+        shape = [int(size) for size in found["shape"]]
+        state = {
+            "shape": shape,
+            "blocksize": int(found["blocksize"]),
+            "dtype": _STATE_TYPES[found["dtype"]],
+            "nested_blocksize": int(found.get("nested_blocksize", 1)),
+            "nested_offset": float(found.get("nested_offset", 0.0)),
+        }
+    except (ValueError, KeyError, TypeError) as failure:
+        raise SettingsError(f"quant_state is not bitsandbytes' ({failure!r})") from None
+    if len(shape) != 2 or min(*shape, state["blocksize"], state["nested_blocksize"]) < 1:
+        raise SettingsError(f"quant_state names a weight of {shape} in blocks of {state['blocksize']}")
+    return state

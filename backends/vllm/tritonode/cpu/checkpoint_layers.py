@@ -1,7 +1,8 @@
-"""Makes vLLM load GPTQ, AWQ and compressed-tensors checkpoints into this package's packed weights on a CPU.
+"""Makes vLLM load quantised Hugging Face checkpoints into this package's packed weights on a CPU.
 
-vLLM's own CPU kernels refuse 8-bit weights, GPTQ with zero points, `desc_act`, and float32. A checkpoint that these
-classes do not know (mixtures of experts, other numbers of bits, quantised activations) is left to vLLM.
+vLLM's own CPU kernels refuse 8-bit weights, GPTQ with zero points, `desc_act`, and float32, and vLLM does not read
+bitsandbytes' checkpoints. A checkpoint that these classes do not know (mixtures of experts, other numbers of bits) is
+left to vLLM.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tritonode.vllm.quantisation import (
     register_quantization_config,
 )
 
-from . import checkpoint_formats, linear
+from . import checkpoint_formats, linear, linear_layers
 from .checkpoint_formats import Tensors
 from .packed_layers import PackedConfig, PackedMethod, Weight, pack_all, packed_layer
 from .punica_library import PunicaLibraryError
@@ -34,7 +35,14 @@ logger = logging.getLogger("vllm.tritonode.checkpoint")
 VARIABLE = "TRITONODE_CPU_QUANTISED"
 """The environment variable that selects vLLM's own kernels for these checkpoints if its value is `vllm`."""
 
-_INTEGERS = {"qweight", "qzeros", "g_idx", "weight_packed", "weight_zero_point", "weight_g_idx"}
+_TYPES = {
+    **dict.fromkeys(
+        ("qweight", "qzeros", "g_idx", "weight_packed", "weight_zero_point", "weight_g_idx", "input_zero_point"),
+        torch.int32,
+    ),
+    "weight_shape": torch.int64,
+    "weight": torch.int8,
+}
 _BITS = (4, 8)
 
 
@@ -48,7 +56,7 @@ def install() -> None:
     except PunicaLibraryError as error:
         logger.warning("Quantised checkpoints are left to vLLM's kernels. %s", error)
         return
-    for config in (GptqConfig, AwqConfig, CompressedConfig):
+    for config in (GptqConfig, AwqConfig, CompressedConfig, BitsAndBytesConfig):
         register_quantization_config(config.get_name())(config)
 
 
@@ -78,7 +86,7 @@ class CheckpointMethod(PackedMethod):
             packed.parts[place] = lambda: self._decode(found.pop(place), input_size_per_partition)
 
         for name in self._names:
-            kind = torch.int32 if name in _INTEGERS else torch.int64 if name == "weight_shape" else torch.float32
+            kind = _TYPES.get(name, torch.float32)
             parameter = torch.nn.Parameter(torch.empty(0, dtype=kind), requires_grad=False)
             parameter.weight_loader = functools.partial(load, name)  # type: ignore[attr-defined]
             layer.register_parameter(name, parameter)
@@ -100,7 +108,9 @@ class CheckpointConfig(PackedConfig):
     method = ""
     """vLLM's and transformers' name of the format."""
     names: tuple[str, ...] = ()
-    """The tensors of a quantised module. Every module has the first one."""
+    """The tensors of a quantised module."""
+    ending: tuple[str, ...] = ()
+    """How the names of tensors end that each quantised module has one of, and no other module."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -133,9 +143,10 @@ class CheckpointConfig(PackedConfig):
         raise NotImplementedError
 
     def maybe_update_config(self, model_name: str, hf_config: Any = None, revision: str | None = None) -> None:
-        ending = f".{self.names[0]}"
         found = checkpoint_tensors(model_name)
-        self._quantised = {name.removesuffix(ending) for name in found if name.endswith(ending)}
+        self._quantised = {
+            name.removesuffix(ending) for name in found for ending in self.ending if name.endswith(ending)
+        }
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         self._quantised = set(hf_to_vllm_mapper.apply_list(sorted(self._quantised)))
@@ -169,6 +180,7 @@ def _bits(packed: int, inputs: int) -> int:
 class GptqConfig(CheckpointConfig):
     method = "gptq"
     names = ("qweight", "qzeros", "scales", "g_idx")
+    ending = (".qweight",)
 
     @classmethod
     def known(cls, config: dict[str, Any]) -> bool:
@@ -184,6 +196,7 @@ class GptqConfig(CheckpointConfig):
 class AwqConfig(CheckpointConfig):
     method = "awq"
     names = ("qweight", "qzeros", "scales")
+    ending = (".qweight",)
 
     @classmethod
     def known(cls, config: dict[str, Any]) -> bool:
@@ -195,8 +208,21 @@ class AwqConfig(CheckpointConfig):
 
 
 class CompressedConfig(CheckpointConfig):
+    """W4A16 and W8A16 ("pack-quantized"), and W8A8 ("int-quantized").
+
+    W8A8 is made for activations of 8 bits with one scale for a row; they get one for each 32 here, which is finer.
+    """
+
     method = "compressed-tensors"
     names = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+    ending = (".weight_packed",)
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._plain = config["format"] == "int-quantized"
+        if self._plain:
+            self.names = ("weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point")
+            self.ending = (".weight_scale",)
 
     @classmethod
     def get_name(cls) -> Any:
@@ -206,22 +232,58 @@ class CompressedConfig(CheckpointConfig):
     def known(cls, config: dict[str, Any]) -> bool:
         groups = config.get("config_groups")
         more = ("kv_cache_scheme", "sparsity_config", "transform_config")
-        if config.get("format") != "pack-quantized" or not isinstance(groups, dict) or any(map(config.get, more)):
+        known = {"pack-quantized": cls._packed_group, "int-quantized": cls._plain_group}.get(str(config.get("format")))
+        if known is None or not isinstance(groups, dict) or any(map(config.get, more)):
             return False
-        return all(cls._known_group(group) for group in groups.values())
+        return all(group.get("output_activations") is None and known(group) for group in groups.values())
 
     @staticmethod
-    def _known_group(group: Any) -> bool:
+    def _packed_group(group: Any) -> bool:
         weights = group.get("weights") or {}
         return (
             group.get("input_activations") is None
-            and group.get("output_activations") is None
             and weights.get("type") == "int"
             and weights.get("num_bits") in _BITS
             and weights.get("strategy") in ("group", "channel")
         )
 
+    @staticmethod
+    def _plain_group(group: Any) -> bool:
+        weights, activations = group.get("weights") or {}, group.get("input_activations") or {}
+        # vLLM's int8 kernel for AMX does prompts several times quicker.
+        return (
+            linear_layers.wanted()
+            and (weights.get("type"), weights.get("num_bits")) == ("int", 8)
+            and weights.get("strategy") in ("channel", "tensor")
+            and (activations.get("type"), activations.get("num_bits")) == ("int", 8)
+        )
+
     def decode(self, tensors: Tensors, inputs: int) -> Weight:
+        if self._plain:
+            return checkpoint_formats.int_quantised(tensors)
         bits = _bits(tensors["weight_packed"].shape[1], inputs)
         symmetric = "weight_zero_point" not in tensors
         return checkpoint_formats.compressed(tensors, bits=bits, symmetric=symmetric)
+
+
+class BitsAndBytesConfig(CheckpointConfig):
+    """NF4, FP4 and int8 as bitsandbytes has saved them. 4-bit weights take 16 bits here (`checkpoint_formats`)."""
+
+    method = "bitsandbytes"
+    names = ("weight", "SCB", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state")
+    ending = (".weight.absmax", ".SCB")
+
+    @classmethod
+    def known(cls, config: dict[str, Any]) -> bool:
+        return True
+
+    @staticmethod
+    def get_checkpoint_weight_mapper() -> WeightsMapper:
+        """Rename what is "of the weight" there: a parameter's name has no dot."""
+        parts = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+        states = {f".weight.quant_state.bitsandbytes__{kind}": ".quant_state" for kind in ("nf4", "fp4")}
+        renamed = {f".weight.{part}": f".{part}" for part in parts}
+        return WeightsMapper(orig_to_new_suffix={**renamed, **states, ".weight_format": None})
+
+    def decode(self, tensors: Tensors, inputs: int) -> Weight:
+        return checkpoint_formats.bitsandbytes(tensors)

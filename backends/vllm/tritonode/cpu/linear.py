@@ -16,7 +16,7 @@ import torch
 
 from . import punica_library
 
-ABI = 1
+ABI = 2
 """``TRITONODE_LINEAR_ABI`` of the header that this module is written for."""
 
 _DENSE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -36,6 +36,7 @@ class _Source(Structure):
         ("row_stride", c_int64),
         ("group", c_int64),
         ("kind", c_int32),
+        ("activation_bits", c_int32),
     )
 
 
@@ -50,6 +51,7 @@ class _Shape(Structure):
         ("zero", c_int32),
         ("scale_bits", c_int32),
         ("minimum_bits", c_int32),
+        ("activation_bits", c_int32),
     )
 
 
@@ -106,6 +108,8 @@ class PackedWeight:
     """"float32", "float16", "bfloat16", "int8" or "int4"."""
     group: int
     """Inputs that share a scale; 0 for the float kinds."""
+    activation_bits: int
+    """8 or 16, which inputs are rounded to for quants; 0 for the float kinds."""
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +133,7 @@ class PackedWeight:
             raise ValueError(
                 f"{data.dtype} of shape {tuple(data.shape)} is not a packed weight of this version: pack it again"
             )
-        return cls(data, (shape.outputs, shape.inputs), _KINDS[shape.kind], shape.group)
+        return cls(data, (shape.outputs, shape.inputs), _KINDS[shape.kind], shape.group, shape.activation_bits)
 
     def dequantise(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
         """Return the values of rows [begin, end) as float32, ``[end - begin, inputs]``."""
@@ -161,7 +165,12 @@ class PackedWeight:
 
 
 def pack(
-    bits: int, quants: torch.Tensor, scales: torch.Tensor, minimums: torch.Tensor | None, group: int
+    bits: int,
+    quants: torch.Tensor,
+    scales: torch.Tensor,
+    minimums: torch.Tensor | None,
+    group: int,
+    activation_bits: int = 8,
 ) -> PackedWeight:
     """Pack a quantised weight. Element (n, k) is ``scales[n, k // group] * quants[n, k] + minimums[n, k // group]``.
 
@@ -174,6 +183,7 @@ def pack(
         scales: float32, ``[outputs, ceil(inputs / group)]``.
         minimums: like `scales`, or None for 0.
         group: a multiple of 16, or `inputs` for one scale a row.
+        activation_bits: 8, or 16 for twice the multiplications: what inputs are rounded to.
 
     Raises:
         ValueError: an argument is of another type or shape; the message says which.
@@ -186,6 +196,8 @@ def pack(
         raise ValueError(
             f"quants are {quants.dtype} of shape {tuple(quants.shape)}: wanted {wanted}, [outputs, inputs]"
         )
+    if activation_bits not in (8, 16):
+        raise ValueError(f"activation_bits is {activation_bits}: use 8 or 16")
     outputs, inputs = quants.shape
     group = min(group, inputs)
     if group < 1 or (group != inputs and group % 16 != 0):
@@ -204,6 +216,7 @@ def pack(
         None if minimums is None else minimums.contiguous(),
         group,
         _INT4 if bits == 4 else _INT8,
+        activation_bits,
     )
 
 
@@ -219,11 +232,16 @@ def pack_dense(weight: torch.Tensor) -> PackedWeight:
         raise ValueError(
             f"weight is {weight.dtype} of shape {tuple(weight.shape)}: wanted a matrix of float32, float16 or bfloat16"
         )
-    return _pack(weight, None, None, 0, kind)
+    return _pack(weight, None, None, 0, kind, 0)
 
 
 def _pack(
-    data: torch.Tensor, scales: torch.Tensor | None, minimums: torch.Tensor | None, group: int, kind: int
+    data: torch.Tensor,
+    scales: torch.Tensor | None,
+    minimums: torch.Tensor | None,
+    group: int,
+    kind: int,
+    activation_bits: int,
 ) -> PackedWeight:
     data = data.detach()
     if data.stride(1) != 1 or data.stride(0) < data.size(1):
@@ -239,6 +257,7 @@ def _pack(
         data.stride(0) if data.size(0) > 1 else data.size(1),
         group,
         kind,
+        activation_bits,
     )
     size = library.tritonode_linear_packed_bytes(source)
     if size < 0:
@@ -247,7 +266,7 @@ def _pack(
     status = library.tritonode_linear_pack(source, packed.data_ptr(), size)
     if status != 0:
         raise RuntimeError(f"tritonode_linear_pack: status {status}")
-    return PackedWeight(packed, (data.size(0), data.size(1)), _KINDS[kind], group)
+    return PackedWeight(packed, (data.size(0), data.size(1)), _KINDS[kind], group, activation_bits)
 
 
 _NO_BIAS = torch.empty(0)
@@ -259,7 +278,8 @@ def linear(
     """Return ``x @ weight.T + bias``.
 
     Float kinds multiply the elements as they are (in float32, or by bf16 instructions where both are bf16). For quants,
-    each run of 32 elements of a row of `x` (16 where the group is no multiple of 32) is quantised to int8 first.
+    each run of 32 elements of a row of `x` (16 where the group is no multiple of 32) is rounded to whole numbers of
+    the weight's `activation_bits` first.
 
     Args:
         x: ``[..., inputs]``, float32, float16 or bfloat16.

@@ -23,7 +23,10 @@ from tritonode.vllm.quantisation import (
     VocabParallelEmbedding,
 )
 
-from . import eager, linear, platform
+from . import eager, linear, platform, punica_library
+
+ACTIVATIONS = "TRITONODE_CPU_ACTIVATION_BITS"
+"""The environment variable that says how many bits of activations quantised layers multiply with: 8 or 16."""
 
 # The number of layers that are read at the same time.
 _MOST_WORKERS = 4
@@ -94,6 +97,7 @@ class PackedLayer:
     sizes: list[int]
     inputs: int
     dtype: torch.dtype
+    activation_bits: int
     parts: dict[int, Callable[[], Weight]] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
 
@@ -138,7 +142,7 @@ class PackedLayer:
             return Segment(linear.pack_dense(weight.dequantise()), weight.order)
         bits: Any = weight.bits
         return Segment(
-            linear.pack(bits, weight.quants, weight.scales, weight.minimums, weight.group),
+            linear.pack(bits, weight.quants, weight.scales, weight.minimums, weight.group, self.activation_bits),
             weight.order,
         )
 
@@ -183,7 +187,23 @@ def packed_layer(layer: torch.nn.Module, sizes: list[int], inputs: int, dtype: t
     if isinstance(layer, VocabParallelEmbedding):
         # vLLM pads the vocabulary; the checkpoint is not padded.
         sizes = [layer.org_vocab_size]
-    return PackedLayer(list(sizes), inputs, dtype)
+    return PackedLayer(list(sizes), inputs, dtype, activation_bits(dtype))
+
+
+def activation_bits(dtype: torch.dtype) -> int:
+    """The bits that a layer's inputs keep in products with quantised weights.
+
+    With bfloat16's instructions 16 bits take little longer than 8 (docs/benchmarks/kernels.md), without them twice the
+    multiplications.
+
+    Raises SettingsError if the environment asks for another number.
+    """
+    named = os.environ.get(ACTIVATIONS)
+    if named:
+        if named not in ("8", "16"):
+            raise SettingsError(f"{ACTIVATIONS}={named!r}: use 8 or 16")
+        return int(named)
+    return 16 if dtype == torch.bfloat16 and punica_library.level() == "avx512_bf16" else 8
 
 
 class PackedConfig(QuantizationConfig):

@@ -147,7 +147,7 @@ def _state(packed: torch.Tensor) -> dict[str, Any]:
     try:
         found = json.loads(bytes(packed.to(torch.uint8).tolist()))
         shape = [int(size) for size in found["shape"]]
-        state = {
+        state: dict[str, Any] = {
             "shape": shape,
             "blocksize": int(found["blocksize"]),
             "dtype": _STATE_TYPES[found["dtype"]],

@@ -12,7 +12,10 @@ export interface RestartOptions {
   policy: "never" | "on-failure";
   /** Maximum number of consecutive restarts. Default 5. */
   maxAttempts?: number | undefined;
-  /** Milliseconds before the first restart; doubled for each consecutive one. Default 500. */
+  /**
+   * Milliseconds before the first restart; doubled for each consecutive one. Default: the first restart begins at once, the second
+   * one after 500.
+   */
   delay?: number | undefined;
   /** Maximum delay before a restart, milliseconds. Default 30,000. */
   maxDelay?: number | undefined;
@@ -36,7 +39,12 @@ export interface RestartEvent {
   readonly error?: Error;
 }
 
-type RestartSettings = { readonly [K in keyof RestartOptions]-?: NonNullable<RestartOptions[K]> };
+/** Milliseconds before the second of consecutive restarts, without `delay`. */
+const defaultDelay = 500;
+
+type RestartSettings = { readonly [K in keyof Omit<RestartOptions, "delay">]-?: NonNullable<RestartOptions[K]> } & {
+  readonly delay: number | undefined;
+};
 
 /** @throws {@link InvalidArgumentError} naming what is wrong. */
 export function toRestartOptions(value: unknown): RestartSettings {
@@ -48,7 +56,7 @@ export function toRestartOptions(value: unknown): RestartSettings {
       hint: 'for example { policy: "on-failure", maxAttempts: 5 }',
     });
   }
-  const defaults = { maxAttempts: 5, delay: 500, maxDelay: 30_000, resetAfter: 60_000 };
+  const defaults = { maxAttempts: 5, delay: 0, maxDelay: 30_000, resetAfter: 60_000 };
   checkNames("restart", given, ["policy", ...Object.keys(defaults)]);
   const number = (name: keyof typeof defaults): number => {
     const setting = given[name] ?? defaults[name];
@@ -62,10 +70,16 @@ export function toRestartOptions(value: unknown): RestartSettings {
   return {
     policy: given.policy,
     maxAttempts: number("maxAttempts"),
-    delay: number("delay"),
+    delay: given.delay === undefined ? undefined : number("delay"),
     maxDelay: number("maxDelay"),
     resetAfter: number("resetAfter"),
   };
+}
+
+/** Milliseconds before an attempt. Without `delay` a crash costs no pause, and crashes in a row do. */
+function pauseBefore(attempt: number, delay: number | undefined): number {
+  if (delay !== undefined) return delay * 2 ** (attempt - 1);
+  return attempt === 1 ? 0 : defaultDelay * 2 ** (attempt - 2);
 }
 
 /**
@@ -128,7 +142,7 @@ export class Restarter {
         return;
       }
       const attempt = ++this.#attempts;
-      const pause = Math.min(delay * 2 ** (attempt - 1), maxDelay);
+      const pause = Math.min(pauseBefore(attempt, delay), maxDelay);
       this.#report({ phase, attempt, delay: pause, error });
       try {
         // The wait for the next attempt does not keep the process alive.

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { InferenceResponse } from "../../src";
 import { GenerationStream } from "../../src/model/generation";
+import { type RestartEvent, Restarter, toRestartOptions } from "../../src/model/restart";
 import { readTextEntry } from "../../src/model/results";
 import { Responses, StreamState } from "../../src/server/stream";
 import { DeltaChannel } from "../../src/transport/deltas";
@@ -188,5 +189,36 @@ describe("a stream of pieces", () => {
     expect(await Promise.allSettled(reads)).toMatchObject([{ status: "rejected" }, { value: { done: true } }]);
     expect(await stream.next()).toEqual({ done: true, value: undefined });
     await expect(stream.final()).rejects.toThrow("no");
+  });
+});
+
+describe("pauses before restarts", () => {
+  /** The pauses before the first two attempts, of which the first one fails. */
+  async function pauses(options: unknown): Promise<(number | undefined)[]> {
+    const events: RestartEvent[] = [];
+    let hasFailed: () => void = () => {};
+    const failed = new Promise<void>((resolve) => {
+      hasFailed = resolve;
+    });
+    const restarter = new Restarter(
+      toRestartOptions(options),
+      () => Promise.reject(new Error("on purpose")),
+      (event) => {
+        events.push(event);
+        if (event.phase === "failed") hasFailed();
+      },
+    );
+    restarter.died(new Error("on purpose"));
+    await failed;
+    await restarter.stop();
+    return events.filter(({ delay }) => delay !== undefined).map(({ delay }) => delay);
+  }
+
+  test("without `delay` the first one begins at once", async () => {
+    expect(await pauses("on-failure")).toEqual([0, 500]);
+  });
+
+  test("`delay` is doubled, up to `maxDelay`", async () => {
+    expect(await pauses({ policy: "on-failure", delay: 8, maxDelay: 12 })).toEqual([8, 12]);
   });
 });

@@ -20,6 +20,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from tritonode.contract import tensors as contract
 from tritonode.engine import environment, page_cache
+from tritonode.ranks import server
 from tritonode.triton import progress
 
 
@@ -38,6 +39,9 @@ class TritonPythonModel:
         # Engine arguments can name Python classes (`logits_processors`); they are looked for beside model.json, for the
         # interpreter that Triton embeds does not read PYTHONPATH.
         sys.path.append(pb_utils.get_model_dir())
+        if server.is_of_use(pb_utils.get_model_dir()):
+            environment.waiting_is_ours(paced=False)
+            server.RankServer.start()
         page_cache.read_ahead(pb_utils.get_model_dir())
         progress.report(args["model_name"], "import", warm="tritonode.service" in sys.modules)
         # Nothing that is imported goes away again: collections need not look at it, now or later. vLLM asks for five

@@ -41,6 +41,7 @@ from tritonode.triton.metrics import MetricsFactory
 from tritonode.triton.senders import CancellationWatch, ResponseWriter, Sender, error_response
 from tritonode.vllm.arguments import engine_arg_types, frontend_arg_types
 from tritonode.vllm.engine import VERSION
+from tritonode.vllm.executor import kill_ranks
 from tritonode.vllm.kv_cache import take_memory_as_it_is_used
 from tritonode.vllm.platform import device_memory, is_cpu
 
@@ -362,8 +363,8 @@ class Service:
 
         A host asks for it before it unloads the model: Triton takes a second to ask a process to end by itself.
         """
-        # Any client of another server could ask for it. The processes of ranks have to be ended in order.
-        if "TRITONODE_PRIVATE_DIR" not in os.environ or self._settings.world_size > 1:
+        # Any client of another server could ask for it.
+        if "TRITONODE_PRIVATE_DIR" not in os.environ:
             return False
         others = self._tasks - {asyncio.current_task()}
         # Cancelled ones end soon.
@@ -371,6 +372,8 @@ class Service:
             return False
         self._closing = True
         self._saved.remove()
+        if self._settings.world_size > 1 and not await asyncio.to_thread(self._kill_ranks):
+            return False
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
             self._metrics = None
@@ -386,14 +389,23 @@ class Service:
         if self._metrics is not None:
             self._metrics.close()
         if self._settings.world_size > 1:
-            # Ends the processes of the ranks.
-            self._engine.stop()
+            if not self._kill_ranks():
+                self._engine.stop()
             memory.remove_all()
         # This process serves only this model. A regular teardown of the interpreter, torch and the weights takes
         # seconds, in which it would hold its memory and a reload would run beside it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+    def _kill_ranks(self) -> bool:
+        """Kill the ranks and remove what they shared, where that is possible (`kill_ranks`)."""
+        # On a GPU vLLM's own order of ending is kept.
+        executor = self._engine.client.peek(lambda core: core.model_executor, None)
+        if not is_cpu() or not kill_ranks(executor):
+            return False
+        memory.remove_all()
+        return True
 
     async def _drain(self) -> None:
         self._closing = True

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import serving
 import tiny_models
 from transformers import LlamaConfig
 from tritonode.errors import BackendError, SettingsError
+from tritonode.ranks.server import RankServer
 from tritonode.vllm import versions
+from tritonode.vllm.executor import kill_ranks
 from tritonode.vllm.requests import REQUEST_ERRORS
 
 NAMES = ("a", "b", "c", "d")
@@ -35,6 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[serving.Served]:
+    RankServer.start()
     made = serving.Served(
         folder / "model",
         {name: folder / name for name in NAMES},
@@ -49,6 +53,18 @@ def served(folder: Path) -> Iterator[serving.Served]:
 
 def state(served: Any, name: str) -> str:
     return str(served.run(served.registry.describe(served.registry.get(name)))[0]["state"])
+
+
+def ranks(served: Any) -> list[Any]:
+    return [worker.proc for worker in served.engine.client.peek(lambda core: core.model_executor.workers, [])]
+
+
+def test_ranks_are_forked_from_a_process_with_one_thread(served: Any) -> None:
+    server = RankServer.running
+    assert server is not None, "it has ended, or refused a fork"
+    assert os.listdir(f"/proc/{server.pid}/task") == [str(server.pid)]
+    parents = [Path(f"/proc/{rank.pid}/stat").read_text().rpartition(")")[2].split()[1] for rank in ranks(served)]
+    assert parents == [str(server.pid)] * 2
 
 
 def test_answers_equal_peft(served: Any, folder: Path) -> None:
@@ -138,6 +154,26 @@ def test_an_adapter_that_vllm_refuses_does_not_mix_up_the_ranks(served: Any, fol
         assert isinstance(failure, BackendError) and "must be a positive integer" in str(failure)
     assert served.answers("b")["b"] == tiny_models.answers(folder / "model", folder / "b")
     assert state(served, "b") == "slot"
+
+
+def test_ranks_of_an_idle_engine_are_killed_and_not_asked_to_end(served: Any) -> None:
+    processes = ranks(served)
+    assert kill_ranks(served.engine.client.peek(lambda core: core.model_executor, None))
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+    # vLLM's monitor of the ranks has not taken it for a failure.
+    assert not served.engine.client.resources.engine_dead
+
+
+def test_a_rank_is_spawned_where_the_server_has_ended(folder: Path) -> None:
+    server = RankServer.running
+    assert server is not None
+    os.kill(server.pid, signal.SIGKILL)
+    made = serving.Served(folder / "model", {}, tensor_parallel_size=2)
+    try:
+        assert RankServer.running is None
+        assert len(made.answers(None)[None]) == len(tiny_models.PROMPTS)
+    finally:
+        made.close()
 
 
 def test_the_reason_of_a_rank_that_does_not_start_is_told(folder: Path) -> None:

@@ -163,6 +163,26 @@ def test_the_sampler_of_any_version_runs_uncompiled() -> None:
         assert module.compiled_random_sample is sample
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, False),
+        ({"tokenizer_config.json": "{}", "config.json": "{}"}, False),
+        ({"tokenizer_config.json": "no JSON"}, False),
+        ({"tokenizer_config.json": '{"processor_class": "SomeProcessor"}'}, True),
+        ({"preprocessor_config.json": "{}"}, True),
+        ({"processor_config.json": "{}"}, True),
+    ],
+)
+def test_a_processor_is_looked_for_where_a_file_describes_one(
+    files: dict[str, str], expected: bool, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert lazy_packages.has_processor(str(tmp_path)) is expected
+    assert lazy_packages.has_processor("somebody/a-model-of-a-hub")
+
+
 PLAIN_LOAD = """
     import json, sys
     programs = []
@@ -184,6 +204,9 @@ PLAIN_LOAD = """
     engine = Engine(settings, [], lambda *args, **kwargs: None)
     engine.start()
     engine.call(engine.warm_up([LoRARequest("a", 1, adapter)])).result()
+    # What the HTTP application and a chat ask for first.
+    from vllm.renderers import hf
+    hf.resolve_chat_template(engine.llm.renderer.tokenizer, None, None, model_config=engine.llm.model_config)
     names = ["sympy", "networkx", "openai", "fastapi", "torch.distributed.tensor", "transformers.modeling_utils",
              "compressed_tensors", "torch._dynamo.symbolic_convert", "aiohttp.client", "cv2.cv2"]
     print(json.dumps({

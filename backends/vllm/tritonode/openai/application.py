@@ -19,8 +19,12 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 
 
 def import_application() -> None:
-    """Import what `build_application` needs: FastAPI and the routes, about a second."""
+    """Import what `build_application` needs: FastAPI, the routes and what answers them, some seconds."""
+    from tritonode.vllm.openai import import_what_answers
+
     from . import models  # noqa: F401
+
+    import_what_answers()
 
 
 async def build_application(llm: Any, args: Any, registry: AdapterRegistry | None, model_name: str) -> Application:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 
 # Found as the difference of `sys.modules` before and after an engine was built. These import the rest.
@@ -26,3 +27,20 @@ def import_early() -> None:
     for name in _ON_CPU:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
+    _replace_kernels_early()
+
+
+@functools.cache
+def _replace_kernels_early() -> None:
+    """Let vLLM put its C++ functions in the place of kernels for GPUs now.
+
+    Each worker does it when it starts, and looks through every module for that. Once is enough: a module that is
+    imported later finds the functions where the kernels were.
+    """
+    from .platform import current_platform
+
+    platform = type(current_platform)
+    replace = getattr(platform, "register_triton_kernel_overrides", None)
+    if replace is not None:
+        replace()
+        platform.register_triton_kernel_overrides = classmethod(lambda cls: None)

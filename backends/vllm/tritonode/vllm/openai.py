@@ -6,6 +6,7 @@ Importing this module imports FastAPI and the application's routes; see `openai.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ __all__ = [
     "app_state",
     "build_app",
     "create_error_response",
+    "import_what_answers",
     "serving_models",
 ]
 
@@ -59,3 +61,25 @@ def serving_models(replacement: type[OpenAIServingModels]) -> Iterator[None]:
         yield
     finally:
         app_state.OpenAIServingModels = original
+
+
+# The application imports them when its state is built, on the loop. That took it 2.5 s on a busy machine, in which it
+# answered nothing, and a `dispose` waited.
+_ANSWERERS = (
+    "vllm.entrypoints.anthropic.serving",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
+    "vllm.entrypoints.openai.chat_completion.batch_serving",
+    "vllm.entrypoints.openai.chat_completion.serving",
+    "vllm.entrypoints.openai.completion.serving",
+    "vllm.entrypoints.openai.responses.serving",
+    "vllm.entrypoints.pooling.factories",
+    "vllm.entrypoints.scale_out.factories",
+)
+
+
+def import_what_answers() -> None:
+    """Import the modules of the application's state. One that another version of vLLM does not have is left out."""
+    for name in _ANSWERERS:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)

@@ -29,6 +29,7 @@ const lora = Object.keys(loras ?? {})[0];
 const first = () => vllm.generate("Hello, my name is", { lora, max_tokens: 1, temperature: 0 });
 await first();
 let seconds = (performance.now() - began) / 1000;
+let since = 0;
 console.log("first token");
 const { pid } = await vllm.info();
 if (warm !== undefined && pid !== taken) throw new Error("the load did not take the warm child");
@@ -47,12 +48,15 @@ if (what === "crash") {
     }
   }
   seconds = (performance.now() - killed) / 1000;
+  since = Math.round(killed - began);
   if ((await vllm.info()).pid !== next) throw new Error("the restart did not take the warm child");
 }
 // What the child does once it is idle is no part of its end.
-if (what === "cold") await sleep(3000);
+if (what === "cold") await sleep(6000);
 const disposed = performance.now();
 await vllm.dispose();
 await warm?.dispose();
 const dispose = (performance.now() - disposed) / 1000;
-console.log(JSON.stringify({ seconds, phases, waiting, child, dispose }));
+// Of a restart only, and since the kill.
+const counted = phases.filter(([, , at]) => at >= since).map(([phase, adapter, at]) => [phase, adapter, at - since]);
+console.log(JSON.stringify({ seconds, phases: counted, waiting, child, dispose }));

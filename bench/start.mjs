@@ -1,14 +1,18 @@
 // `npm run bench:start`: how long it takes to the first token, cold, from a warm child, after a crash, and with two ranks; and
 // how long `dispose` takes.
-// Writes a line for each and, with --out FILE, JSON. `--only tiny,smollm2,ranks` runs a part. Nothing else may run meanwhile.
-// Every case is a process of its own; the files are in the page cache, because each case runs once before it counts.
+// Writes a line for each and, with --out FOLDER, start.json and the chart start.svg. `--only tiny,smollm2,ranks` runs a part
+// and keeps the rows of the others, `--llama` adds node-llama-cpp. Nothing else may run meanwhile.
+// Every case is a process of its own and runs once before it counts: then its files are in the page cache, and what a first
+// run makes is made (node-llama-cpp's GGUF files, which take Python some seconds; what vLLM remembers of a model).
 import { spawn } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { main, root } from "../scripts/steps.mjs";
+import { stacked } from "./lib/chart.mjs";
 import { prepare } from "./lib/models.mjs";
 import { PeerProcess } from "./lib/peer.mjs";
+import { steps } from "./lib/start-steps.mjs";
 
 /** Runs bench/start-case.mjs; resolves with what it reports and the seconds since the process was started. */
 function runCase(what, config) {
@@ -31,14 +35,14 @@ function runCase(what, config) {
   });
 }
 
-/** Seconds from the start of a peer's process to its first two tokens, on the first adapter: gaps need two. */
+/** From the start of a peer's process to its first two tokens, on the first adapter: gaps need two. */
 async function peerStart(name, config) {
   const began = performance.now();
   const peer = new PeerProcess(name, config.python);
   try {
-    await peer.start(config);
+    const answer = await peer.start(config);
     await peer.run([{ prompt: "Hello, my name is", tokens: 2, lora: Object.keys(config.loras ?? {})[0] }]);
-    return (performance.now() - began) / 1000;
+    return { ...answer, seconds: (performance.now() - began) / 1000 };
   } finally {
     await peer.stop();
   }
@@ -56,45 +60,62 @@ main(async () => {
     },
   });
   const { tiny, adapters, fixtures } = await prepare();
-  const rows = [];
+  const only = values.only.split(",");
+  const file = values.out === undefined ? undefined : join(values.out, "start.json");
+  const part = ({ model }) => (model.includes("ranks") ? "ranks" : model);
+  const rows =
+    file !== undefined && existsSync(file)
+      ? JSON.parse(readFileSync(file, "utf8")).filter((row) => !only.includes(part(row)))
+      : [];
+  // Out of the rounds of a cold start: how long `dispose` took once the model was idle.
+  const disposals = [];
+  const save = () => {
+    if (file === undefined) return;
+    writeFileSync(file, `${JSON.stringify(rows, undefined, 2)}\n`);
+    writeFileSync(join(values.out, "start.svg"), stacked(steps(rows)));
+  };
   const measure = async (model, what, run) => {
+    await run();
+    disposals.length = 0;
     const results = [];
     for (let round = 0; round < Number(values.rounds); round++) results.push(await run());
     const seconds = median(results.map((result) => result.seconds));
     const row = { model, what, rounds: results.length, ...results.find((result) => result.seconds === seconds) };
     rows.push(row);
     console.log(`${model}: ${what}: ${seconds.toFixed(2)} s${row.note ?? ""}`);
-    if (values.out !== undefined) writeFileSync(values.out, `${JSON.stringify(rows, undefined, 2)}\n`);
+    save();
   };
-  // Out of the rounds of a cold start: how long `dispose` took once the model was idle.
-  const disposals = [];
   const report = (model) => {
     const seconds = median(disposals.splice(0));
     rows.push({ model, what: "dispose, idle", seconds });
     console.log(`${model}: dispose, idle: ${(seconds * 1000).toFixed(0)} ms`);
-    if (values.out !== undefined) writeFileSync(values.out, `${JSON.stringify(rows, undefined, 2)}\n`);
+    save();
   };
   const own = (what, config) => async () => {
     const result = await runCase(what, config);
     if (what === "cold") disposals.push(result.dispose);
-    return { ...result, seconds: what === "cold" ? result.sinceProcessStart : result.seconds };
+    return {
+      ...result,
+      fromLoad: result.seconds,
+      seconds: what === "cold" ? result.sinceProcessStart : result.seconds,
+    };
   };
   const tinyLoras = Object.fromEntries(["lora_a", "lora_b"].map((name) => [name, join(fixtures, "adapters", name)]));
   for (const [model, config] of [
     ["tiny", { ...tiny, loras: tinyLoras }],
     ["smollm2", adapters],
   ]) {
-    if (!values.only.split(",").includes(model)) continue;
-    await measure(model, "raw vLLM", async () => ({ seconds: await peerStart("raw", config) }));
+    if (!only.includes(model)) continue;
+    await measure(model, "raw vLLM", () => peerStart("raw", config));
     if (values.llama) {
-      await measure(model, "node-llama-cpp", async () => ({ seconds: await peerStart("node-llama-cpp", config) }));
+      await measure(model, "node-llama-cpp", () => peerStart("node-llama-cpp", config));
     }
     await measure(model, "cold", own("cold", config));
     report(model);
     await measure(model, "from a warm child", own("warm", config));
     await measure(model, "after kill -9, with a warm child", own("crash", config));
   }
-  if (values.only.split(",").includes("ranks")) {
+  if (only.includes("ranks")) {
     const config = { ...tiny, model: join(fixtures, "models/tiny_tp") };
     for (const ranks of [1, 2]) {
       const engine = { ...config.engine, tensor_parallel_size: ranks };

@@ -28,9 +28,11 @@ class Engine:
     """vLLM's engine and the adapters that it knows."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        began = time.perf_counter()
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
+        imported = time.perf_counter()
         loras = config.get("loras") or {}
         settings = dict(config["engine"])
         if loras:
@@ -38,6 +40,7 @@ class Engine:
         self.engine = LLMEngine.from_engine_args(EngineArgs(model=config["model"], **settings))
         self.loras = {name: LoRARequest(name, number + 1, path) for number, (name, path) in enumerate(loras.items())}
         self.count = 0
+        self.seconds = {"imports": imported - began, "engine": time.perf_counter() - imported}
 
     def run(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
         """Submit all requests at once and step until they are done."""
@@ -97,7 +100,8 @@ def main() -> None:
             answer: dict[str, Any]
             try:
                 if command["cmd"] == "start":
-                    engine, answer = Engine(command["config"]), {}
+                    engine = Engine(command["config"])
+                    answer = engine.seconds
                 elif command["cmd"] == "run":
                     assert engine is not None
                     answer = engine.run(command["requests"])

@@ -10,7 +10,6 @@ If there are more, or if it has ended, ranks are spawned as vLLM does.
 
 from __future__ import annotations
 
-import array
 import gc
 import io
 import json
@@ -22,8 +21,8 @@ import socket
 import struct
 import subprocess
 import sys
-from multiprocessing import forkserver, popen_forkserver, resource_tracker, spawn, util
-from multiprocessing.context import reduction, set_spawning_popen
+from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
+from multiprocessing.context import set_spawning_popen
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,10 @@ class RankServer:
         status, their_status = os.pipe()
         their_data, data = os.pipe()
         try:
-            given = array.array("i", [their_data, their_status, resource_tracker.getfd(), *descriptors])
-            socket.send_fds(self._socket, [pickle.dumps(dict(os.environ))], list(given))
+            tracker = resource_tracker.getfd()
+            assert tracker is not None
+            given = [their_data, their_status, tracker, *descriptors]
+            socket.send_fds(self._socket, [pickle.dumps(dict(os.environ))], given)
         except BaseException:
             os.close(status)
             os.close(data)
@@ -114,10 +115,14 @@ class ForkedPopen(popen_forkserver.Popen):
             reduction.dump(process_obj, content)
         finally:
             set_spawning_popen(None)
-        self.pid, self.sentinel, data = server.fork(self._fds)
+        self.pid, self.sentinel, data = server.fork(self._fds)  # type: ignore[attr-defined]
         # The rank sees by the end of this pipe that this process has ended.
         kept = os.dup(data)
-        self.finalizer = util.Finalize(self, util.close_fds, (kept, self.sentinel))
+        self.finalizer = util.Finalize(
+            self,
+            util.close_fds,  # type: ignore[attr-defined]
+            (kept, self.sentinel),
+        )
         with open(data, "wb") as file:
             file.write(content.getbuffer())
 

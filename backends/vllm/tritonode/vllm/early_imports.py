@@ -43,4 +43,4 @@ def _replace_kernels_early() -> None:
     replace = getattr(platform, "register_triton_kernel_overrides", None)
     if replace is not None:
         replace()
-        platform.register_triton_kernel_overrides = classmethod(lambda cls: None)
+        setattr(platform, "register_triton_kernel_overrides", classmethod(lambda cls: None))  # noqa: B010

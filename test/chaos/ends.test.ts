@@ -1,4 +1,6 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { expectNothingLeft, Host, isRunning, sharedMemoryOf } from "../support/host";
 import { tinyEngine } from "../support/models";
@@ -77,5 +79,35 @@ describe("a host that ends while it streams 64 requests", () => {
     await host.ended;
     await until(() => child !== undefined && !isRunning(child), 2_000);
     await until(() => !readdirSync("/dev/shm").some((name) => name.startsWith(`tritonode_${pid}_`)), 2_000);
+  }, 120_000);
+
+  test("killed while native code of the load keeps Python's lock: the child is gone within 2 s", async () => {
+    // As in a library that computes, or waits for a compiler: the child's own watch of its host can't run meanwhile.
+    const repository = mkdtempSync(join(tmpdir(), "tritonode-stuck-"));
+    const folder = join(repository, "stuck", "1");
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(repository, "stuck", "config.pbtxt"), 'backend: "vllm"\n');
+    writeFileSync(
+      join(folder, "model.json"),
+      JSON.stringify({ ...load.engine, logits_processors: ["stuck_module:Stuck"] }),
+    );
+    const reached = join(folder, "reached");
+    writeFileSync(
+      join(folder, "stuck_module.py"),
+      `import ctypes, os\nwith open(${JSON.stringify(reached)}, "w") as file:\n    file.write(str(os.getpid()))\n` +
+        // PyDLL, unlike CDLL, does not release the lock.
+        "ctypes.PyDLL(None).sleep(600)\n",
+    );
+    try {
+      const host = new Host({ modelRepository: repository }, [{ do: "load" }]);
+      await until(() => existsSync(reached) && readFileSync(reached, "utf8") !== "", 60_000);
+      const child = Number(readFileSync(reached, "utf8"));
+      expect(isRunning(child)).toBe(true);
+      host.process.kill("SIGKILL");
+      await host.ended;
+      await until(() => !isRunning(child), 2_000);
+    } finally {
+      rmSync(repository, { recursive: true, force: true });
+    }
   }, 120_000);
 });

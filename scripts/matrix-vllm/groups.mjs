@@ -41,7 +41,8 @@ export async function runGroup(group, python, environment) {
   return counts;
 }
 
-const report = join(folder, "report");
+// Rows may be run side by side.
+const report = join(folder, `report-${process.pid}`);
 
 async function runVitest(files, env, counts) {
   rmSync(report, { force: true });

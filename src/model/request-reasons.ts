@@ -138,13 +138,20 @@ function setIn(fields: string): string {
   return names.filter((name) => kindsOfConstraint.split(", ").includes(name ?? "")).join(" and ") || "several of them";
 }
 
-/** Errors as vLLM's application lists them: {'type': ..., 'loc': 'body.n', 'msg': '...', 'input': '...'} */
+/** Errors as vLLM's application lists them: {'type': ..., 'loc': 'body.n', 'msg': '...', 'input': '...'}; `loc` may be a tuple. */
 function listed(message: string): Problem[] {
   const form =
-    /'loc': '(.*?)', 'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"), 'input': (.*?)(?:, 'ctx': .*)?\}\s*$/gm;
-  return [...message.matchAll(form)].map(([, place = "", single, double, input = ""]) =>
-    problem(place.replace(/^body\./, ""), single ?? double ?? "", input),
-  );
+    /'loc': (?:'(.*?)'|\((.*?)\)), 'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"), 'input': (.*?)(?:, 'ctx': .*)?\}\s*$/gm;
+  return [...message.matchAll(form)].map(([, place, tuple = "", single, double, input = ""]) => {
+    const path =
+      place ??
+      tuple
+        .split(/,\s*/)
+        .map((step) => step.replaceAll("'", ""))
+        .filter((step) => step !== "")
+        .join(".");
+    return problem(path.replace(/^body\./, ""), single ?? double ?? "", input);
+  });
 }
 
 /** Errors as pydantic reports them: the place, and below it the message with [type=..., input_value=..., input_type=...]. */

@@ -3,7 +3,7 @@ import { TritonServerError } from "../../src";
 import { fromRequestFailure } from "../../src/model/failure";
 import { plainRequestReason } from "../../src/model/request-reasons";
 
-// The reasons as vLLM 0.32 gives them.
+// The reasons as vLLM 0.32 gives them; 0.26 has `loc` as a tuple.
 const listed = (...problems: [loc: string, msg: string, input: string][]) =>
   [
     `${problems.length} validation errors:`,
@@ -61,6 +61,10 @@ test.each([
   [
     listed(["stop", "Input should be a valid string", "3"], ["stop", "Input should be a valid list", "3"]),
     "stop must be a string or an array, got 3",
+  ],
+  [
+    "1 validation error:\n  {'type': 'int_parsing', 'loc': ('body', 'stop_token_ids', 0), 'msg': 'Input should be a valid integer, unable to parse string as an integer', 'input': 'a'}",
+    "stop_token_ids[0] must be a whole number, got 'a'",
   ],
   [listed(["tools.0.function", "Field required", "<dict of 1 items>"]), "tools[0].function is missing"],
   [

@@ -6,6 +6,7 @@ The FastAPI routes, their state and their error handling are vLLM's own; only th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,8 @@ Application = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Messa
 
 
 def import_application() -> None:
-    """Import what `build_application` needs: FastAPI, the routes and what answers them, some seconds."""
-    from tritonode.vllm.openai import import_what_answers
-
+    """Import what `build_application` needs first: FastAPI and the routes, about a second."""
     from . import models  # noqa: F401
-
-    import_what_answers()
 
 
 async def build_application(llm: Any, args: Any, registry: AdapterRegistry | None, model_name: str) -> Application:
@@ -40,6 +37,8 @@ async def build_application(llm: Any, args: Any, registry: AdapterRegistry | Non
     client = models.CountingEngineClient(llm, adapters)
     tasks = await llm.get_supported_tasks()
     app: Any = openai.build_app(args, tasks, llm.model_config)
+    # After the routes, as in `vllm serve`: with them first, names of schemas in /openapi.json differed.
+    await asyncio.to_thread(openai.import_what_answers)
     with openai.serving_models(models.RegistryServingModels):
         await openai.app_state.init_app_state(client, app.state, args, tasks)  # type: ignore[arg-type]
     serving = app.state.openai_serving_models

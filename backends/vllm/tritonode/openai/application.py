@@ -37,7 +37,7 @@ async def build_application(llm: Any, args: Any, registry: AdapterRegistry | Non
     client = models.CountingEngineClient(llm, adapters)
     tasks = await llm.get_supported_tasks()
     app: Any = openai.build_app(args, tasks, llm.model_config)
-    # After the routes, as in `vllm serve`: with them first, names of schemas in /openapi.json differed.
+    # After the routes, as in `vllm serve`.
     await asyncio.to_thread(openai.import_what_answers)
     with openai.serving_models(models.RegistryServingModels):
         await openai.app_state.init_app_state(client, app.state, args, tasks)  # type: ignore[arg-type]

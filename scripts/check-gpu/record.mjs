@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 
@@ -7,6 +7,7 @@ import { isDeepStrictEqual } from "node:util";
  * Each step is on the disk before the next begins.
  */
 export function openRecord(folder, machine) {
+  mkdirSync(folder, { recursive: true });
   const path = join(folder, "gpu-results.json");
   const before = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined;
   const content = isDeepStrictEqual(before?.machine, machine) ? before : { machine, steps: {} };

@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, str] = {
     "vllm.v1.sample.ops.topk_topp_sampler:compiled_random_sample": "logits",
     "vllm.v1.worker.utils:allocate_kv_cache": "kv_cache_config device layout kernel_block_sizes",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._allocate_kv_cache_tensors": "kv_cache_config",
+    "vllm.v1.attention.backends.cpu_attn:CPUAttentionMetadataBuilder.build": "common_prefix_len common_attn_metadata",
     "torch:_check_with": "error_type cond message",
     "torch._library.triton:get_inner_triton_kernels": "fn",
     "transformers.utils.import_utils:define_import_structure": "module_path prefix",

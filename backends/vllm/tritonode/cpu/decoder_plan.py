@@ -8,6 +8,7 @@ says why.
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from typing import Any
 
@@ -112,8 +113,8 @@ class PlannedForward:
         )
 
     def _ready(self) -> Decoder | None:
-        caches = [their.kv_cache(attention) for attention in self._attention]
-        same = len(caches) == len(self._caches) and all(map(_is, caches, self._caches))
+        caches = list(map(their.kv_cache, self._attention))
+        same = len(caches) == len(self._caches) and all(map(operator.is_, caches, self._caches))
         if same and self._weights == eager.weights_loaded():
             return self._decoder
         self._decoder, self._caches, self._weights = None, caches, eager.weights_loaded()
@@ -124,10 +125,6 @@ class PlannedForward:
             self.enabled = False
             logger.info("The decoder's layers run one by one: %s", why)
         return self._decoder
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _decoder(model: Any, caches: list[torch.Tensor]) -> Decoder:

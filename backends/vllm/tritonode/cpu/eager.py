@@ -40,6 +40,7 @@ from tritonode.vllm.layers import (
     SiluAndMul,
     UnquantizedLinearMethod,
     VllmConfig,
+    VocabParallelEmbeddingWithLoRA,
     get_current_vllm_config_or_none,
     ir,
     op_registry_oot,
@@ -313,6 +314,24 @@ def takes_adapters(layer: Any) -> bool:
         MergedQKVParallelLinearWithLoRA,
         RowParallelLinearWithLoRA,
     )
+
+
+def direct_embedding(layer: Any, flags: bytearray, flag: int) -> Callable[..., Any] | None:
+    """Return a ``forward`` for an embedding with LoRA that looks up nothing of adapters which leave it alone.
+
+    Args:
+        layer: a LoRA layer that has its weights.
+        flags: ``flags[flag]`` is zero while no row of the step has an adapter that touches this layer.
+        flag: this layer's place in `flags`.
+    """
+    if type(layer) is not VocabParallelEmbeddingWithLoRA:
+        return None
+    slow, base = layer.forward, layer.base_layer
+
+    def forward(x: torch.Tensor) -> Any:
+        return slow(x) if flags[flag] else base.forward(x)
+
+    return forward
 
 
 def direct_forward(

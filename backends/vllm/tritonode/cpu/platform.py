@@ -24,12 +24,13 @@ _settings: dict[str, bool] = {"installed": False, "compile": False, "direct": Fa
 
 @functools.cache
 def _plan_decoders() -> None:
-    """Make models that are loaded from now on run in one call. Called once, late, because it imports much of vLLM."""
-    from tritonode.vllm import decoder
+    """Shorten the steps of models that are loaded from now on. Called once, late, because it imports much of vLLM."""
+    from tritonode.vllm import decoder, slots
 
     from . import decoder_plan
 
     decoder.when_loaded(decoder_plan.install)
+    slots.map_decoding_here()
 
 
 @functools.cache

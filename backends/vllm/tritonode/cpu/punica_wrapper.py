@@ -105,7 +105,10 @@ class PunicaWrapper(PunicaWrapperBase):
         for slot in range(self._slot_count):
             self._library.tritonode_punica_engine_slot_changed(self._engine, handle, slot, 1)
         if self._direct and handle < FLAGGED_LAYERS:
-            forward = eager.direct_forward(layer, torch.ops.tritonode_punica.lora_.default, TOKENS, self._flags, handle)
+            add_lora = torch.ops.tritonode_punica.lora_.default
+            forward = eager.direct_embedding(layer, self._flags, handle) or eager.direct_forward(
+                layer, add_lora, TOKENS, self._flags, handle
+            )
             if forward is not None:
                 layer.forward = forward
 

@@ -6,6 +6,8 @@ This imports much of vLLM, so only code that builds an engine imports this modul
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,7 +62,7 @@ def attention_metadata(names: list[str]) -> Any:
     if not isinstance(by_layer, dict):
         return None  # while vLLM warms up, or in micro-batches
     first = by_layer.get(names[0])
-    if first is None or any(by_layer.get(name) is not first for name in names):
+    if first is None or not all(map(operator.is_, map(by_layer.get, names), itertools.repeat(first))):
         return None
     return first
 

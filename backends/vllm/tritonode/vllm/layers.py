@@ -7,7 +7,13 @@ from typing import Any
 from vllm import ir
 from vllm._custom_ops import CPUDNNLGEMMHandler
 from vllm.config import CompilationMode, VllmConfig, get_current_vllm_config_or_none
-from vllm.lora.layers import FusedMoE3DWithLoRA, FusedMoEWithLoRA, LoRAMapping, base_linear
+from vllm.lora.layers import (
+    FusedMoE3DWithLoRA,
+    FusedMoEWithLoRA,
+    LoRAMapping,
+    VocabParallelEmbeddingWithLoRA,
+    base_linear,
+)
 from vllm.lora.layers.base import BaseLayerWithLoRA
 from vllm.lora.layers.column_parallel_linear import (
     ColumnParallelLinearWithLoRA,
@@ -56,6 +62,7 @@ __all__ = [
     "UnquantizedEmbeddingMethod",
     "UnquantizedLinearMethod",
     "VllmConfig",
+    "VocabParallelEmbeddingWithLoRA",
     "base_linear",
     "embeddings_indices",
     "get_current_vllm_config_or_none",

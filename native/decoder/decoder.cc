@@ -6,10 +6,12 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <vector>
 
-#include "../linear/linear.h"
+#include "../linear/matmul.h"
 #include "../linear/packed.h"
+#include "../punica/layers.h"
 #include "../punica/schedule.h"
 
 namespace tritonode::decoder {
@@ -136,6 +138,7 @@ class Run {
         queries_(int64_t{of_.heads} * of_.head_size), keys_(int64_t{of_.kv_heads} * of_.head_size) {}
 
   int32_t all() {
+    const punica::TeamAwake awake;
     lay_out();
     const Matrix& in = step_.input;
     for (int64_t i = 0; i < rows_; ++i) {
@@ -201,7 +204,19 @@ class Run {
     }
   }
 
-  void multiply(const Linear& layer, const Matrix& x, int64_t inputs, const Matrix& y) {
+  // y = layer(x). `next` is the layer that is multiplied after this one, or null.
+  void multiply(const Linear& layer, const Matrix& x, int64_t inputs, const Matrix& y, const Linear* next) {
+    punica::Call adapters{};
+    if (layer.call.lora) check(punica::token_call(*layer.call.lora, layer.call.lora_layer, x, rows_, y, adapters));
+    if (status_ != TRITONODE_PUNICA_OK) return;
+    std::optional<punica::Alongside> alongside;
+    if (adapters.slices && punica::Alongside::suits(rows_)) alongside.emplace(adapters);
+    punica::Ahead ahead;
+    punica::Call later{};
+    if (next && next->call.lora && punica::Alongside::suits(rows_)) {
+      check(punica::token_call(*next->call.lora, next->call.lora_layer, x, rows_, y, later));
+      if (later.slices) ahead = punica::Ahead(later);
+    }
     int64_t column = 0;
     for (size_t i = 0; i < layer.parts.size(); ++i) {
       const tritonode_decoder_part& part = layer.parts[i];
@@ -209,12 +224,11 @@ class Run {
       const char* bias = static_cast<const char*>(layer.call.bias);
       if (bias) bias += column * element_size(layer.call.bias_dtype);
       const Matrix& from = part.order ? in_order(x, part.order, inputs) : x;
-      check(tritonode_linear(&from, rows_, part.packed, part.bytes, bias, layer.call.bias_dtype, &to));
+      const linear::Company company{alongside ? &*alongside : nullptr, column, i == 0 ? &ahead : nullptr};
+      check(linear::multiply(from, rows_, part.packed, part.bytes, bias, layer.call.bias_dtype, to, company));
       column += layer.outputs[i];
     }
-    if (layer.call.lora)
-      check(tritonode_punica_engine_apply(layer.call.lora, layer.call.lora_layer, TRITONODE_PUNICA_TOKENS, &x, rows_, &y,
-                                          1.0f));
+    if (adapters.slices && !alongside) check(punica::run(adapters));
   }
 
   const Matrix& in_order(const Matrix& x, const int64_t* order, int64_t inputs) {
@@ -227,7 +241,7 @@ class Run {
 
   void attention(const Layer& layer) {
     const tritonode_decoder_layer& call = layer.call;
-    multiply(layer.qkv, hidden_, of_.hidden, wide_);
+    multiply(layer.qkv, hidden_, of_.hidden, wide_, &layer.attention_output);
     const Matrix key = columns(wide_, queries_), value = columns(wide_, queries_ + keys_);
     norm_heads(wide_, of_.heads, call.query_norm);
     norm_heads(key, of_.kv_heads, call.key_norm);
@@ -262,13 +276,14 @@ class Run {
     // Padding rows belong to no request: attention does not write them, but later operators read them.
     for (int64_t i = step_.query_starts[step_.requests]; i < rows_; ++i)
       std::memset(at(inner_, i), 0, static_cast<size_t>(queries_ * size_));
-    multiply(layer.attention_output, inner_, queries_, hidden_);
+    multiply(layer.attention_output, inner_, queries_, hidden_, &layer.gate_up);
   }
 
   void mlp(const Layer& layer) {
-    multiply(layer.gate_up, hidden_, of_.hidden, wide_);
+    multiply(layer.gate_up, hidden_, of_.hidden, wide_, &layer.down);
     check(tritonode_punica_silu_and_mul(&wide_, rows_, of_.intermediate, &inner_));
-    multiply(layer.down, inner_, of_.intermediate, hidden_);
+    const bool last = &layer == &decoder_.layers.back();
+    multiply(layer.down, inner_, of_.intermediate, hidden_, last ? nullptr : &(&layer + 1)->qkv);
   }
 
   tritonode_decoder& decoder_;

@@ -3,6 +3,8 @@
 // Rows of x are first laid out in tiles (kernels.h), once for all outputs; then threads take pieces of neighbouring blocks
 // of outputs and go through all tiles with each, so that a piece's weights are read from memory once. Many rows are done
 // in chunks whose tiles stay in the second cache. None of this changes the order of any sum (kernels.inl).
+#include "matmul.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -80,9 +82,9 @@ Memory& row_memory() {
 class Product {
  public:
   Product(const Head& head, const uint8_t* packed, const tritonode_punica_matrix& x, int64_t rows, const void* bias,
-          int32_t bias_dtype, const tritonode_punica_matrix& y)
+          int32_t bias_dtype, const tritonode_punica_matrix& y, const Company& company)
       : kernels_(active_kernels()), head_(head), layout_(head), packed_(packed), x_(x), rows_(rows), bias_(bias),
-        bias_dtype_(bias_dtype), y_(y) {
+        bias_dtype_(bias_dtype), y_(y), company_(company) {
     const bool quants = quantised(head.kind);
     form_ = quants ? Form::kQuants
             : head.kind == TRITONODE_LINEAR_BFLOAT16 && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs
@@ -106,8 +108,10 @@ class Product {
   bool run() {
     const int64_t highest = kHeights[first_height_];
     const int64_t chunk = std::max<int64_t>(highest, kChunkBytes / row_bytes_ / highest * highest);
-    for (int64_t begin = 0; begin < rows_; begin += chunk)
-      if (!chunk_of(begin, std::min(rows_, begin + chunk))) return false;
+    for (int64_t begin = 0; begin < rows_; begin += chunk) {
+      const int64_t end = std::min(rows_, begin + chunk);
+      if (!chunk_of(begin, end, end == rows_ ? company_.lora : nullptr)) return false;
+    }
     return true;
   }
 
@@ -119,7 +123,8 @@ class Product {
     int64_t at;     // bytes
   };
 
-  bool chunk_of(int64_t begin, int64_t end) {
+  // The last chunk's region computes the LoRA layer too, of all rows.
+  bool chunk_of(int64_t begin, int64_t end, punica::Alongside* lora) {
     parts_.clear();
     int64_t at = 0;
     for (int64_t row = begin; row < end;) {
@@ -138,10 +143,27 @@ class Product {
     const double bytes = static_cast<double>(layout_.blocks * layout_.block_bytes);
     const double products = static_cast<double>((end - begin) * layout_.padded * layout_.blocks * kLanes) *
                             (wide_ || form_ == Form::kQuantPairs ? 2 : 1);
-    const bool alone = bytes / kBytesPerNs + products / kProductsPerNs < kAloneNs;
-    blocks_of_piece_ = std::clamp<int64_t>(kPieceBytes / layout_.block_bytes, 1, std::max<int64_t>(1, layout_.blocks / 8));
-    const auto multiply = [](int64_t piece, void* context) { static_cast<Product*>(context)->multiply(piece); };
-    return punica::share((layout_.blocks + blocks_of_piece_ - 1) / blocks_of_piece_, alone ? 0.0 : 1e9, multiply, this);
+    const double cost = bytes / kBytesPerNs + products / kProductsPerNs + (lora ? lora->cost() : 0.0);
+    const int64_t at_least = lora && lora->wide() ? punica::kPanelColumns / kLanes : 1;
+    blocks_of_piece_ =
+        std::clamp<int64_t>(kPieceBytes / layout_.block_bytes, at_least, std::max(at_least, layout_.blocks / 8));
+    const int64_t pieces = (layout_.blocks + blocks_of_piece_ - 1) / blocks_of_piece_;
+    struct Region {
+      Product* product;
+      punica::Alongside* lora;
+      int64_t shrinks, pieces;
+    } region{this, lora, lora ? lora->take_pieces() : 0, pieces};
+    const auto piece = [](int64_t index, void* context) {
+      const Region& of = *static_cast<const Region*>(context);
+      if (index < of.shrinks) {
+        of.lora->shrink(index);
+      } else {
+        const int64_t piece = index - of.shrinks;
+        if (of.product->company_.ahead) of.product->company_.ahead->fetch(piece, of.pieces);
+        of.product->multiply(piece, of.lora);
+      }
+    };
+    return punica::share(region.shrinks + pieces, cost < kAloneNs ? 0.0 : 1e9, piece, &region);
   }
 
   void lay_out(int64_t index) {
@@ -222,8 +244,11 @@ class Product {
 
   // A tile stays in the first cache for all blocks of a piece: it is larger than a block's weights, which come from the
   // second cache for all tiles but the first.
-  void multiply(int64_t piece) {
+  void multiply(int64_t piece, punica::Alongside* lora) {
     const int64_t begin = piece * blocks_of_piece_, end = std::min(layout_.blocks, begin + blocks_of_piece_);
+    const int64_t first_column = company_.column + begin * kLanes;
+    const int64_t last_column = company_.column + std::min(end * kLanes, head_.outputs);
+    if (lora) lora->fetch(first_column, last_column);
     for (const Part& part : parts_) {
       const int64_t height = kHeights[part.height];
       const char* tile = tiles_ + part.at;
@@ -232,6 +257,7 @@ class Product {
                    reinterpret_cast<const int32_t*>(constants + 2 * layout_.runs * height)};
       for (int64_t b = begin; b < end; ++b) multiply_block(part, x, b);
     }
+    if (lora) lora->expand(first_column, last_column);
   }
 
   void multiply_block(const Part& part, const Tile& x, int64_t b) {
@@ -260,6 +286,7 @@ class Product {
   const void* bias_;
   const int32_t bias_dtype_;
   const tritonode_punica_matrix& y_;
+  const Company& company_;
   Form form_;
   int wide_, first_height_;  // wide_: 1 with activations of 16 bits
   int64_t element_bytes_, row_bytes_;
@@ -270,20 +297,26 @@ class Product {
 };
 
 }  // namespace
-}  // namespace tritonode::linear
 
-extern "C" int32_t tritonode_linear(const tritonode_punica_matrix* x, int64_t rows, const void* packed, int64_t bytes,
-                                    const void* bias, int32_t bias_dtype, const tritonode_punica_matrix* y) {
-  using namespace tritonode::linear;
+int32_t multiply(const tritonode_punica_matrix& x, int64_t rows, const void* packed, int64_t bytes, const void* bias,
+                 int32_t bias_dtype, const tritonode_punica_matrix& y, const Company& company) {
   Head head;
-  if (!x || !y || rows < 0 || !valid_dtype(x->dtype) || !valid_dtype(y->dtype) || (bias && !valid_dtype(bias_dtype)) ||
+  if (rows < 0 || !valid_dtype(x.dtype) || !valid_dtype(y.dtype) || (bias && !valid_dtype(bias_dtype)) ||
       !read_head(packed, bytes, head))
     return TRITONODE_PUNICA_INVALID;
   try {
-    return Product(head, static_cast<const uint8_t*>(packed), *x, rows, bias, bias_dtype, *y).run()
+    return Product(head, static_cast<const uint8_t*>(packed), x, rows, bias, bias_dtype, y, company).run()
                ? TRITONODE_PUNICA_OK
                : TRITONODE_PUNICA_NO_MEMORY;
   } catch (...) {
     return TRITONODE_PUNICA_NO_MEMORY;  // nothing else throws
   }
+}
+
+}  // namespace tritonode::linear
+
+extern "C" int32_t tritonode_linear(const tritonode_punica_matrix* x, int64_t rows, const void* packed, int64_t bytes,
+                                    const void* bias, int32_t bias_dtype, const tritonode_punica_matrix* y) {
+  if (!x || !y) return TRITONODE_PUNICA_INVALID;
+  return tritonode::linear::multiply(*x, rows, packed, bytes, bias, bias_dtype, *y, {});
 }

@@ -5,7 +5,6 @@
 #include "schedule.h"
 
 namespace tritonode::punica {
-namespace {
 
 bool valid(const Call& call) {
   if (!call.slices || call.slice_count < 1 || !call.batch) return false;
@@ -22,6 +21,8 @@ bool valid(const Call& call) {
   }
   return true;
 }
+
+namespace {
 
 int32_t checked_run(const Call& call) {
   // First: an empty matrix may have no memory.

@@ -107,6 +107,18 @@ int32_t apply_layer(Layer& layer, int32_t which, const tritonode_punica_matrix& 
   return apply(layer, which, x, x_rows, y, scale);
 }
 
+int32_t token_call(tritonode_punica_engine& engine, int64_t layer, const tritonode_punica_matrix& x, int64_t x_rows,
+                   const tritonode_punica_matrix& y, Call& call) {
+  call = {};
+  if (layer < 0 || layer >= static_cast<int64_t>(engine.layers.size())) return TRITONODE_PUNICA_INVALID;
+  const Layer& of = engine.layers[static_cast<size_t>(layer)];
+  const Rows& rows = engine.rows[TRITONODE_PUNICA_TOKENS];
+  if (!touched(of, rows.batch)) return TRITONODE_PUNICA_OK;
+  if (x_rows < rows.count || !of.slices[0].a) return TRITONODE_PUNICA_INVALID;
+  call = {of.slices.data(), static_cast<int>(of.slices.size()), &rows.batch, &x, of.inputs, &y, nullptr, 1.0f, true};
+  return valid(call) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_INVALID;
+}
+
 bool idle(const Layer& layer, int32_t which) {
   return (which == TRITONODE_PUNICA_TOKENS || which == TRITONODE_PUNICA_SAMPLED) &&
          layer.engine->rows[which].batch.group_count == 0;

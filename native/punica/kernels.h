@@ -1,4 +1,4 @@
-// The inner kernels as one table per instruction set. Only schedule.cc calls them.
+// The inner kernels as one table per instruction set.
 #pragma once
 
 #include <cstdint>

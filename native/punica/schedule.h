@@ -14,7 +14,7 @@ inline int used_rank(const tritonode_punica_slice& slice, int32_t slot) {
   return slice.slot_ranks ? slice.slot_ranks[slot] : slice.rank;
 }
 
-/// All of a layer call's arguments; `y` receives. Valid by then: sizes, dtypes and slots are the caller's to check.
+/// All of a layer call's arguments; `y` receives. Slots are the caller's to check.
 struct Call {
   const tritonode_punica_slice* slices;
   int slice_count;
@@ -27,12 +27,24 @@ struct Call {
   bool add;
 };
 
+/// Whether the operands are there, and sizes and types are known.
+bool valid(const Call& call);
+
 /// Runs the call: shrink and expand, or the one whose operands are there. Returns a tritonode_punica_status.
 int32_t run(const Call& call) noexcept;
 
 /// Offers [0, pieces) to the threads, one piece at a time; on this thread alone if `cost_ns` of work is too little to
 /// share. Returns false if scratch memory ran out.
 bool share(int64_t pieces, double cost_ns, void (*body)(int64_t piece, void* context), void* context) noexcept;
+/// While one lives, this thread's calls follow each other so closely that the team still spins, so that less work than
+/// otherwise is shared.
+class TeamAwake {
+ public:
+  TeamAwake();
+  ~TeamAwake();
+  TeamAwake(const TeamAwake&) = delete;
+  TeamAwake& operator=(const TeamAwake&) = delete;
+};
 /// Threads that share() may use.
 int thread_count();
 /// This thread's 64-byte aligned scratch for `count` floats. std::bad_alloc.

@@ -83,6 +83,9 @@ TRITONODE_PUNICA_API int32_t tritonode_linear_describe(const void* packed, int64
 /** Writes the values of rows [begin, end) as float32 to out, [end - begin, inputs]. */
 TRITONODE_PUNICA_API int32_t tritonode_linear_unpack(const void* packed, int64_t bytes, int64_t begin, int64_t end,
                                                      float* out);
+/** Writes the values of rows ids[0] to ids[count - 1] as float32 to out, [count, inputs]: an embedding's look-up. */
+TRITONODE_PUNICA_API int32_t tritonode_linear_rows(const void* packed, int64_t bytes, const int64_t* ids, int64_t count,
+                                                   float* out);
 
 /**
  * y = x . W^T + bias for `rows` rows.

@@ -62,11 +62,22 @@ def test_values_survive_packing(kind: str, shape: tuple[int, int]) -> None:
     got = packed.dequantise()
     assert torch.allclose(got.double(), values, rtol=1e-6, atol=1e-6 if "+" in kind else 0)
     assert torch.equal(packed.dequantise(shape[0] // 2), got[shape[0] // 2 :])
+    # As many as threads share, and few.
+    for ids in (torch.randint(shape[0], (3_000,)), torch.tensor([[shape[0] - 1], [0]], dtype=torch.int32)):
+        assert torch.equal(packed.rows(ids), got[ids.reshape(-1).long()])
     again = PackedWeight.from_data(packed.data.clone())
     assert (again.shape, again.kind, again.group) == (packed.shape, packed.kind, packed.group)
     assert (
         again.activation_bits == packed.activation_bits == (16 if "x" in kind else 8 if kind.startswith("int") else 0)
     )
+
+
+def test_rows_that_do_not_exist_are_refused() -> None:
+    packed, _ = make("int4", 20, 64)
+    assert packed.rows(torch.tensor([], dtype=torch.int64)).shape == (0, 64)
+    for ids in ([0, 20], [-1, 3]):
+        with pytest.raises(IndexError, match=f"rows {ids[0]} to {ids[1]} of a weight of 20 rows"):
+            packed.rows(torch.tensor(ids))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -61,8 +61,13 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "pack": (c_int32, (POINTER(_Source), c_void_p, c_int64)),
     "describe": (c_int32, (c_void_p, c_int64, POINTER(_Shape))),
     "unpack": (c_int32, (c_void_p, c_int64, c_int64, c_int64, c_void_p)),
+    "rows": (c_int32, (c_void_p, c_int64, c_void_p, c_int64, c_void_p)),
     "register_torch": (c_int32, ()),
 }
+
+
+# TRITONODE_PUNICA_INVALID (native/punica/punica.h).
+_INVALID = 1
 
 
 @functools.cache
@@ -152,15 +157,16 @@ class PackedWeight:
         Raises:
             IndexError: there is no such row.
         """
-        wanted = ids.reshape(-1).tolist()
-        if wanted and not 0 <= min(wanted) <= max(wanted) < self.shape[0]:
-            raise IndexError(f"rows {min(wanted)} to {max(wanted)} of a weight of {self.shape[0]} rows")
-        out = torch.empty(len(wanted), self.shape[1], dtype=torch.float32)
-        unpack, data, size = _library().tritonode_linear_unpack, self.data.data_ptr(), self.data.numel()
-        at, step = out.data_ptr(), self.shape[1] * out.element_size()
-        for place, row in enumerate(wanted):
-            if unpack(data, size, row, row + 1, at + place * step) != 0:
-                raise RuntimeError(f"tritonode_linear_unpack of row {row}")
+        wanted = ids.reshape(-1).to(torch.int64).contiguous()
+        out = torch.empty(wanted.numel(), self.shape[1], dtype=torch.float32)
+        status = _library().tritonode_linear_rows(
+            self.data.data_ptr(), self.data.numel(), wanted.data_ptr(), wanted.numel(), out.data_ptr()
+        )
+        if status == _INVALID:
+            low, high = wanted.aminmax()
+            raise IndexError(f"rows {int(low)} to {int(high)} of a weight of {self.shape[0]} rows")
+        if status != 0:
+            raise RuntimeError(f"tritonode_linear_rows: status {status}")
         return out
 
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { main } from "../../src/cli/main";
 import { commands } from "../../src/cli/table";
+import { unless } from "../support/skip";
 import { context } from "./cli-context";
 import { temporary } from "./runtime-files";
 
@@ -51,7 +52,7 @@ describe("bash", () => {
 // Shells that are not on every machine.
 const has = (shell: string) => spawnSync(shell, ["--version"]).status === 0;
 
-it.skipIf(!has("zsh"))("zsh takes its script", async () => {
+it("zsh takes its script", unless(!has("zsh"), "zsh is not installed"), async () => {
   const text = await script("zsh");
   const file = join(temporary(), "_tritonode");
   writeFileSync(file, text);
@@ -61,7 +62,7 @@ it.skipIf(!has("zsh"))("zsh takes its script", async () => {
   for (const { name } of commands) expect(text).toContain(`    ${name})\n`);
 });
 
-it.skipIf(!has("fish"))("fish offers what its script says", async () => {
+it("fish offers what its script says", unless(!has("fish"), "fish is not installed"), async () => {
   const text = await script("fish");
   const file = join(temporary(), "tritonode.fish");
   writeFileSync(file, text);

@@ -31,7 +31,7 @@ main(async () => {
     ...["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", "-DCMAKE_BUILD_TYPE=Release"],
     ...["-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++", `-DCMAKE_CROSSCOMPILING_EMULATOR=${emulator.join(";")}`],
   ]);
-  await run("cmake", ["--build", core, "--parallel", "2", "--target", "core_test", "process_test"]);
+  await run("cmake", ["--build", core, "--parallel", "2", "--target", "native_tests"]);
   const ctest = ["--test-dir", core, "--output-on-failure", "--exclude-regex", NOT_UNDER_EMULATION];
   await check("C++ core", "ctest", [...ctest, "--timeout", "300"]);
 

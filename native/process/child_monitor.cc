@@ -245,7 +245,9 @@ class MonitorThread final : public ChildMonitor {
     if (error != std::errc() || end != name.data() + name.size() || pid <= 0) return;
     const std::string path = directory_ + "/" + name;
     const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (file.get() < 0 && IsShortOfDescriptors(errno)) {
+    if (file.get() < 0) {
+      // Only this thread removes announcements: without one, the child was watched already and its end has been told.
+      if (!IsShortOfDescriptors(errno)) return;
       rescan_ = true;
       polling_ = true;
       return;

@@ -19,13 +19,17 @@ using namespace tritonode;
 
 namespace {
 
-// $2 is the file with the environment; what the child is told goes into a file beside it.
+// $2 is the file with the environment; what the child is told goes into a file beside it. It ends once it is announced, as a
+// child that is taken does not end at once.
 constexpr const char* kScript = R"sh(#!/bin/sh
 . "$2"
 [ -n "$fail" ] && echo "$fail" >&4 && exit 1
 [ -n "$quit" ] && exit "$quit"
 echo ready >&4
 cat <&3 4>&- >"$2.told.tmp" && mv "$2.told.tmp" "$2.told"
+[ -s "$2.told" ] || exit 0
+turns=1000
+while [ ! -e "${2%/*}/children/$$" ] && [ $turns -gt 0 ]; do sleep 0.01; turns=$((turns - 1)); done
 )sh";
 
 struct Fixture {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "../common/memory.h"
 #include "../linear/matmul.h"
 #include "../linear/packed.h"
 #include "../punica/layers.h"
@@ -36,41 +37,14 @@ struct Layer {
   Linear qkv, attention_output, gate_up, down;
 };
 
-/// 64-byte aligned memory for the activations of one step.
-class Memory {
- public:
-  char* reserve(size_t bytes) {
-    if (bytes > size_) {
-      data_.reset();
-      size_ = 0;
-      const size_t rounded = (bytes + 4095) / 4096 * 4096;
-      data_.reset(static_cast<char*>(std::aligned_alloc(64, rounded)));
-      if (!data_) throw std::bad_alloc();
-      size_ = rounded;
-    }
-    return data_.get();
-  }
-  void trim() {
-    if (size_ <= kKeptBytes) return;
-    data_.reset();
-    size_ = 0;
-  }
-
- private:
-  struct Free {
-    void operator()(char* data) const { std::free(data); }
-  };
-  std::unique_ptr<char, Free> data_;
-  size_t size_ = 0;
-};
-
 }  // namespace
 }  // namespace tritonode::decoder
 
 struct tritonode_decoder {
   tritonode_decoder_description call;
   std::vector<tritonode::decoder::Layer> layers;
-  tritonode::decoder::Memory memory;
+  /// For the activations of one step.
+  tritonode::Memory memory;
 };
 
 namespace tritonode::decoder {
@@ -334,7 +308,7 @@ int32_t tritonode_decoder_run(tritonode_decoder* decoder, const tritonode_decode
     status = tritonode::decoder::Run(*decoder, *step).all();
   } catch (...) {  // the activations' memory
   }
-  decoder->memory.trim();
+  decoder->memory.trim(tritonode::decoder::kKeptBytes);
   return status;
 }
 

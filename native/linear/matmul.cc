@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <new>
 #include <vector>
 
+#include "../common/memory.h"
 #include "../punica/schedule.h"
 #include "kernels.h"
 #include "packed.h"
@@ -48,27 +48,6 @@ constexpr int64_t kPieceBytes = 48 * 1024;
 constexpr double kBytesPerNs = 20.0, kProductsPerNs = 60.0;
 // Less work than this is done by one thread. The team spins between the layers of a step, so a region costs 1 to 2 us.
 constexpr double kAloneNs = 8'000.0;
-
-/// 64-byte aligned memory of a thread that only grows.
-class Memory {
- public:
-  ~Memory() { std::free(data_); }
-  char* reserve(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(data_);
-      size_ = 0;
-      const int64_t rounded = round_up(bytes, 4096);
-      data_ = static_cast<char*>(std::aligned_alloc(64, static_cast<size_t>(rounded)));
-      if (!data_) throw std::bad_alloc();
-      size_ = rounded;
-    }
-    return data_;
-  }
-
- private:
-  char* data_ = nullptr;
-  int64_t size_ = 0;
-};
 
 Memory& tile_memory() {
   thread_local Memory instance;
@@ -135,7 +114,7 @@ class Product {
       at += round_up(kHeights[height] * row_bytes_, 64);
       row += count;
     }
-    tiles_ = tile_memory().reserve(at);
+    tiles_ = tile_memory().reserve(static_cast<size_t>(at));
     const auto lay_out = [](int64_t part, void* context) { static_cast<Product*>(context)->lay_out(part); };
     const double row_cost = static_cast<double>(layout_.padded) * 0.3;
     if (!punica::share(static_cast<int64_t>(parts_.size()), row_cost * static_cast<double>(end - begin), lay_out, this))
@@ -189,7 +168,8 @@ class Product {
         continue;
       }
       // Row scratch: floats, then quants, scales, sums.
-      float* wide = reinterpret_cast<float*>(row_memory().reserve(padded * (4 + element_bytes_) + runs * 8 + 64));
+      const int64_t bytes = padded * (4 + element_bytes_) + runs * 8 + 64;
+      float* wide = reinterpret_cast<float*>(row_memory().reserve(static_cast<size_t>(bytes)));
       if (form_ == Form::kFloats && height == 1) wide = reinterpret_cast<float*>(tile);
       kernels_.widen[x_.dtype](row, head_.inputs, padded, wide);
       if (form_ == Form::kFloats) {

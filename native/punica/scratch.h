@@ -2,31 +2,19 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 #include <vector>
+
+#include "../common/memory.h"
 
 namespace tritonode::punica {
 
 /// 64-byte aligned floats that only grow.
 class Floats {
  public:
-  ~Floats() { std::free(data_); }
-  float* reserve(size_t count) {
-    if (count > size_) {
-      std::free(data_);
-      size_ = 0;
-      const size_t bytes = (count * sizeof(float) + 63) / 64 * 64;
-      data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-      if (!data_) throw std::bad_alloc();
-      size_ = bytes / sizeof(float);
-    }
-    return data_;
-  }
+  float* reserve(size_t count) { return reinterpret_cast<float*>(memory_.reserve(count * sizeof(float))); }
 
  private:
-  float* data_ = nullptr;
-  size_t size_ = 0;
+  Memory memory_;
 };
 
 struct Scratch {

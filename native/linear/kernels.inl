@@ -121,9 +121,36 @@ void multiply_pairs(const Block& block, const Tile& tile, const Output& out) {
   }
 }
 
-inline typename Vec::F constants(const uint8_t* from, bool half) {
-  return half ? Vec::load(reinterpret_cast<const float16*>(from)) : Vec::load(reinterpret_cast<const float*>(from));
-}
+// The scales and minimums of the group that the current run belongs to.
+class Constants {
+ public:
+  explicit Constants(const Block& block) : block_(block), scale_at_(block.scales), minimum_at_(block.minimums) {}
+
+  bool has_minimums() const { return minimum_at_ != nullptr; }
+  // For each run, before its constants are used.
+  void next_run() {
+    if (left_ == 0) {
+      left_ = block_.runs_of_group;
+      take(scale_at_, block_.half_scales, scales);
+      if (minimum_at_) take(minimum_at_, block_.half_minimums, minimums);
+    }
+    --left_;
+  }
+
+  typename Vec::F scales = Vec::zero(), minimums = Vec::zero();
+
+ private:
+  static void take(const uint8_t*& from, bool half, typename Vec::F& to) {
+    to = half ? Vec::load(reinterpret_cast<const float16*>(from)) : Vec::load(reinterpret_cast<const float*>(from));
+    prefetch(from);
+    from += half ? 2 * Vec::N : 4 * Vec::N;
+  }
+
+  const Block& block_;
+  const uint8_t* scale_at_;
+  const uint8_t* minimum_at_;
+  int64_t left_ = 0;
+};
 
 // Adds a run's products, which are whole numbers.
 template <int Bits, int Run, int T>
@@ -153,29 +180,15 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
   constexpr int kParts = Wide ? 2 : 1;
   F sums[T];
   for (int t = 0; t < T; ++t) sums[t] = Vec::zero();
-  F scales = Vec::zero(), minimums = Vec::zero();
+  Constants constants(block);
   const uint8_t* w = block.weights;
-  const uint8_t* scale_at = block.scales;
-  const uint8_t* minimum_at = block.minimums;
   const int32_t* x = static_cast<const int32_t*>(tile.x);
   const float* x_scale = tile.scale;
   const float* x_sum = tile.sum;
   const int32_t* x_offset = tile.offset;
-  int64_t left = 0;
   for (int64_t run = 0; run < block.steps; ++run, w += Run * Vec::N * Bits / 8, x += Run / 4 * kParts * T, x_scale += T,
                x_sum += T, x_offset += T) {
-    if (left == 0) {
-      left = block.runs_of_group;
-      scales = constants(scale_at, block.half_scales);
-      prefetch(scale_at);
-      scale_at += block.half_scales ? 2 * Vec::N : 4 * Vec::N;
-      if (minimum_at) {
-        minimums = constants(minimum_at, block.half_minimums);
-        prefetch(minimum_at);
-        minimum_at += block.half_minimums ? 2 * Vec::N : 4 * Vec::N;
-      }
-    }
-    --left;
+    constants.next_run();
     I dots[kParts * T];  // of 16 bits: those of the higher parts, then those of the lower ones
     for (int t = 0; t < T; ++t) {
       dots[t] = Vec::set1_int(0);
@@ -186,9 +199,9 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
       for (int t = 0; t < T; ++t) dots[t] = Vec::add_128(dots[T + t], dots[t]);
     }
     for (int t = 0; t < T; ++t)
-      sums[t] = Vec::fma(Vec::mul(scales, Vec::set1(x_scale[t])), Vec::from_int(dots[t]), sums[t]);
-    if (minimum_at) {
-      for (int t = 0; t < T; ++t) sums[t] = Vec::fma(minimums, Vec::set1(x_sum[t]), sums[t]);
+      sums[t] = Vec::fma(Vec::mul(constants.scales, Vec::set1(x_scale[t])), Vec::from_int(dots[t]), sums[t]);
+    if (constants.has_minimums()) {
+      for (int t = 0; t < T; ++t) sums[t] = Vec::fma(constants.minimums, Vec::set1(x_sum[t]), sums[t]);
     }
   }
   emit<T>(sums, out);
@@ -204,26 +217,12 @@ void multiply_quant_pairs(const Block& block, const Tile& tile, const Output& ou
     const typename V::B table = V::nibble_table(block.zero);
     F sums[T];
     for (int t = 0; t < T; ++t) sums[t] = V::zero();
-    F scales = V::zero(), minimums = V::zero();
+    Constants constants(block);
     const uint8_t* w = block.weights;
-    const uint8_t* scale_at = block.scales;
-    const uint8_t* minimum_at = block.minimums;
     const int32_t* x = static_cast<const int32_t*>(tile.x);
     const float* x_sum = tile.sum;
-    int64_t left = 0;
     for (int64_t run = 0; run < block.steps; ++run, x += Run / 2 * T, x_sum += T) {
-      if (left == 0) {
-        left = block.runs_of_group;
-        scales = constants(scale_at, block.half_scales);
-        prefetch(scale_at);
-        scale_at += block.half_scales ? 2 * V::N : 4 * V::N;
-        if (minimum_at) {
-          minimums = constants(minimum_at, block.half_minimums);
-          prefetch(minimum_at);
-          minimum_at += block.half_minimums ? 2 * V::N : 4 * V::N;
-        }
-      }
-      --left;
+      constants.next_run();
       F dots[T];
       for (int t = 0; t < T; ++t) dots[t] = V::zero();
       for (int v = 0; v < kVectors; ++v, w += 64) {
@@ -244,9 +243,9 @@ void multiply_quant_pairs(const Block& block, const Tile& tile, const Output& ou
           add(V::template byte_pairs<1>(both, block.zero), low + T);
         }
       }
-      for (int t = 0; t < T; ++t) sums[t] = V::fma(scales, dots[t], sums[t]);
-      if (minimum_at) {
-        for (int t = 0; t < T; ++t) sums[t] = V::fma(minimums, V::set1(x_sum[t]), sums[t]);
+      for (int t = 0; t < T; ++t) sums[t] = V::fma(constants.scales, dots[t], sums[t]);
+      if (constants.has_minimums()) {
+        for (int t = 0; t < T; ++t) sums[t] = V::fma(constants.minimums, V::set1(x_sum[t]), sums[t]);
       }
     }
     emit<T>(sums, out);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -125,17 +126,14 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return {"LIBRARY", "cannot open Triton: " + LastDlError() + problems};
 
-  auto* table = new TritonApi;
+  auto table = std::make_unique<TritonApi>();
   Status status = table->Resolve(library, path);
-  if (!status.ok()) {
-    delete table;
-    return status;
-  }
-  Library opened{table, {}};
+  if (!status.ok()) return status;
+  Library opened;
   status = ImportTable::Read(library, &opened.imports);
   if (!status.ok()) return status;
+  *api = opened.api = table.release();
   l.byPath[path] = std::move(opened);
-  *api = table;
   return {};
 }
 

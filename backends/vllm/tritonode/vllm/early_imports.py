@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
+
+from . import versions
 
 # Found as the difference of `sys.modules` before and after an engine was built. These import the rest.
 _ON_CPU = (
@@ -24,9 +24,7 @@ _ON_CPU = (
 
 def import_early() -> None:
     """Import them. One that another version of vLLM does not have is left out."""
-    for name in _ON_CPU:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
+    versions.import_present(_ON_CPU)
     _replace_kernels_early()
 
 

@@ -6,7 +6,6 @@ Importing this module imports FastAPI and the application's routes; see `openai.
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +79,4 @@ _ANSWERERS = (
 
 def import_what_answers() -> None:
     """Import the modules of the application's state. One that another version of vLLM does not have is left out."""
-    for name in _ANSWERERS:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
+    versions.import_present(_ANSWERERS)

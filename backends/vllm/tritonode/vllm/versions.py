@@ -7,13 +7,14 @@ entry. test/python/vllm/test_names.py compares all of it with the source of any 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tritonode.errors import UnsupportedError
@@ -99,6 +100,13 @@ def since(*version: int) -> bool:
 def moved(key: str) -> types.ModuleType:
     """Import the module that the installed vLLM has the names of `MOVED[key]` in."""
     return importlib.import_module(MOVED[key].place(parse(installed())))
+
+
+def import_present(names: Iterable[str]) -> None:
+    """Import modules of vLLM; those that the installed version does not have are left out."""
+    for name in names:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
 
 
 def reads_patterns() -> bool:

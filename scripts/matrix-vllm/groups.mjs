@@ -1,7 +1,8 @@
 // The tests that the matrix runs, by group, and what came of them.
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { start } from "../steps.mjs";
+import { failedByPytest, failedByVitest } from "../failures.mjs";
+import { root, start } from "../steps.mjs";
 import { folder } from "./environments.mjs";
 
 const SHORT_LORA = ["test/python/lora/test_exact.py", "test/python/lora/test_gpu_kernels.py"];
@@ -56,12 +57,7 @@ async function runVitest(files, env, counts) {
   const found = JSON.parse(readFileSync(report, "utf8"));
   counts.passed += found.numPassedTests;
   counts.skipped += found.numPendingTests;
-  for (const file of found.testResults) {
-    const failed = file.assertionResults.filter(({ status }) => status === "failed");
-    counts.failures.push(...failed.map(({ fullName }) => fullName));
-    // A file that cannot be loaded, or whose model cannot, fails without a test that failed: its tests were not run.
-    if (file.status === "failed" && failed.length === 0) counts.failures.push(file.name);
-  }
+  counts.failures.push(...failedByVitest(found, root).map(({ name }) => name));
   rmSync(report, { force: true });
 }
 
@@ -78,7 +74,7 @@ async function runPytest(files, python, env, counts) {
   const bad = count("errors") + count("failures");
   counts.skipped += count("skipped");
   counts.passed += count("tests") - bad - count("skipped");
-  const named = [...xml.matchAll(/<testcase [^>]*?name="([^"]*)"[^>]*>\s*<(?:failure|error)/g)].map(([, name]) => name);
+  const named = failedByPytest(xml).map(({ name }) => name);
   // A file that cannot be imported is an error that no test stands for.
   while (named.length < bad) named.push("an error outside a test");
   counts.failures.push(...named);

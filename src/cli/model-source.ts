@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { quote } from "../common/shell";
+import { shellWord } from "../common/shell";
 import { InvalidArgumentError } from "../errors";
 import { downloaded, missingModel } from "../model/model-folder";
 
@@ -65,11 +65,6 @@ function inFolder(folder: string, entries: readonly string[]): ModelSource {
   throw new InvalidArgumentError(`${folder} holds no model: no config.json, no GGUF file, no <model>/1/model.json`, {
     hint: entries.length === 0 ? "the folder is empty" : undefined,
   });
-}
-
-/** Quotes a word for a shell where necessary. */
-function shellWord(text: string): string {
-  return /^[\w@%+=:,./-]+$/.test(text) ? text : quote(text);
 }
 
 /** An adapter named on the command line. Without a path it is one that the model's repository serves. */

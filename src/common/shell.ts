@@ -2,3 +2,8 @@
 export function quote(value: string): string {
   return `'${value.replaceAll("'", "'\\''")}'`;
 }
+
+/** Quotes an argument for a shell, if necessary. */
+export function shellWord(text: string): string {
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : quote(text);
+}

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
-import { dataDirectory, defaultDirectory, shellWord } from "../find/paths";
+import { shellWord } from "../../common/shell";
+import { dataDirectory, defaultDirectory } from "../find/paths";
 import { type InstalledRuntime, installedRuntimes } from "../install/remove";
 import { type Check, ok, warn } from "./check";
 

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, isAbsolute, join, resolve } from "node:path";
-import { quote } from "../../common/shell";
+import { shellWord } from "../../common/shell";
 import { packageRoot } from "../../package-root";
 import type { Device } from "../runtime";
 
@@ -35,11 +35,6 @@ export function namedDirectory(
 ): string | undefined {
   const named = directory ?? (environment.TRITONODE_RUNTIME_DIR || undefined);
   return named === undefined ? undefined : resolve(named);
-}
-
-/** Quotes an argument for a shell, if necessary. */
-export function shellWord(text: string): string {
-  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(text) ? text : quote(text);
 }
 
 /** The command that makes the runtime in question. */

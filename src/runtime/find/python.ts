@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
 import { delimiter, isAbsolute, join, resolve } from "node:path";
 import { namesIn } from "../../common/files";
+import { shellWord } from "../../common/shell";
 import { PythonNotFoundError } from "../errors";
 import { PYTHON_VERSIONS } from "../packages/requirements";
 import { run } from "../process";
-import { shellWord } from "./paths";
 
 /** A usable Python: supported version, a shared libpython, able to make a virtual environment with pip. */
 export interface Python {

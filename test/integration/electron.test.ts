@@ -266,6 +266,14 @@ describe("the window", needsBrowser, () => {
     await page.getByLabel("Question").fill(question);
     await page.getByLabel("Question").press("Enter");
   };
+  /** An empty conversation: with a long one before it, an answer has no room in the tiny model's context. */
+  const reload = async () => {
+    await page.reload();
+    await page.locator("#send:enabled").waitFor();
+  };
+  /** Asked on every frame: a locator asks twice a second, and the whole answer takes about one. */
+  const answering = () =>
+    page.waitForFunction(() => Reflect.get(globalThis, "document").querySelector("li.busy:not(:empty)") !== null);
 
   test("a model is opened, an adapter is loaded, and the columns answer", async () => {
     await page.getByText("Open a model: a Hugging Face folder").waitFor();
@@ -295,8 +303,9 @@ describe("the window", needsBrowser, () => {
   });
 
   test("the engine crashes during an answer: the window says so, and it is started again with its adapters", async () => {
+    await reload();
     await send("Tell me a very long story");
-    await page.locator("li.busy", { hasText: /./ }).first().waitFor();
+    await answering();
     killEngine();
     await page.getByText(/^The engine has crashed; it is started again/).waitFor();
     await page.locator("li.error").first().waitFor();
@@ -317,11 +326,10 @@ describe("the window", needsBrowser, () => {
 
   test("the model's process ends: the window says so and starts it again", async () => {
     // A reloaded window is connected to the same host.
-    await page.reload();
-    await page.locator("#send:enabled").waitFor();
+    await reload();
     expect(starts).toBe(1);
     await send("Tell me a very long story");
-    await page.locator("li.busy", { hasText: /./ }).first().waitFor();
+    await answering();
     await host.terminate();
     await page.getByText("the model's process has ended (1); it is started again.").waitFor();
     await page.locator("li.error").nth(2).waitFor();

@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Check, doctor, findRuntime, type Runtime, setup } from "../../src/runtime";
 import type { Manifest } from "../../src/runtime/find/manifest";
+import { packageName } from "../../src/runtime/install/progress";
 import { importCheck, stubFlaw } from "../../src/runtime/install/verify";
+import { basePins, EXTRAS, TORCH } from "../../src/runtime/packages/requirements";
 
 // Needs the runtime that `npm test` sets up. Without one these tests fail, with the command that makes it.
 let runtime: Runtime;
@@ -47,6 +49,22 @@ describe("the runtime", () => {
   it("starts its stub, and imports vLLM in the C locale with the tested numpy", async () => {
     expect(await stubFlaw(runtime)).toBeUndefined();
     expect(await importCheck(runtime)).toMatchObject({ vllm: "0.32.0", numpy: "1.26.4" });
+  });
+
+  it("has a `test` extra that needs no other", () => {
+    const pins = [TORCH.cpu, ...basePins("cpu", false), ...EXTRAS.test];
+    const program = [
+      "import importlib.metadata, json, re, sys",
+      "from pip._vendor.packaging.requirements import Requirement",
+      "present = set(json.loads(sys.argv[2]))",
+      "for name in json.loads(sys.argv[1]):",
+      "    for each in map(Requirement, importlib.metadata.requires(name) or ()):",
+      '        if re.sub("[-_.]+", "-", each.name.lower()) not in present and (each.marker is None or each.marker.evaluate({"extra": ""})):',
+      "            print(name, each)",
+    ].join("\n");
+    const names = [EXTRAS.test, [...pins, "pip"]].map((list) => JSON.stringify(list.map(packageName)));
+    const { stdout, stderr } = spawnSync(runtime.python, ["-I", "-c", program, ...names], { encoding: "utf8" });
+    expect(stdout + stderr).toBe("");
   });
 
   it("is set up again in less than a second when nothing is to do", async () => {

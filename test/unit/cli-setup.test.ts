@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { main } from "../../src/cli/main";
 import { planSetup } from "../../src/runtime";
 import { withoutCredentials } from "../../src/runtime/install/installer";
-import { digest, EXTRAS } from "../../src/runtime/packages/requirements";
+import { digest, EXTRAS, extrasPins } from "../../src/runtime/packages/requirements";
 import { context } from "./cli-context";
 import { fakePython, fakeRuntime, temporary } from "./runtime-files";
 
@@ -50,7 +50,11 @@ describe("setup --dry-run", () => {
     const options = { directory, device: "cpu" } as const;
     expect(await planSetup({ ...options, extras: ["demo"] })).toMatchObject({ action: "none", packages: [] });
     const plan = await planSetup({ ...options, extras: ["test"] });
-    expect(plan).toMatchObject({ action: "extras", packages: [...EXTRAS.demo, ...EXTRAS.test], diskBytes: undefined });
+    expect(plan).toMatchObject({
+      action: "extras",
+      packages: extrasPins(["demo", "test"], "cpu"),
+      diskBytes: undefined,
+    });
     expect(readdirSync(directory)).toEqual(before);
   });
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { InstallerError, isNotFound, pipEnvironment } from "../../src/runtime/install/pip";
 import { formatBytes, PipOutput, packageName, type SetupProgress } from "../../src/runtime/install/progress";
-import { basePins, EXTRAS, PIP, TORCH, TRITON } from "../../src/runtime/packages/requirements";
+import { basePins, extrasPins, PIP, TORCH, TRITON } from "../../src/runtime/packages/requirements";
 
 function fed(lines: string[], count = 3): { events: SetupProgress[]; output: PipOutput } {
   const events: SetupProgress[] = [];
@@ -27,9 +27,10 @@ describe("PipOutput", () => {
       { phase: "download", package: "foo-bar", index: 1, count: 3 },
       { phase: "download", package: "foo-bar", index: 1, count: 3, receivedBytes: 0, totalBytes: 1929915 },
       { phase: "download", package: "foo-bar", index: 1, count: 3, receivedBytes: 1929915, totalBytes: 1929915 },
-      { phase: "download", package: "attrs", index: 2, count: 3 },
-      { phase: "download", package: "pip", index: 3, count: 3 },
+      { phase: "install", package: "attrs", index: 2, count: 3 },
     ]);
+    expect(events[0]?.message).toBe("downloading foo-bar (1 of 3)");
+    expect(events[3]?.message).toBe("reading attrs (2 of 3)");
     expect(events[2]?.message).toBe("downloading foo-bar: 1.9 MB of 1.9 MB");
     expect(output.installing).toEqual(["foo-bar", "attrs"]);
   });
@@ -57,7 +58,7 @@ it.each([
 
 describe("the pins", () => {
   it.each(["cpu", "cuda"] as const)("name one exact version of each package for %s", (device) => {
-    const pins = [...basePins(device, true), PIP, TRITON, TORCH[device], ...EXTRAS.demo, ...EXTRAS.test];
+    const pins = [...basePins(device, true), PIP, TRITON, TORCH[device], ...extrasPins(["demo", "test"], device)];
     for (const pin of pins) expect(pin).toMatch(/^[a-z0-9][a-z0-9-]*===?[0-9][A-Za-z0-9.+]*( ; .+)?$/);
     const names = pins.map(packageName);
     expect(new Set(names).size).toBe(names.length);

@@ -13,6 +13,7 @@ import {
   digest,
   type Extra,
   extraPins,
+  extrasPins,
   installedPins,
   PIP,
   TORCH,
@@ -119,7 +120,7 @@ async function make(options: BundleOptions): Promise<string> {
     await makeDirectories(wheels);
     if (!useInstalled) await downloadTorch(context, device, wheels, options.torchIndex);
     const base = useInstalled ? installedPins() : [TRITON, ...basePins(device, false)];
-    const pins = [PIP, ...base, ...extras.flatMap((name) => [...extraPins(name, device)])];
+    const pins = [PIP, ...base, ...extrasPins(extras, device)];
     await pipDownload(context, pins, wheels);
     const description: Description = {
       schema: 1,

@@ -9,7 +9,16 @@ import { packageVersion } from "../find/paths";
 import type { Python } from "../find/python";
 import { sitePackages, tritonOfDirectory, tritonOfWheel } from "../find/triton";
 import { leftOut } from "../packages/left-out";
-import { baseDigest, digest, type Extra, extraPins, PIP, TORCH, TORCH_CPU_INDEX } from "../packages/requirements";
+import {
+  baseDigest,
+  digest,
+  type Extra,
+  extraPins,
+  extrasPins,
+  PIP,
+  TORCH,
+  TORCH_CPU_INDEX,
+} from "../packages/requirements";
 import { run } from "../process";
 import type { Device } from "../runtime";
 import type { Installer } from "./installer";
@@ -102,7 +111,7 @@ export async function installInto(options: InstallOptions): Promise<Manifest> {
       await finish(options, context);
     }
     if (python === undefined || options.installed !== undefined) {
-      const pins = extras.flatMap((name) => [...extraPins(name, device)]);
+      const pins = extrasPins(extras, device);
       if (pins.length > 0) await install(pins);
     }
     return await checkedManifest(options, context);

@@ -1,7 +1,7 @@
 import { statfs } from "node:fs/promises";
 import { nearestFolder } from "../find/paths";
 import type { Python } from "../find/python";
-import { basePins, type Extra, extraPins, TORCH, TORCH_CPU_INDEX, TRITON } from "../packages/requirements";
+import { basePins, type Extra, extrasPins, TORCH, TORCH_CPU_INDEX, TRITON } from "../packages/requirements";
 import type { Device } from "../runtime";
 import type { Installer } from "./installer";
 import { withoutCredentials } from "./installer";
@@ -53,7 +53,7 @@ export function allPins(device: Device, extras: readonly Extra[], withTriton: bo
     TORCH[device],
     ...(withTriton ? [TRITON] : []),
     ...basePins(device, extras.includes("full")),
-    ...extras.flatMap((name) => [...extraPins(name, device)]),
+    ...extrasPins(extras, device),
   ];
   return [...new Set(pins)];
 }
@@ -91,9 +91,9 @@ export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
       action === "install"
         ? installed === undefined
           ? allPins(device, extras, triton === undefined)
-          : [...installed.pins, ...extras.flatMap((name) => [...extraPins(name, device)])]
+          : [...installed.pins, ...extrasPins(extras, device)]
         : action === "extras"
-          ? extras.flatMap((name) => [...extraPins(name, device)])
+          ? extrasPins(extras, device)
           : [],
     python: python === undefined ? undefined : { executable: python.executable, version: python.fullVersion },
     installer,

@@ -22,9 +22,15 @@ export interface SetupProgress {
 /** Called with each step of {@link setup} and {@link bundle}. */
 export type OnSetupProgress = (progress: SetupProgress) => void;
 
+/** What pip does with a package, by the first word of its line about it: a wheel in a folder is not downloaded. */
+const ACTIONS = {
+  Collecting: { phase: "download", verb: "downloading" },
+  Processing: { phase: "install", verb: "reading" },
+} as const;
+
 /**
- * Turns pip's output into {@link SetupProgress}. Understands pip 23 and later: `Collecting` / `Processing` /
- * `Downloading` lines with the requirement's line number, the `Progress N of M` lines of `--progress-bar raw`
+ * Turns pip's output into {@link SetupProgress}. Understands pip 23 and later: `Collecting` and `Processing`
+ * lines with the requirement's line number, the `Progress N of M` lines of `--progress-bar raw`
  * (since pip 24.1), and the line that lists what is about to be installed.
  */
 export class PipOutput {
@@ -44,26 +50,26 @@ export class PipOutput {
       if (this.current !== undefined) this.bytes(this.current, Number(bytes[1]), Number(bytes[2]));
       return;
     }
-    const started = /^\s*(?:Collecting|Processing|Requirement already satisfied:) (\S+?)(?:[<>=!~;[]\S*)?(?: |$)/.exec(
-      text,
-    );
-    if (started?.[1] !== undefined) {
+    const [, what, name] = /^\s*(Collecting|Processing) (\S+?)(?:[<>=!~;[]\S*)?(?: |$)/.exec(text) ?? [];
+    if (name !== undefined) {
       const line = /\(line (\d+)\)/.exec(text)?.[1];
-      this.start(packageName(started[1]), line === undefined ? undefined : Number(line));
+      const index = line === undefined ? undefined : Number(line);
+      this.start(packageName(name), index, what as keyof typeof ACTIONS);
       return;
     }
     const installing = /^Installing collected packages: (.+)$/.exec(text);
     if (installing?.[1] !== undefined) this.installing = installing[1].split(", ").map((name) => name.trim());
   }
 
-  private start(name: string, index: number | undefined): void {
+  private start(name: string, index: number | undefined, action: keyof typeof ACTIONS): void {
     this.current = { name, index };
     const { count } = this;
+    const { phase, verb } = ACTIONS[action];
     this.report({
-      phase: "download",
+      phase,
       package: name,
       ...(index === undefined ? {} : { index, count }),
-      message: index === undefined ? `downloading ${name}` : `downloading ${name} (${index} of ${count})`,
+      message: index === undefined ? `${verb} ${name}` : `${verb} ${name} (${index} of ${count})`,
     });
   }
 

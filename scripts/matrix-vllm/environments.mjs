@@ -9,6 +9,9 @@ export const folder = join(cache, "matrix-vllm");
 // torch 2.11 is on PyPI as the CUDA build alone. It computes on a CPU too, once CUDA's libraries are there to load.
 const TORCH_OF_0_26 = "torch===2.11.0";
 
+// Triton's compiler, for test_gpu_kernels.py. torch's CPU build does not bring it, the CUDA build of 0.26 does.
+const COMPILER = "triton==3.9.0";
+
 /**
  * The rows by name. Those over the runtime: `packages` beside vLLM itself without dependencies, `also` with them.
  * Those of another Python: `python` and the `torch` for it.
@@ -17,13 +20,12 @@ export const ROWS = {
   "0.26.0": { packages: [], also: [TORCH_OF_0_26] },
   "0.26.0/3.10": { python: "3.10", torch: TORCH_OF_0_26 },
   "0.26.0/3.12": { python: "3.12", torch: TORCH_OF_0_26 },
-  "0.27.0": { packages: [] },
-  "0.28.0": { packages: [] },
-  "0.29.0": { packages: [] },
-  "0.30.0": { packages: [] },
-  "0.31.0": { packages: [] },
-  // Triton's compiler, for test_gpu_kernels.py; torch 2.11 above brings its own.
-  "0.32.0": { packages: ["triton==3.9.0"] },
+  "0.27.0": { packages: [COMPILER] },
+  "0.28.0": { packages: [COMPILER] },
+  "0.29.0": { packages: [COMPILER] },
+  "0.30.0": { packages: [COMPILER] },
+  "0.31.0": { packages: [COMPILER] },
+  "0.32.0": { packages: [COMPILER] },
   // PyTorch's index of CPU wheels has torch 2.13 for this Python, PyPI the CUDA build.
   "0.32.0/3.12": { python: "3.12", torch: "torch===2.13.0" },
   // No wheel for CPUs: the names in its source are checked, nothing is run.

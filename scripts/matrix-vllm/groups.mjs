@@ -1,6 +1,6 @@
 // The tests that the matrix runs, by group, and what came of them.
-import { existsSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
 import { failedByPytest, failedByVitest } from "../failures.mjs";
 import { root, start } from "../steps.mjs";
 import { folder } from "./environments.mjs";
@@ -31,6 +31,20 @@ export const GROUPS = {
     short: { vitest: ["test/integration/tutorial.test.ts"] },
   },
 };
+
+/** A group's files of tests, each as a group of its own. */
+export function filesOf(group) {
+  const each = (runner, pattern) =>
+    (group[runner] ?? []).flatMap((path) => testFiles(path, pattern).map((file) => ({ [runner]: [file] })));
+  return [...each("vitest", /\.test\.ts$/), ...each("python", /^test_.*\.py$/)];
+}
+
+function testFiles(path, pattern) {
+  if (!statSync(join(root, path)).isDirectory()) return pattern.test(basename(path)) ? [path] : [];
+  return readdirSync(join(root, path))
+    .sort()
+    .flatMap((name) => testFiles(`${path}/${name}`, pattern));
+}
 
 /** How many tests of a group passed, failed and were skipped, with the names of those that failed. */
 export async function runGroup(group, python, environment) {

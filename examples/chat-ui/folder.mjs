@@ -39,6 +39,6 @@ export function chosenFolder(files) {
 function adapterFolder(name, files) {
   const found = files.filter((file) => parts.includes(file.name));
   const missing = parts.filter((part) => !found.some((file) => file.name === part));
-  if (missing.length > 0) throw new Error(`${name} is no PEFT folder: it has no ${missing.join(" and no ")}`);
+  if (missing.length > 0) throw new Error(`${name} is not a PEFT folder: it has no ${missing.join(" and no ")}`);
   return { name: name.replace(/[^\w.-]+/g, "-"), files: found };
 }

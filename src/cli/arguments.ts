@@ -35,7 +35,7 @@ export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Par
       const value = parsed.values[name];
       if (choices === undefined || typeof value !== "string" || choices.includes(value)) continue;
       throw new InvalidArgumentError(`--${name} ${JSON.stringify(value)} is not known`, {
-        hint: `use ${choices.join(" or ")}`,
+        hint: `use ${either(choices)}`,
       });
     }
     return parsed as unknown as Parsed<Spec>;
@@ -65,7 +65,7 @@ function checkPositionals({ name, arguments: known, examples }: CommandSpec, pos
     if (choices === undefined || given === undefined || choices.includes(given)) continue;
     const near = nearest(given, choices);
     throw new InvalidArgumentError(`${what} ${JSON.stringify(given)} is not known`, {
-      hint: near === undefined ? `use ${choices.join(" or ")}` : `did you mean ${near}?`,
+      hint: near === undefined ? `use ${either(choices)}` : `did you mean ${near}?`,
     });
   }
   const missing = known.slice(positionals.length).find(({ optional }) => !optional);
@@ -76,25 +76,36 @@ function checkPositionals({ name, arguments: known, examples }: CommandSpec, pos
   }
 }
 
+/** `a`, `a or b`, `a, b or c`. */
+function either(choices: readonly string[]): string {
+  return [choices.slice(0, -1).join(", "), ...choices.slice(-1)].filter((part) => part !== "").join(" or ");
+}
+
 /** A whole number, at least `minimum`. @throws {@link InvalidArgumentError} naming the option. */
 export function integer(option: string, text: string, minimum: number): number {
   const value = Number(text);
   if (text.trim() !== "" && Number.isSafeInteger(value) && value >= minimum) return value;
-  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a whole number of at least ${minimum}`);
+  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a whole number of at least ${minimum}`, {
+    hint: `for example: ${option} ${Math.max(minimum, 16)}`,
+  });
 }
 
 /** A positive number. @throws {@link InvalidArgumentError} naming the option. */
 export function positive(option: string, text: string): number {
   const value = number(option, text);
   if (value > 0) return value;
-  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number above 0`);
+  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number above 0`, {
+    hint: `for example: ${option} 30`,
+  });
 }
 
 /** A finite number. @throws {@link InvalidArgumentError} naming the option. */
 export function number(option: string, text: string): number {
   const value = Number(text);
   if (text.trim() !== "" && Number.isFinite(value)) return value;
-  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number`);
+  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a number`, {
+    hint: `for example: ${option} 0.5`,
+  });
 }
 
 /** A JSON object. @throws {@link InvalidArgumentError} naming the option. */
@@ -103,10 +114,14 @@ export function jsonObject(option: string, text: string): Record<string, unknown
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not JSON`, { cause });
+    throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not JSON`, { hint: jsonHint(option), cause });
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a JSON object`);
+  throw new InvalidArgumentError(`${option} ${JSON.stringify(text)} is not a JSON object`, { hint: jsonHint(option) });
+}
+
+function jsonHint(option: string): string {
+  return `an object, in single quotes for the shell: ${option} '{"name": "value"}'`;
 }
 
 /** Comma-separated names, of one or of several uses of an option. */

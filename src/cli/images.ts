@@ -6,7 +6,7 @@ import type { ModelSource } from "./model-source";
 /** The first bytes of the formats that vLLM's image reader is sure to read. */
 const FORMATS = [/^\x89PNG/, /^\xff\xd8\xff/, /^GIF8/, /^RIFF....WEBP/s, /^BM/];
 
-/** Reads the files of `--image`. @throws {@link InvalidArgumentError} for one that can't be read or is no image */
+/** Reads the files of `--image`. @throws {@link InvalidArgumentError} for one that can't be read or is not an image */
 export function readImages(files: readonly string[]): Uint8Array[] {
   return files.map((file) => {
     let bytes: Buffer;

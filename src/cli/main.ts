@@ -72,12 +72,9 @@ export async function main(args: readonly string[], context: Context): Promise<n
 function find(name: string): CommandSpec & { readonly name: CommandName } {
   const found = commands.find((command) => command.name === name);
   if (found !== undefined) return found;
-  const near = nearest(
-    name,
-    commands.map((command) => command.name),
-  );
-  const what = name.startsWith("-") ? "option" : "command";
-  throw new InvalidArgumentError(`unknown ${what} ${JSON.stringify(name)}`, {
+  const option = name.startsWith("-");
+  const near = nearest(name, option ? ["--help", "--version"] : commands.map((command) => command.name));
+  throw new InvalidArgumentError(option ? `unknown option ${name}` : `unknown command ${JSON.stringify(name)}`, {
     hint: near === undefined ? "run: tritonode --help" : `did you mean ${near}? Otherwise run: tritonode --help`,
   });
 }

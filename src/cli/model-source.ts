@@ -18,8 +18,8 @@ const DEFAULT = "model_repository";
  */
 export function findModel(path: string | undefined, environment = process.env): ModelSource {
   if (path === undefined && !existsSync(DEFAULT)) {
-    throw new InvalidArgumentError("which model?", {
-      hint: "name a Hugging Face folder, a GGUF file or a model repository; without one, ./model_repository is used",
+    throw new InvalidArgumentError(`MODEL is missing, and there is no ${resolve(DEFAULT)}`, {
+      hint: "name a Hugging Face folder, a GGUF file or a model repository",
     });
   }
   const given = path ?? DEFAULT;
@@ -29,7 +29,7 @@ export function findModel(path: string | undefined, environment = process.env): 
   if (full === undefined || stats === undefined) throw missingModel(given, environment);
   if (!stats.isDirectory()) {
     if (/\.gguf$/i.test(full)) return { kind: "gguf", path: full };
-    throw new InvalidArgumentError(`${full} is no model: a file of a model ends in .gguf`, {
+    throw new InvalidArgumentError(`${full} is not a model: the name of a model file ends in .gguf`, {
       hint: existsSync(join(dirname(full), "config.json"))
         ? `the model is the folder: ${dirname(full)}`
         : "name a Hugging Face folder, a GGUF file or a model repository",

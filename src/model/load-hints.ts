@@ -9,7 +9,7 @@ const hints: readonly Hint[] = [
   {
     reason:
       /cached snapshot folder|Repo id must be in the form|is not a local folder|outgoing traffic has been disabled/,
-    hint: "engine.model is no folder here and no model in the local hub cache: give the path of a model's folder or .gguf file; nothing is downloaded",
+    hint: "engine.model is neither a folder here nor a model in the local hub cache: give the path of a model's folder or .gguf file; nothing is downloaded",
   },
   {
     reason: /Invalid repository ID or local directory/,

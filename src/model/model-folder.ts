@@ -200,7 +200,7 @@ function checkSafetensors(path: string): void {
         end = Math.max(end, (tensor as { data_offsets: number[] }).data_offsets[1] as number);
       }
     } catch (cause) {
-      throw damaged("its header is no list of tensors", cause);
+      throw damaged("its header is not a list of tensors", cause);
     }
     const whole = 8 + header.length + end;
     if (size < whole) throw damaged(`it has ${size} bytes, and its header speaks of ${whole}`);

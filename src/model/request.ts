@@ -86,7 +86,7 @@ function tokensOf(prompt: unknown): readonly number[] | undefined {
   }
   const wrong = tokens.findIndex((token) => !Number.isSafeInteger(token) || token < 0 || token > maxToken);
   if (wrong === -1) return tokens as number[];
-  throw new InvalidArgumentError(`token ${wrong} of the prompt is no token id: ${describe(tokens[wrong])}`, {
+  throw new InvalidArgumentError(`token ${wrong} of the prompt is not a token id: ${describe(tokens[wrong])}`, {
     hint: "token ids are whole numbers from 0 on: model.tokenize(text) gives those of a text",
   });
 }

@@ -177,7 +177,7 @@ describe("in a browser", needsBrowser, () => {
     await input.setInputFiles(adapter("lora_all"));
     await page.getByText("lora_all is loaded (rank").waitFor();
     await input.setInputFiles(join(root, "examples/openai"));
-    await page.getByText("openai is no PEFT folder: it has no adapter_config.json and no adapter_model").waitFor();
+    await page.getByText("openai is not a PEFT folder: it has no adapter_config.json and no adapter_model").waitFor();
     await model.adapters.unload("lora_all");
   });
 

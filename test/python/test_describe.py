@@ -39,7 +39,7 @@ def test_a_folder(fixtures: dict[str, Any], tmp_path: Path, capsys: pytest.Captu
 def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, [found] = told(capsys, "model", str(tmp_path))
     assert code == 1
-    assert found["error"] == f"{tmp_path} is no model's folder: it has no readable config.json"
+    assert found["error"] == f"{tmp_path} is not the folder of a model: it has no readable config.json"
 
 
 def test_adapters(fixtures: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,8 @@ describe("parse", () => {
     expect([option.message, option.hint]).toEqual(['--device "tpu" is not known', "use cpu or cuda"]);
     const word = refusal(() => parse(spec, ["here", "zhs"]));
     expect([word.message, word.hint]).toEqual(['KIND "zhs" is not known', "did you mean zsh?"]);
+    const choices = { ...spec, arguments: [{ name: "KIND", choices: ["bash", "zsh", "fish"], help: "which" }] };
+    expect(refusal(() => parse(choices, ["powershell"])).hint).toBe("use bash, zsh or fish");
   });
 });
 
@@ -68,13 +70,16 @@ it("reads numbers and refuses everything else with the option's name", () => {
   for (const text of ["", " ", "1.5", "-1", "x", "1e999"]) {
     expect(refusal(() => integer("--offset", text, 0)).message).toContain("--offset");
   }
-  for (const text of ["", "0", "-1", "x", "Infinity", "NaN"]) refusal(() => positive("-t", text));
+  for (const text of ["", "0", "-1", "x", "Infinity", "NaN"]) {
+    expect(refusal(() => positive("-t", text)).hint).toContain("for example: -t ");
+  }
   refusal(() => integer("--iterations", "0", 1));
 });
 
 it("reads a JSON object and nothing else", () => {
   expect(jsonObject("--p", '{"temperature": 0}')).toEqual({ temperature: 0 });
-  for (const text of ["", "{", "[]", "null", "1"]) refusal(() => jsonObject("--p", text));
+  for (const text of ["", "{", "[]", "null", "1"])
+    expect(refusal(() => jsonObject("--p", text)).hint).toContain("--p '{");
 });
 
 it("splits names", () => {

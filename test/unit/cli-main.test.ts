@@ -67,6 +67,9 @@ describe("main", () => {
     expect(await main(["setup", "--device", "tpu"], option)).toBe(2);
     expect(option.stderr.text).toContain('--device "tpu" is not known');
     expect(await main(["toString"], context())).toBe(2);
+    const version = context();
+    expect(await main(["--verson"], version)).toBe(2);
+    expect(version.stderr.text).toContain("unknown option --verson\nhint:  did you mean --version?");
     const json = context();
     expect(await main(["doctor", "--jsom"], json)).toBe(2);
     expect(json.stderr.text).toContain("did you mean --json?");

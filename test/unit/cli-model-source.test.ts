@@ -40,7 +40,9 @@ describe("findModel", () => {
   });
 
   it("says what else is there", () => {
-    expect(refusal(() => findModel(undefined)).message).toBe("which model?");
+    expect(refusal(() => findModel(undefined)).message).toBe(
+      `MODEL is missing, and there is no ${join(process.cwd(), "model_repository")}`,
+    );
     const misspelt = refusal(() => findModel(join(folder, "my modle")));
     expect(misspelt).toMatchObject({ code: "ERR_MODEL_NOT_FOUND", hint: `there is ${model}` });
     expect(misspelt.message).toMatch(/my modle \(did you mean 'my model'\?\)$/);

@@ -36,7 +36,7 @@ def describe_model(path: str) -> dict[str, Any]:
 def _folder(path: str) -> dict[str, Any]:
     config = _json(os.path.join(path, _CONFIG))
     if config is None:
-        raise SettingsError(f"{path} is no model's folder: it has no readable {_CONFIG}")
+        raise SettingsError(f"{path} is not the folder of a model: it has no readable {_CONFIG}")
     # Models that see or hear keep their language model's settings in a part of their own.
     part = config.get("text_config")
     text = config | part if isinstance(part, dict) else config

@@ -91,11 +91,11 @@ def _check(source: Path, out: Path) -> dict[str, Any]:
     try:
         config = json.loads((source / "config.json").read_text("utf-8"))
     except FileNotFoundError:
-        raise SettingsError(f"{source} is no Hugging Face folder: it has no config.json") from None
+        raise SettingsError(f"{source} is not a Hugging Face folder: it has no config.json") from None
     except ValueError as failure:
         raise SettingsError(f"{source / 'config.json'} is not valid JSON: {failure}") from failure
     if not isinstance(config, dict) or config.get("quantization_config"):
-        raise SettingsError(f"{source} is quantised already, or its config.json is no object")
+        raise SettingsError(f"{source} is quantised already, or its config.json is not an object")
     if any(config.get(f"num_{name}experts") for name in ("", "local_", "routed_")):
         raise SettingsError(f"{source} is a mixture of experts, which is not quantised")
     if not any(source.glob("*.safetensors")):

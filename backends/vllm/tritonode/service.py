@@ -159,7 +159,9 @@ class Service:
 
     def _apply_defaults(self) -> None:
         for key in self._settings.ignored:
-            self._logger.log_info(f"[vllm] model.json: '{key}' is no engine argument of vLLM {VERSION} and is ignored")
+            self._logger.log_info(
+                f"[vllm] model.json: '{key}' is not an engine argument of vLLM {VERSION} and is ignored"
+            )
         notes = apply_defaults(self._settings, on_cpu=is_cpu(), available_memory=available_memory())
         for note in notes:
             self._logger.log_info(f"[vllm] {note}")

@@ -80,9 +80,10 @@ function readRow(raw: string, line: number): Row | BadRow {
   }
   if ((prompt === undefined) === (messages === undefined))
     return refuse("it needs a prompt or messages, one of them", id);
-  if (prompt !== undefined && (typeof prompt !== "string" || prompt === "")) return refuse("its prompt is no text", id);
+  if (prompt !== undefined && (typeof prompt !== "string" || prompt === ""))
+    return refuse("its prompt is not text", id);
   if (messages !== undefined && (!Array.isArray(messages) || messages.length === 0)) {
-    return refuse("its messages are no list", id);
+    return refuse("its messages are not a list", id);
   }
   const question = prompt === undefined ? { messages: messages as ChatMessage[] } : { prompt };
   if ((sampling["n"] ?? 1) !== 1) return refuse("n: a line has one answer; give it several times", id);

@@ -52,7 +52,8 @@ export const run: Run = async (args, context) => {
 
 function list(path: string, given: string | undefined): Listed[] {
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
-    throw new InvalidArgumentError(given === undefined ? "which folder?" : `there is no folder ${path}`, {
+    const missing = given === undefined ? "PATH is missing, and " : "";
+    throw new InvalidArgumentError(`${missing}there is no folder ${path}`, {
       hint: "name a model repository, or a folder with adapters' folders below it",
     });
   }

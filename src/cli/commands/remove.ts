@@ -43,9 +43,9 @@ function chosen(
   const given = [values.dir !== undefined, values.device !== undefined, values.all].filter(Boolean).length;
   if (given !== 1) {
     throw new InvalidArgumentError(
-      given === 0 ? "which runtime?" : "--dir, --device and --all cannot be used together",
+      given === 0 ? "remove needs --dir, --device or --all" : "--dir, --device and --all cannot be used together",
       {
-        hint: "give one of --dir FOLDER, --device cpu|cuda and --all; `npx tritonode doctor` names what is there",
+        hint: "give one of --dir FOLDER, --device cpu|cuda and --all; `npx tritonode doctor` lists the runtimes",
       },
     );
   }

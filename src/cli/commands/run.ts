@@ -72,13 +72,14 @@ function readFile(file: string): string {
 async function promptOf(positionals: readonly string[], context: Context): Promise<string> {
   const parts = positionals.length === 0 ? ["-"] : positionals;
   if (parts.includes("-") && context.stdin.isTTY) {
-    throw new InvalidArgumentError("which prompt?", {
+    throw new InvalidArgumentError("PROMPT is missing", {
       hint: 'tritonode run MODEL "the prompt", or a prompt on standard input; to talk with a model: tritonode chat MODEL',
     });
   }
   const input = parts.includes("-") ? await readInput(context) : "";
   const prompt = parts.map((part) => (part === "-" ? input : part)).join("\n\n");
-  if (prompt.trim() === "") throw new InvalidArgumentError("the prompt is empty");
+  if (prompt.trim() === "")
+    throw new InvalidArgumentError("the prompt is empty", { hint: 'give some text: tritonode run MODEL "the prompt"' });
   return prompt;
 }
 

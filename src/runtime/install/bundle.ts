@@ -184,7 +184,7 @@ export async function openBundle(
     });
   }
   const text = await readFile(join(folder, DESCRIPTION), "utf8").catch((cause) => {
-    throw unfit(path, `is no bundle of tritonode (no ${DESCRIPTION})`, cause);
+    throw unfit(path, `is not a bundle of tritonode (no ${DESCRIPTION})`, cause);
   });
   let found: Description & Partial<Parts>;
   try {

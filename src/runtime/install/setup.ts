@@ -379,7 +379,7 @@ async function refuseForeign(directory: string): Promise<void> {
   const { state, foreign } = contentsOf(directory);
   if (state === "complete") return;
   if (foreign.length > 0) {
-    throw new SetupError(`${directory} is not empty and is no runtime: it holds ${foreign[0]}`, {
+    throw new SetupError(`${directory} is not empty and is not a runtime: it holds ${foreign[0]}`, {
       code: "ERR_SETUP_DIRECTORY",
       hint: "choose an empty or a new folder with --dir",
     });

@@ -158,7 +158,7 @@ class _Reader:
             raise GgufError(f"{self._file.path}: '{tensor}' must be {count} numbers of F32, not {list(found.shape)}")
         values = self._file.read(found).view("<f4").ravel()
         if not (np.isfinite(values).all() and (values > 0).all()):
-            raise GgufError(f"{self._file.path}: '{tensor}' holds a number that is no positive factor")
+            raise GgufError(f"{self._file.path}: '{tensor}' holds a number that is not a positive factor")
         return [float(value) for value in values]
 
     def _llama(self, head_size: int) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class _Parser:
         self.tensors = self._descriptions(tensor_count)
 
     def _fail(self, message: str) -> GgufError:
-        return GgufError(f"{self._path} is no usable GGUF file: {message} (at byte {self._at})")
+        return GgufError(f"{self._path} is not a usable GGUF file: {message} (at byte {self._at})")
 
     def _take(self, count: int, what: str) -> bytes:
         if count > self._limit - self._at:

@@ -26,16 +26,16 @@ def read_safetensors_header(path: str) -> dict[str, dict[str, Any]]:
     with open(path, "rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise SettingsError(f"{path} is no safetensors file: it has only {size} bytes")
+            raise SettingsError(f"{path} is not a safetensors file: it has only {size} bytes")
         (length,) = struct.unpack("<Q", prefix)
         if length > _MAX_HEADER_BYTES or 8 + length > size:
-            raise SettingsError(f"{path} is no safetensors file, or cut short: its header says {length} bytes")
+            raise SettingsError(f"{path} is not a safetensors file, or is cut short: its header says {length} bytes")
         try:
             header = json.loads(file.read(length))
         except (ValueError, RecursionError) as failure:
             raise SettingsError(f"{path}: the safetensors header is not valid JSON: {failure}") from failure
     if not isinstance(header, dict):
-        raise SettingsError(f"{path}: the safetensors header is no JSON object")
+        raise SettingsError(f"{path}: the safetensors header is not a JSON object")
     header.pop("__metadata__", None)
     end = 0
     for name, entry in header.items():

@@ -137,8 +137,12 @@ describe("offline bundles", () => {
 
   it("are refused where there is none, or where it is something else", async () => {
     const options = { directory: temporary(), device: "cpu", python } as const;
-    expect((await refusal(setup({ ...options, offline: "/no.tar" }))).message).toContain("is not there");
-    expect((await refusal(setup({ ...options, offline: temporary() }))).message).toContain("no bundle of tritonode");
+    const steps: string[] = [];
+    const watched = { onPlan: () => steps.push("plan"), onProgress: () => steps.push("progress") };
+    const missing = await refusal(setup({ ...options, ...watched, offline: "/no.tar" }));
+    expect(missing.message).toBe("the bundle /no.tar is not there");
+    expect(steps).toEqual([]);
+    expect((await refusal(setup({ ...options, offline: temporary() }))).message).toContain("not a bundle of tritonode");
   });
 
   it("are refused where they can't be unpacked", async () => {

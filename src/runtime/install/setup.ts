@@ -213,7 +213,6 @@ async function examine({ directory, device, asked, installed, options, report }:
   }
   if (action !== "none") {
     installer = await chooseInstaller({
-      // The added packages must be installed although the other environment has them too, which only pip can be told.
       installer: pins === undefined ? options.installer : "pip",
       python: python?.base ?? present?.python.base ?? "",
       pins: pins ?? allPins(device, extras, installedTriton === undefined),
@@ -222,6 +221,7 @@ async function examine({ directory, device, asked, installed, options, report }:
       environment: process.env,
       signal,
     });
+    if (pins !== undefined) installer.reason = "only pip installs a package that another environment has too";
   }
   const triton = installedTriton ?? present?.triton.installed;
   const plan = await describePlan({

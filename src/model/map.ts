@@ -27,18 +27,34 @@ export interface CheckedMap {
 }
 
 /** @throws {@link InvalidArgumentError} naming the option, before anything is read. */
-export function checkMap(source: unknown, options: MapOptions): CheckedMap {
+export function checkMap(source: unknown, options: MapOptions, requests: unknown = {}): CheckedMap {
   const iterable =
     typeof source === "object" && source !== null && (Symbol.iterator in source || Symbol.asyncIterator in source);
   if (!iterable) {
     throw new InvalidArgumentError(`map takes an iterable or async iterable of prompts, got ${describe(source)}`);
   }
+  checkRequests(requests);
   checkNames("map", options, ["concurrency", "signal"]);
   const { concurrency = 16 } = options;
   if (!Number.isSafeInteger(concurrency) || concurrency < 1) {
     throw new InvalidArgumentError(`concurrency must be a whole number of at least 1, got ${describe(concurrency)}`);
   }
   return { concurrency, signal: checkSignal(options.signal) };
+}
+
+/** Refuses what would otherwise fail every item. @throws {@link InvalidArgumentError} */
+function checkRequests(options: unknown): void {
+  if (typeof options === "function") return;
+  if (typeof options !== "object" || options === null) {
+    throw new InvalidArgumentError(
+      `the options of the requests must be an object or a function, got ${describe(options)}`,
+    );
+  }
+  const { concurrency } = options as { concurrency?: unknown };
+  if (concurrency === undefined) return;
+  throw new InvalidArgumentError(`concurrency is an option of map, not of its requests: ${String(concurrency)}`, {
+    hint: `pass it as the third argument: model.map(prompts, { max_tokens: 50 }, { concurrency: ${String(concurrency)} })`,
+  });
 }
 
 /**

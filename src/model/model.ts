@@ -317,7 +317,7 @@ export class VllmModel implements AsyncDisposable {
    * ```
    *
    * @param options - the options of each request, or a function that returns the options for an item
-   * @throws {@link InvalidArgumentError} at once for bad options; while iterating, what `source` throws, and
+   * @throws {@link InvalidArgumentError} at once for bad `settings`; while iterating, what `source` throws, and
    *   {@link RequestCancelledError} when `signal` is aborted. Leaving the loop cancels the running requests.
    */
   map<Item extends Prompt>(
@@ -335,7 +335,7 @@ export class VllmModel implements AsyncDisposable {
     options: object | ((item: never, index: number) => object) = {},
     settings: MapOptions = {},
   ): AsyncGenerator<MapResult<unknown, unknown>, void, undefined> {
-    const checked = checkMap(source, settings);
+    const checked = checkMap(source, settings, options);
     return mapInOrder(
       source,
       async (item: Prompt | readonly ChatMessage[], index, signal) => {

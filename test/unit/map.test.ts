@@ -135,4 +135,14 @@ test("nothing is a map of nothing; bad options are refused by name", async () =>
   expect(() => checkMap(5, {})).toThrow(/iterable or async iterable of prompts, got number 5/);
   expect(() => checkMap([], { concurrency: 0 })).toThrow(InvalidArgumentError);
   expect(() => checkMap([], { concurency: 2 } as object)).toThrow(/did you mean 'concurrency'/);
+  expect(() => checkMap([], {}, 5 as never)).toThrow(
+    /options of the requests must be an object or a function, got number 5/,
+  );
+  // Otherwise each item would fail, with an unknown sampling parameter.
+  expect(() => checkMap([], {}, { concurrency: 3 } as object)).toThrow(
+    expect.objectContaining({
+      message: "concurrency is an option of map, not of its requests: 3",
+      hint: "pass it as the third argument: model.map(prompts, { max_tokens: 50 }, { concurrency: 3 })",
+    }),
+  );
 });

@@ -182,8 +182,9 @@ Status Host::Start(const std::shared_ptr<EventQueue>& user, const StartOptions& 
     // Before any model is loaded, which is when Triton opens its Python backend.
     if (status.ok() && !options.pythonBackend.empty()) {
       std::string summary;
-      status = RepairPythonBackend(
-          {options.pythonBackend, VersionOf(*server), options.repairsOff, options.privateDirectory}, &summary);
+      status = RepairTriton({options.pythonBackend, ImportsOf(options.library), VersionOf(*server), options.repairsOff,
+                             options.privateDirectory},
+                            &summary);
       if (status.ok()) user->Push(LogLine{"tritonode: " + summary});
       else server->Stop(1);
     }

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <mutex>
 
-#include "../common/elf_patcher.h"
+#include "../triton/instance_threads.h"
 #include "child_takeover.h"
 #include "child_waits.h"
 #include "dead_owner.h"
@@ -35,6 +35,8 @@ struct Version {
   auto operator<=>(const Version&) const = default;
 };
 
+enum class Library { kPythonBackend, kServer };
+
 struct Entry {
   Repair repair;
   const char* name;
@@ -46,6 +48,7 @@ struct Entry {
   // version's than the server. Null if it does not matter.
   const char* absent;
   std::vector<Import> imports;
+  Library library = Library::kPythonBackend;
 };
 
 template <typename Function>
@@ -69,6 +72,7 @@ constexpr const char* kLimitedFirstWait = "Waiting for the stub health monitorin
 // What each one does is told where its functions are declared.
 const std::array<Entry, kRepairCount>& Table() {
   static FactoryFunctions& triton = TritonFactoryFunctions();
+  static ThreadFunctions& threads = TritonThreadFunctions();
   static const auto& table = *new std::array<Entry, kRepairCount>{{
       // A child that is killed while it holds a lock ends this process. The lock is recovered. (dead_owner.h)
       {Repair::kDeadOwner, "dead-owner", k2404, k2511, nullptr,
@@ -122,6 +126,13 @@ const std::array<Entry, kRepairCount>& Table() {
       // A folder in /tmp stays behind, or is missing at the end. (own_files.h)
       {Repair::kTemporaryFolders, "temporary-folders", {}, kAny, nullptr,
        {{"mkdtemp", Address(&MakeTemporary)}, {"fts_open", Address(&WalkTree)}}},
+      // A model that is unloaded while the thread of one of its instances ends a piece of work ends this process.
+      // (../triton/instance_threads.h)
+      {Repair::kBusyInstance, "busy-instance", k2404, kAny, nullptr,
+       {{"_ZNSt6thread15_M_start_threadESt10unique_ptrINS_6_StateESt14default_deleteIS1_EEPFvvE", Address(&StartThread), true,
+         Place(threads.start)},
+        {"_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE", Address(&WaitForWork), true, Place(threads.wait)}},
+       Library::kServer},
   }};
   return table;
 }
@@ -183,7 +194,7 @@ void Report(const std::string& line) {
   close(fd);
 }
 
-Status RepairPythonBackend(const RepairOptions& options, std::string* summary) {
+Status RepairTriton(const RepairOptions& options, std::string* summary) {
   Status status = CheckNames(options.off);
   if (!status.ok()) return status;
   void* library = dlopen(options.library.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -191,8 +202,8 @@ Status RepairPythonBackend(const RepairOptions& options, std::string* summary) {
     const char* message = dlerror();
     return {"LIBRARY", "cannot open Triton's Python backend: " + (message == nullptr ? options.library : message)};
   }
-  ImportTable imports;
-  status = ImportTable::Read(library, &imports);
+  ImportTable backend;
+  status = ImportTable::Read(library, &backend);
   if (!status.ok()) return status;
 
   State& s = state();
@@ -207,6 +218,7 @@ Status RepairPythonBackend(const RepairOptions& options, std::string* summary) {
   std::string applied;
   std::string left;
   for (const Entry& entry : Table()) {
+    ImportTable& imports = entry.library == Library::kServer ? *options.server : backend;
     const std::string objection =
         isOff(entry.name) ? "switched off" : Objection(entry, imports, Parse(options.version));
     active[static_cast<size_t>(entry.repair)] = objection.empty();
@@ -223,7 +235,7 @@ Status RepairPythonBackend(const RepairOptions& options, std::string* summary) {
       if (!status.ok()) return status;
     }
   }
-  *summary = "repairs of the Python backend of Triton " + options.version + ": " + (applied.empty() ? "none" : applied) + left;
+  *summary = "repairs of Triton " + options.version + ": " + (applied.empty() ? "none" : applied) + left;
   return {};
 }
 

@@ -1,23 +1,26 @@
-// What is wrong with Triton's Python backend (libtriton_python.so) for a host that must outlive its children, and what is
-// done about it. The table in repairs.cc has it all in one place.
+// What is wrong with Triton's Python backend (libtriton_python.so), and with its core where that meets a backend, for a
+// host that must outlive its children, and what is done about it. The table in repairs.cc has it all in one place.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "../common/elf_patcher.h"
 #include "../common/status.h"
 
 namespace tritonode {
 
 enum class Repair : uint32_t {
-  kDeadOwner, kLostReplies, kDeadChild, kSlowChild, kIdleChild, kWarmChild, kPrivateMemory, kTemporaryFolders
+  kDeadOwner, kLostReplies, kDeadChild, kSlowChild, kIdleChild, kWarmChild, kPrivateMemory, kTemporaryFolders, kBusyInstance
 };
-inline constexpr size_t kRepairCount = 8;
+inline constexpr size_t kRepairCount = 9;
 
 struct RepairOptions {
   // libtriton_python.so; Triton must open it under the same path, or it gets another copy.
   std::string library;
+  // libtritonserver's (triton/library.h).
+  ImportTable* server = nullptr;
   // Triton's version ("2.51.0"), as its server says it.
   std::string version;
   // Names of repairs to leave out, or "all".
@@ -29,7 +32,7 @@ struct RepairOptions {
 // Opens the library, which stays open, and applies every repair that was made for this version and finds in the library
 // what it expects. Again for the same library: only `off` and `privateDirectory` count. `summary` says in one line which
 // are active, and why others are not. LIBRARY if it can't be opened; OPTION for a name in `off` that is no repair's.
-Status RepairPythonBackend(const RepairOptions& options, std::string* summary);
+Status RepairTriton(const RepairOptions& options, std::string* summary);
 
 bool IsActive(Repair repair);
 // One line for the log of the server.

@@ -10,8 +10,6 @@
 #include <mutex>
 #include <vector>
 
-#include "../common/elf_patcher.h"
-
 namespace tritonode {
 namespace {
 
@@ -135,6 +133,12 @@ Status OpenTriton(const std::string& path, const std::string& dependencyDirector
   *api = opened.api = table.release();
   l.byPath[path] = std::move(opened);
   return {};
+}
+
+ImportTable* ImportsOf(const std::string& path) {
+  Libraries& l = libraries();
+  const std::lock_guard<std::mutex> lock(l.mutex);
+  return &l.byPath.at(path).imports;
 }
 
 // Where a server has not been deleted, exit() destroys the memory manager's list of buffers and then the manager, which

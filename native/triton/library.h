@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "../common/elf_patcher.h"
 #include "../common/status.h"
 #include "api.h"
 
@@ -12,6 +13,9 @@ namespace tritonode {
 // wheel ships beside it without an RPATH. Errors: LIBRARY, with the loader's own words.
 // The table lives for ever: the library is never closed, because Triton's threads and static state outlive any server.
 Status OpenTriton(const std::string& path, const std::string& dependencyDirectory, const TritonApi** api);
+
+// What the library that was opened at `path` imports.
+ImportTable* ImportsOf(const std::string& path);
 
 // For exit(): whatever the opened libraries delete from here on stays allocated. See library.cc.
 void KeepTritonsMemory();

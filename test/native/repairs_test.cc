@@ -1,4 +1,4 @@
-// The repairs of Triton's Python backend, against libraries that import what it imports. Each case is a process of its own.
+// The repairs of Triton, against libraries that import what its own import. Each case is a process of its own.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -31,10 +31,25 @@ namespace {
 
 std::string LibraryPath(const std::string& name) { return directoryOfLibraries + "/lib" + name + ".so"; }
 
+void* Open(const std::string& name) {
+  void* library = dlopen(LibraryPath(name).c_str(), RTLD_NOW | RTLD_LOCAL);
+  CHECK(library != nullptr);
+  return library;
+}
+
+ImportTable* Server() {
+  static ImportTable* table = [] {
+    auto* made = new ImportTable;
+    CHECK(ImportTable::Read(Open("victim_core"), made).ok());
+    return made;
+  }();
+  return table;
+}
+
 // The summary.
 std::string Apply(const std::string& library, const std::string& version = "2.51.0", std::vector<std::string> off = {}) {
   std::string summary;
-  CHECK(RepairPythonBackend({LibraryPath(library), version, std::move(off), ""}, &summary).ok());
+  CHECK(RepairTriton({LibraryPath(library), Server(), version, std::move(off), ""}, &summary).ok());
   return summary;
 }
 
@@ -42,9 +57,7 @@ bool Has(const std::string& text, const std::string& part) { return text.find(pa
 
 // A process dies while it holds a robust mutex; the repaired library's next lock succeeds instead of failing.
 void DeadOwner() {
-  const std::string path = directoryOfLibraries + "/libvictim.so";
-  void* victim = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  CHECK(victim != nullptr);
+  void* victim = Open("victim");
   const auto lock = reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(victim, "VictimLock"));
   auto* mutex = static_cast<pthread_mutex_t*>(
       mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
@@ -113,12 +126,12 @@ void WaitingForChild() {
 // Which repairs are applied is decided by the version, by what the library holds and imports, and by the switch.
 void Choosing() {
   const std::string all = Apply("victim");
-  CHECK(all == "repairs of the Python backend of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, "
-               "idle-child, warm-child, private-memory, temporary-folders");
+  CHECK(all == "repairs of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, "
+               "idle-child, warm-child, private-memory, temporary-folders, busy-instance");
   const std::string later = Apply("victim", "2.60.0");
-  CHECK(Has(later, ": dead-owner, private-memory, temporary-folders; without lost-replies (made for other versions"));
+  CHECK(Has(later, ": dead-owner, private-memory, temporary-folders, busy-instance; without lost-replies (made for other versions"));
   CHECK(!IsActive(Repair::kDeadChild) && IsActive(Repair::kDeadOwner));
-  CHECK(Has(Apply("victim", "2.70.0"), ": private-memory, temporary-folders;"));
+  CHECK(Has(Apply("victim", "2.70.0"), ": private-memory, temporary-folders, busy-instance;"));
   CHECK(Has(Apply("victim", "unknown"), ": private-memory, temporary-folders;"));
   // A library of 25.08 beside a server that says 24.10.
   const std::string mixed = Apply("victim_later");
@@ -127,16 +140,17 @@ void Choosing() {
   CHECK(Has(Apply("victim_partial"), "without dead-child (the library imports sem_wait 0 times, not once)"));
   CHECK(Has(Apply("victim", "2.51.0", {"all"}), ": none;") && !IsActive(Repair::kPrivateMemory));
   const std::string some = Apply("victim", "2.51.0", {"dead-owner", "idle-child"});
-  CHECK(Has(some, ": lost-replies, dead-child, slow-child, warm-child, private-memory, temporary-folders; without dead-owner (switched off)"));
+  CHECK(Has(some, ": lost-replies, dead-child, slow-child, warm-child, private-memory, temporary-folders, busy-instance; "
+                  "without dead-owner (switched off)"));
   std::string summary;
-  Status status = RepairPythonBackend({LibraryPath("victim"), "2.51.0", {"dead-owners"}, ""}, &summary);
+  Status status = RepairTriton({LibraryPath("victim"), Server(), "2.51.0", {"dead-owners"}, ""}, &summary);
   CHECK(status.code() == "OPTION" && Has(status.message(), "'dead-owners'") && Has(status.message(), "dead-owner,"));
-  CHECK(RepairPythonBackend({"/nowhere.so", "2.51.0", {}, ""}, &summary).code() == "LIBRARY");
+  CHECK(RepairTriton({"/nowhere.so", Server(), "2.51.0", {}, ""}, &summary).code() == "LIBRARY");
 }
 
 // The library is linked with RELRO and immediate binding: its tables are read-only before, and must be so afterwards.
 void Protection() {
-  void* victim = dlopen(LibraryPath("victim").c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* victim = Open("victim");
   const auto writable = [&] {
     const auto address = reinterpret_cast<uintptr_t>(dlsym(victim, "VictimLock"));
     std::ifstream maps("/proc/self/maps");
@@ -150,6 +164,40 @@ void Protection() {
   const std::vector<std::string> before = writable();
   Apply("victim");
   CHECK(writable() == before);
+}
+
+// A model is unloaded while the thread of its instance works: it is destroyed when that has put its instance back.
+void BusyInstance() {
+  void* core = Open("victim_core");
+  const auto load = reinterpret_cast<void* (*)()>(dlsym(core, "VictimLoad"));
+  const auto work = reinterpret_cast<void (*)(void*, int)>(dlsym(core, "VictimWork"));
+  const auto unload = reinterpret_cast<void (*)(void*)>(dlsym(core, "VictimUnload"));
+  const auto count = [&](const char* what) { return reinterpret_cast<int (*)()>(dlsym(core, what))(); };
+  const auto unload_while_working = [&] {
+    void* model = load();
+    work(model, 300);
+    CHECK(Eventually([&] { return count("VictimBusyNow") == 1; }));
+    unload(model);
+    const int before = count("VictimDestroyed");
+    CHECK(Eventually([&] { return count("VictimDestroyed") == before + 1; }));
+  };
+  unload_while_working();
+  CHECK(count("VictimEmptyLists") == 1);
+  Apply("victim");
+  CHECK(IsActive(Repair::kBusyInstance));
+  unload_while_working();
+  CHECK(count("VictimEmptyLists") == 1);
+  // Another model's work is not waited for.
+  void* other = load();
+  work(other, 3000);
+  CHECK(Eventually([&] { return count("VictimBusyNow") == 1; }));
+  const auto begin = std::chrono::steady_clock::now();
+  unload(load());
+  CHECK(Eventually([&] { return count("VictimDestroyed") == 3; }));
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
+  unload(other);
+  CHECK(Eventually([&] { return count("VictimDestroyed") == 4; }));
+  CHECK(count("VictimEmptyLists") == 1);
 }
 
 struct Heap {
@@ -263,6 +311,7 @@ const Cases cases = {
     {"choosing", Choosing},           {"protection", Protection},
     {"dead_owner", DeadOwner},        {"sealing_heap", SealingHeap},
     {"dead_in_allocator", DeadInAllocator}, {"waiting_for_child", WaitingForChild},
+    {"busy_instance", BusyInstance},
 };
 
 }  // namespace

@@ -34,7 +34,8 @@ namespace {
 
 void Apply() {
   std::string summary;
-  CHECK(RepairPythonBackend({directoryOfLibraries + "/libvictim.so", "2.51.0", {}, ""}, &summary).ok());
+  ImportTable server;
+  CHECK(RepairTriton({directoryOfLibraries + "/libvictim.so", &server, "2.51.0", {}, ""}, &summary).ok());
   CHECK(IsActive(Repair::kLostReplies) && IsActive(Repair::kIdleChild));
 }
 

@@ -21,17 +21,17 @@ async function serve(): Promise<string[]> {
   return log;
 }
 
-const repairs = (log: string[]) => log.filter((line) => line.includes("repairs of the Python backend"));
+const repairs = (log: string[]) => log.filter((line) => line.includes("repairs of Triton"));
 
-describe("the repairs of Triton's Python backend", () => {
+describe("the repairs of Triton", () => {
   afterEach(() => {
     delete process.env["TRITONODE_REPAIRS_OFF"];
   });
 
   it("are all active for the Triton they were made for, and the log says so", async () => {
     expect(repairs(await serve())).toEqual([
-      "tritonode: repairs of the Python backend of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, " +
-        "idle-child, warm-child, private-memory, temporary-folders",
+      "tritonode: repairs of Triton 2.51.0: dead-owner, lost-replies, dead-child, slow-child, " +
+        "idle-child, warm-child, private-memory, temporary-folders, busy-instance",
     ]);
   });
 
@@ -39,7 +39,8 @@ describe("the repairs of Triton's Python backend", () => {
     process.env["TRITONODE_REPAIRS_OFF"] = "idle-child,private-memory";
     const [some] = repairs(await serve());
     expect(some).toContain(
-      ": dead-owner, lost-replies, dead-child, slow-child, warm-child, temporary-folders; without idle-child (switched off)",
+      ": dead-owner, lost-replies, dead-child, slow-child, warm-child, temporary-folders, " +
+        "busy-instance; without idle-child (switched off)",
     );
     process.env["TRITONODE_REPAIRS_OFF"] = "all";
     expect(repairs(await serve())[0]).toContain("2.51.0: none; without dead-owner (switched off)");

@@ -1,5 +1,6 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { nearest } from "../common/nearest";
+import { shellWord } from "../common/shell";
 import { InvalidArgumentError } from "../errors";
 import type { CommandSpec } from "./spec";
 
@@ -46,6 +47,16 @@ export function parse<Spec extends CommandSpec>(spec: Spec, args: string[]): Par
       const near = nearest(option.replace(/^-+/, ""), Object.keys(spec.options));
       const hint = near === undefined ? help : `did you mean --${near}? Otherwise ${help}`;
       throw new InvalidArgumentError(`unknown option ${option}`, { hint, cause: error });
+    }
+    if (code === "ERR_PARSE_ARGS_INVALID_OPTION_VALUE") {
+      const dashed = /'(--?[\w-]+)[^']*' argument is ambiguous/.exec(message)?.[1];
+      const value = args.find((_, index) => dashed !== undefined && args[index - 1] === dashed);
+      if (dashed?.startsWith("--") && value !== undefined) {
+        throw new InvalidArgumentError(`${dashed}: the value ${JSON.stringify(value)} begins with -`, {
+          hint: `if it is the value, write: ${shellWord(`${dashed}=${value}`)}; otherwise ${help}`,
+          cause: error,
+        });
+      }
     }
     if (code?.startsWith("ERR_PARSE_ARGS")) {
       throw new InvalidArgumentError(message.split(".")[0] ?? message, { hint: help, cause: error });

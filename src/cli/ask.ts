@@ -1,6 +1,8 @@
+import { nearest } from "../common/nearest";
 import { InvalidArgumentError } from "../errors";
 import type { VllmModel } from "../model";
 import type { ChatMessage } from "../model/openai";
+import { chatFields } from "../model/openai/fields";
 import { integer, jsonObject, number } from "./arguments";
 
 /** The part of {@link VllmModel} that a question needs. */
@@ -141,12 +143,49 @@ export function samplingOf(flags: SamplingFlags): Record<string, unknown> {
   const { temperature, "top-p": topP, seed } = flags;
   const text = flags["sampling-parameters"];
   const more = text === undefined ? {} : jsonObject("--sampling-parameters", text);
-  if ((more["n"] ?? 1) !== 1) throw new InvalidArgumentError("--sampling-parameters: n is 1, there is one answer");
+  if ((more["n"] ?? 1) !== 1) {
+    throw new InvalidArgumentError(
+      `--sampling-parameters: n is ${JSON.stringify(more["n"])}, and there is one answer`,
+      {
+        hint: "leave n out",
+      },
+    );
+  }
+  checkSpelling(more);
   return {
     max_tokens: integer("--max-tokens", flags["max-tokens"], 1),
-    ...(temperature === undefined ? {} : { temperature: number("--temperature", temperature) }),
-    ...(topP === undefined ? {} : { top_p: number("--top-p", topP) }),
+    ...(temperature === undefined ? {} : { temperature: temperatureOf(temperature) }),
+    ...(topP === undefined ? {} : { top_p: topPOf(topP) }),
     ...(seed === undefined ? {} : { seed: integer("--seed", seed, 0) }),
     ...more,
   };
+}
+
+// vLLM would refuse these as well, but only after the model was loaded.
+
+function temperatureOf(text: string): number {
+  const value = number("--temperature", text);
+  if (value >= 0) return value;
+  throw new InvalidArgumentError(`--temperature ${JSON.stringify(text)} is below 0`, {
+    hint: "0 gives the most likely answer, higher values more variety",
+  });
+}
+
+function topPOf(text: string): number {
+  const value = number("--top-p", text);
+  if (value > 0 && value <= 1) return value;
+  throw new InvalidArgumentError(`--top-p ${JSON.stringify(text)} is not above 0 and at most 1`, {
+    hint: "for example: --top-p 0.95",
+  });
+}
+
+/** Refuses a name that is close to a known one. Other names may be known to the call that is made, or to another vLLM. */
+function checkSpelling(parameters: Readonly<Record<string, unknown>>): void {
+  for (const name of Object.keys(parameters)) {
+    const near = chatFields.includes(name) ? undefined : nearest(name, chatFields);
+    if (near === undefined) continue;
+    throw new InvalidArgumentError(`--sampling-parameters: there is no parameter ${JSON.stringify(name)}`, {
+      hint: `did you mean ${near}?`,
+    });
+  }
 }

@@ -1,5 +1,6 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { nearest } from "../common/nearest";
 import { shellWord } from "../common/shell";
 import { InvalidArgumentError } from "../errors";
 import { downloaded, missingModel } from "../model/model-folder";
@@ -87,6 +88,25 @@ export function findAdapters(values: readonly string[], source: ModelSource): Ad
     });
   }
   return found;
+}
+
+/**
+ * Refuses a name that no `--lora` gives, before the model is loaded. A model repository may have further adapters.
+ *
+ * @param where - what names the adapter: an option, or a line of a file
+ * @throws {@link InvalidArgumentError} with the nearest name
+ */
+export function checkGiven(
+  { source, adapters }: { source: ModelSource; adapters: readonly AdapterSource[] },
+  lora: string,
+  where: string,
+): void {
+  const names = adapters.map(({ name }) => name);
+  if (source.kind === "repository" || names.includes(lora)) return;
+  const near = nearest(lora, names);
+  throw new InvalidArgumentError(`${where} names the adapter ${JSON.stringify(lora)}, which no --lora gives`, {
+    hint: near === undefined ? `add: --lora ${shellWord(`${lora}=PATH`)}` : `did you mean ${near}?`,
+  });
 }
 
 function findAdapter(value: string, source: ModelSource): AdapterSource {

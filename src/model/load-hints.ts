@@ -1,7 +1,9 @@
+import { shellWord } from "../common/shell";
+
 /** A reason why a load fails, from vLLM or this package's backend, and what to do about it. */
 interface Hint {
   readonly reason: RegExp;
-  readonly hint: string;
+  readonly hint: string | ((match: RegExpExecArray) => string);
 }
 
 /** The first entry that matches is used. docs/errors.md has the same list for readers. */
@@ -36,8 +38,17 @@ const hints: readonly Hint[] = [
     hint: "take a smaller or a quantised model, lower max_model_len, max_num_seqs or max_loras, or give the process more memory",
   },
   {
+    reason: /rank \d+ is greater than max_lora_rank 512\b/,
+    hint: "vLLM serves adapters up to rank 512: train it with a smaller rank, or leave it out",
+  },
+  {
     reason: /max_lora_rank/,
     hint: "set max_lora_rank to 1, 8, 16, 32, 64, 128, 256, 320 or 512, at least the largest rank of the adapters",
+  },
+  {
+    reason: /^adapter '[^']*' \((.+?)\): /,
+    hint: ([, path = "PATH"]) =>
+      `list all problems of the adapter with: npx tritonode inspect ${shellWord(path)} --model MODEL; correct its files, or leave it out`,
   },
   {
     reason: /engine argument 'dtype'/,
@@ -77,11 +88,16 @@ const hints: readonly Hint[] = [
   },
 ];
 
-const general = "the log says more: pass `logger` to VllmModel.load, or run: npx tritonode doctor";
+const general =
+  "the log says more: pass `logger` to VllmModel.load (on the command line --verbose), or run: npx tritonode doctor";
 
 /** What to do about a load that failed. */
 export function loadHint(reason: string): string {
-  return hints.find((each) => each.reason.test(reason))?.hint ?? general;
+  for (const { reason: known, hint } of hints) {
+    const match = known.exec(reason);
+    if (match !== null) return typeof hint === "string" ? hint : hint(match);
+  }
+  return general;
 }
 
 /**

@@ -48,6 +48,9 @@ describe("parse", () => {
 
   it("refuses a missing value, and a word too many or too few", () => {
     expect(refusal(() => parse(spec, ["--device"])).message).toContain("--device");
+    const dash = refusal(() => parse(spec, ["--device", "-4", "here"]));
+    expect(dash.message).toBe('--device: the value "-4" begins with -');
+    expect(dash.hint).toContain("write: --device=-4;");
     expect(refusal(() => parse(spec, ["here", "zsh", "extra"])).message).toBe('unexpected argument "extra"');
     const missing = refusal(() => parse(spec, []));
     expect(missing.message).toBe("setup needs FROM: what is read");

@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { type AskedModel, ask, speedNote } from "../../src/cli/ask";
+import { type AskedModel, ask, samplingOf, speedNote } from "../../src/cli/ask";
 import { checkVision, readImages } from "../../src/cli/images";
 import { temporary } from "./runtime-files";
 
@@ -26,6 +26,22 @@ it("an answer that is stopped has its text and the number of its tokens", async 
   const answer = await ask(model, { messages: [] }, { signal, stop: stop.signal, sampling: {} });
   expect(answer).toMatchObject({ text: "1 2 3 4 5 ", finishReason: "stopped", completionTokens: 5, promptTokens: 3 });
   expect(speedNote(answer)).toMatch(/^5 tokens, [\d.]+ tokens\/s, the first after [\d.]+ s, stopped$/);
+});
+
+it("sampling parameters are judged before the model is loaded", () => {
+  const flags = { "max-tokens": "5" };
+  const more = (text: string) => () => samplingOf({ ...flags, "sampling-parameters": text });
+  expect(more('{"top_k": 3, "extra_args": {}, "skip_reading_prefix_cache": true}')()).toMatchObject({ top_k: 3 });
+  expect(more('{"temprature": 1}')).toThrow(
+    expect.objectContaining({
+      message: '--sampling-parameters: there is no parameter "temprature"',
+      hint: "did you mean temperature?",
+    }),
+  );
+  expect(more('{"n": 2}')).toThrow(/n is 2/);
+  expect(samplingOf({ ...flags, temperature: "0", "top-p": "1" })).toMatchObject({ temperature: 0, top_p: 1 });
+  expect(() => samplingOf({ ...flags, temperature: "-4" })).toThrow('--temperature "-4" is below 0');
+  for (const text of ["0", "1.5"]) expect(() => samplingOf({ ...flags, "top-p": text })).toThrow(/--top-p "/);
 });
 
 it("an answer that is cancelled from outside is an error", async () => {

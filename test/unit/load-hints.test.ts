@@ -163,7 +163,13 @@ test.each([
   ["Couldn't instantiate the backend tokenizer from one of:", /tokenizer\.json/],
   ["Total number of attention heads (2) must be divisible by tensor parallel size (3).", /tensor_parallel_size/],
   ["Cannot find the config file for awq", /leave the engine argument quantization out/],
-  ["something that nobody has seen yet", /the log says more/],
+  ["adapter 'a' (/l/a): rank 600 is greater than max_lora_rank 512", /up to rank 512/],
+  ["adapter 'a' (/l/a): rank 64 is greater than max_lora_rank 16", /set max_lora_rank/],
+  [
+    "adapter 'a' (/my loras/a): adapter_model.safetensors: the header says rank 16",
+    /tritonode inspect '\/my loras\/a' --model MODEL/,
+  ],
+  ["something that nobody has seen yet", /the log says more: .*--verbose/],
 ])("%s", (reason, hint) => {
   expect(loadHint(reason)).toMatch(hint);
 });

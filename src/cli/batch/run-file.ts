@@ -1,10 +1,10 @@
-import { nearest } from "../../common/nearest";
 import { DisposedError, EngineDiedError, InvalidArgumentError, TritonodeError } from "../../errors";
 import type { VllmModel } from "../../model";
 import { type AskedModel, answerJson, ask, hasChatTemplate } from "../ask";
 import type { AskSettings } from "../ask-settings";
 import type { Context } from "../context";
 import { withModel } from "../model";
+import { checkGiven } from "../model-source";
 import { ProgressBar } from "../progress-bar";
 import { errorFields } from "../report-error";
 import { styler } from "../terminal";
@@ -54,17 +54,10 @@ function checkAdapters(rows: readonly Row[], { load }: AskSettings, { file, use 
       hint: `answer every line with it: --use ${names[0]}; or name it in the lines: {"prompt": "...", "lora": "${names[0]}"}`,
     });
   }
-  if (load.source.kind === "repository") return;
-  const unknown = [use, ...rows.map(({ lora }) => lora)].find(
-    (name) => typeof name === "string" && !names.includes(name),
-  );
-  if (typeof unknown !== "string") return;
-  const line = rows.find(({ lora }) => lora === unknown)?.line;
-  const near = nearest(unknown, names);
-  throw new InvalidArgumentError(
-    `${line === undefined ? "--use" : `${file}, line ${line},`} names the adapter ${JSON.stringify(unknown)}, which no --lora gives`,
-    { hint: near === undefined ? `--lora ${unknown}=PATH` : `did you mean ${near}?` },
-  );
+  if (use !== undefined) checkGiven(load, use, "--use");
+  for (const { lora, line } of rows) {
+    if (typeof lora === "string") checkGiven(load, lora, `${file}, line ${line},`);
+  }
 }
 
 /** Answers many rows concurrently: counts them, shows progress, and writes results and failures. */

@@ -8,6 +8,7 @@ import { runFile } from "../batch/run-file";
 import type { Context, Run } from "../context";
 import { checkVision, readImages } from "../images";
 import { withModel } from "../model";
+import { checkGiven } from "../model-source";
 import { run as spec } from "../table/models";
 import { styler } from "../terminal";
 
@@ -44,6 +45,7 @@ export const run: Run = async (args, context) => {
     const parallel = integer("--parallel", values.parallel, 1);
     return runFile(context, settings, { file, text, out: values.out, use: values.use, parallel });
   }
+  if (values.use !== undefined) checkGiven(settings.load, values.use, "--use");
   const prompt = await promptOf(rest, context);
   return runPrompt(context, settings, { prompt, images }, values.use, values.json);
 };

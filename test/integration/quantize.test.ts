@@ -37,7 +37,7 @@ test.each([
   [["quantize"], "quantize needs SRC"],
   [["quantize", fixtures.models.tiny, join(folder, "x"), "--bits", "5"], '--bits "5" is not known'],
   [["quantize", folder, join(folder, "x"), "--no-perplexity"], "it has no config.json"],
-  [["quantize", fixtures.models.tiny, folder, "--no-perplexity"], "is there already"],
+  [["quantize", fixtures.models.tiny, folder, "--no-perplexity"], "exists already; name a new folder"],
 ])("%j is refused", async (words, message) => {
   const surroundings = context({ environment: process.env });
   expect(await main(words, surroundings)).not.toBe(0);

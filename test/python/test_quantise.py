@@ -66,8 +66,10 @@ def test_what_cannot_be_quantised_is_refused(
 
 
 def test_other_folders_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is there already"):
+    with pytest.raises(SettingsError, match="exists already"):
         quantise.quantise(source, tmp_path, 4)
+    with pytest.raises(SettingsError, match="there is no folder"):
+        quantise.quantise(tmp_path / "nowhere", tmp_path / "out", 4)
     with pytest.raises(SettingsError, match=r"has no config\.json"):
         quantise.quantise(tmp_path, tmp_path / "out", 4)
 

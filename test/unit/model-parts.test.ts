@@ -127,6 +127,21 @@ describe("a stream of pieces", () => {
     expect(pieces).toEqual(["a0", "b0", "a1", "b1", "done"]);
   });
 
+  test("a response that brings more than is read loses nothing, nor does one that final() reads ahead", async () => {
+    const { state, stream } = start();
+    const first = stream.next();
+    state.onResponse(response(["a0", "b0", "c0"]), false);
+    const texts = [(await first).value?.text];
+    const final = stream.final();
+    for (const step of [1, 2]) {
+      await settled();
+      state.onResponse(response([`a${step}`, `b${step}`, `c${step}`], step === 2), step === 2);
+    }
+    await final;
+    for await (const { text } of stream) texts.push(text);
+    expect(texts).toEqual(["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]);
+  });
+
   test("return() acts at once, though a read waits", async () => {
     const { stream, cancelled } = start();
     const waiting = stream.next();

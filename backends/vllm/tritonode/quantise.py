@@ -87,7 +87,9 @@ def quantise(source: Path, out: Path, bits: int, tell: Report = report) -> int:
 
 def _check(source: Path, out: Path) -> dict[str, Any]:
     if out.exists():
-        raise SettingsError(f"{out} is there already: name a folder that is not")
+        raise SettingsError(f"{out} exists already; name a new folder")
+    if not source.is_dir():
+        raise SettingsError(f"there is no folder {source}")
     try:
         config = json.loads((source / "config.json").read_text("utf-8"))
     except FileNotFoundError:

@@ -8,6 +8,13 @@ export { type BundleOptions, bundle } from "./install/bundle";
 export type { Installer } from "./install/installer";
 export { planLines, type SetupPlan } from "./install/plan";
 export type { OnSetupProgress, SetupPhase, SetupProgress } from "./install/progress";
-export { diskUsage, type InstalledRuntime, installedRuntimes, type Removed, remove } from "./install/remove";
+export {
+  diskUsage,
+  type InstalledRuntime,
+  installedRuntimes,
+  type Removed,
+  remove,
+  requireRemovable,
+} from "./install/remove";
 export { planSetup, type SetupOptions, setup } from "./install/setup";
 export type { Device, Runtime, TritonFiles } from "./runtime";

@@ -117,7 +117,7 @@ describe("the program", () => {
 
   it("says what is missing and exits with 1", () => {
     const { status, stderr } = tritonode("setup", "--dir", "/proc/nowhere");
-    expect(stderr).toContain("/proc/nowhere can't be made");
+    expect(stderr).toContain("/proc/nowhere can't be made: ENOENT");
     expect(status).toBe(1);
     expect(tritonode("--version").status).toBe(0);
     expect(tritonode("nonsense").status).toBe(2);

@@ -144,6 +144,8 @@ describe("a bundle in parts", () => {
     const error = await refusal(bundle({ output, device: "cpu", parts: 1e6 }));
     expect(error).toBeInstanceOf(InvalidArgumentError);
     expect(readdirSync(output)).toEqual(["thesis.tex"]);
+    // Found at the start, and not when everything was downloaded.
+    expect((await refusal(bundle({ output, device: "cpu" }))).message).toBe(`${output} is a folder`);
   });
 });
 

@@ -150,6 +150,10 @@ describe("tritonode remove", () => {
     const sure = context({ environment });
     expect(await main(["remove", "--all"], sure)).toBe(2);
     expect(sure.stderr.text).toContain("add --yes");
+    const other = context({ environment });
+    expect(await main(["remove", "--dir", temporary()], other)).toBe(1);
+    expect(other.stderr.text).toContain("there is no runtime in ");
+    expect(other.stderr.text).not.toContain("--yes");
     expect(installedRuntimes(environment)).toHaveLength(1);
   });
 });

@@ -1,6 +1,6 @@
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "../../errors";
-import { type Device, diskUsage, installedRuntimes, remove } from "../../runtime";
+import { type Device, diskUsage, installedRuntimes, remove, requireRemovable } from "../../runtime";
 import { defaultDirectory, namedDirectory } from "../../runtime/find/paths";
 import { formatBytes } from "../../runtime/install/progress";
 import { parse } from "../arguments";
@@ -18,6 +18,8 @@ export const run: Run = async (args, context) => {
   const tell = (result: object) => context.stdout.write(`${JSON.stringify(result)}\n`);
   const style = styler(context.stdout, context.environment);
   for (const directory of directories) {
+    // Before the question, whose answer would not matter.
+    requireRemovable(directory);
     const size = await diskUsage(directory).catch(() => undefined);
     const what = size === undefined ? directory : `${directory} (${formatBytes(size)})`;
     if (!values.yes && !(await agreed(what, context))) {

@@ -74,14 +74,15 @@ export function tritonOfDirectory(directory: string): TritonFiles {
       },
     );
   }
-  return checked({
+  const files = {
     version,
     library: join(root, "lib", "libtritonserver.so"),
     dependencyDirectory: undefined,
     pythonBackend,
     stub: join(pythonBackend, "triton_python_backend_stub"),
     server: existsSync(server) ? server : undefined,
-  });
+  };
+  return checked(files, "name another installed Triton, or use the one from PyPI: npx tritonode setup --triton none");
 }
 
 /** The Python version (major.minor) that a stub is linked against, read from the library name in its ELF strings. */
@@ -102,7 +103,7 @@ export function sitePackages(venv: string, pythonVersion: string): string {
   return join(venv, "lib", `python${pythonVersion}`, "site-packages");
 }
 
-function checked(files: TritonFiles): TritonFiles {
+function checked(files: TritonFiles, hint?: string): TritonFiles {
   const parts: [string, string][] = [
     ["libtritonserver", files.library],
     ["Triton's Python backend", join(files.pythonBackend, "libtriton_python.so")],
@@ -110,7 +111,10 @@ function checked(files: TritonFiles): TritonFiles {
   ];
   for (const [what, path] of parts) {
     if (!existsSync(path)) {
-      throw new RuntimeMissingError(`${what} is not there: ${path}`, { code: "ERR_RUNTIME_BROKEN" });
+      throw new RuntimeMissingError(`${what} is not there: ${path}`, {
+        code: "ERR_RUNTIME_BROKEN",
+        ...(hint === undefined ? {} : { hint }),
+      });
     }
   }
   // Triton hands paths to its children, and links are resolved against their $ORIGIN, so the real path is used

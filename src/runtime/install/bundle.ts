@@ -106,9 +106,17 @@ async function make(options: BundleOptions): Promise<string> {
   if (parts !== undefined && existsSync(output) && !isEmptyFolder(output)) {
     throw new InvalidArgumentError(`${output} exists already`, { hint: "name a new or an empty folder" });
   }
+  if (parts === undefined && existsSync(output) && statSync(output).isDirectory()) {
+    throw new InvalidArgumentError(`${output} is a folder`, {
+      hint: "name a file such as tritonode-runtime.tar; a folder takes parts (--parts SIZE)",
+    });
+  }
   // next to the result, because it takes gigabytes and is renamed at the end
   await makeDirectories(dirname(output)).catch((cause) => {
-    throw new SetupError(`${dirname(output)} can't be made`, { hint: "choose another place for the bundle", cause });
+    throw new SetupError(`${dirname(output)} can't be made: ${(cause as Error).message}`, {
+      hint: "choose another place for the bundle",
+      cause,
+    });
   });
   const scratch = await mkdtemp(join(dirname(output), ".tritonode-bundle-"));
   try {

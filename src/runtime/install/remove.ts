@@ -61,6 +61,16 @@ export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env):
   });
 }
 
+/** @throws {@link SetupError} `ERR_SETUP_DIRECTORY` if there is no runtime in the folder. */
+export function requireRemovable(directory: string): void {
+  const target = resolve(directory);
+  if (contentsOf(target).state !== "none") return;
+  throw new SetupError(`there is no runtime in ${target}`, {
+    code: "ERR_SETUP_DIRECTORY",
+    hint: "only a folder that `tritonode setup` made is removed; `npx tritonode doctor` lists them",
+  });
+}
+
 /**
  * Deletes the runtime in a folder: what `setup` made, and the folder itself if nothing else is in it. The manifest goes
  * first, so that an interrupted removal leaves nothing that looks complete.
@@ -70,12 +80,7 @@ export function installedRuntimes(environment: NodeJS.ProcessEnv = process.env):
  */
 export async function remove(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<Removed> {
   const target = resolve(directory);
-  if (contentsOf(target).state === "none") {
-    throw new SetupError(`there is no runtime in ${target}`, {
-      code: "ERR_SETUP_DIRECTORY",
-      hint: "only a folder that `tritonode setup` made is removed; `npx tritonode doctor` names those that are there",
-    });
-  }
+  requireRemovable(target);
   const holder = await lockHolder(target);
   if (holder !== undefined) throw locked(target, holder);
   const waiting = new AbortController();

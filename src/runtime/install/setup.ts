@@ -97,7 +97,10 @@ export async function setup(options: SetupOptions = {}): Promise<Runtime> {
   const { device, extras, directory, installed } = await checked(options);
   const report = options.onProgress ?? (() => {});
   await makeDirectories(directory).catch((cause) => {
-    throw new SetupError(`${directory} can't be made`, { hint: "choose another place with --dir", cause });
+    throw new SetupError(`${directory} can't be made: ${(cause as Error).message}`, {
+      hint: "choose another place with --dir",
+      cause,
+    });
   });
   await refuseForeign(directory);
   const lock = await acquireLock(directory, {

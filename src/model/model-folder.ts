@@ -43,8 +43,7 @@ export function checkModelFolder(
   // With these arguments the configuration is elsewhere, or in Mistral's own format.
   const configured = names.includes("config.json") || names.includes("params.json") || engine["hf_config_path"] != null;
   if (!configured) throw unconfigured(path, names);
-  const config = readConfig(path, names);
-  if (config !== undefined) checkContext(engine, config, environment);
+  if (names.includes("config.json")) checkContext(engine, readObject(join(path, "config.json")), environment);
   if (plainFormats.includes(engine["load_format"])) checkWeights(path, names);
 }
 
@@ -111,12 +110,12 @@ function unconfigured(path: string, names: readonly string[]): InvalidArgumentEr
   return new InvalidArgumentError(`the model's folder ${path} has no config.json`, { hint });
 }
 
-function readConfig(path: string, names: readonly string[]): Record<string, unknown> | undefined {
-  if (!names.includes("config.json")) return undefined;
-  const file = join(path, "config.json");
+/** Reads a JSON object of the model. @throws {@link InvalidArgumentError} */
+function readObject(file: string): Record<string, unknown> {
   try {
-    const config: unknown = JSON.parse(readFileSync(file, "utf8"));
-    return typeof config === "object" && config !== null ? (config as Record<string, unknown>) : undefined;
+    const value: unknown = JSON.parse(readFileSync(file, "utf8"));
+    if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error("not a JSON object");
+    return value as Record<string, unknown>;
   } catch (cause) {
     throw new InvalidArgumentError(`${file} is not valid JSON: ${(cause as Error).message}`, {
       cause,
@@ -161,14 +160,8 @@ function checkWeights(path: string, names: readonly string[]): void {
 }
 
 function checkShards(path: string, index: string, names: readonly string[]): void {
-  let shards: unknown[];
-  try {
-    const { weight_map: map } = JSON.parse(readFileSync(join(path, index), "utf8")) as { weight_map?: object };
-    shards = Object.values(map ?? {});
-  } catch (cause) {
-    throw new InvalidArgumentError(`${join(path, index)} is not valid JSON: ${(cause as Error).message}`, { cause });
-  }
-  const lost = [...new Set(shards)].filter((name) => !names.includes(String(name)));
+  const { weight_map: map } = readObject(join(path, index));
+  const lost = [...new Set(Object.values(map ?? {}))].filter((name) => !names.includes(String(name)));
   if (lost.length === 0) return;
   throw new InvalidArgumentError(`the model's folder ${path} lacks ${lost.length} of its files, ${lost[0]} first`, {
     hint: `${index} names them: get them from where the model came from`,

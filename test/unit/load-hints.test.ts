@@ -28,6 +28,24 @@ test.each<[string, (path: string) => void, RegExp, RegExp]>([
     /config\.json is not valid JSON/,
     /again/,
   ],
+  [
+    "a configuration that is no object",
+    (path) => writeFileSync(join(path, "config.json"), "null"),
+    /config\.json is not valid JSON: not a JSON object/,
+    /again/,
+  ],
+  [
+    "an index of weights that is no JSON",
+    (path) => writeFileSync(join(path, "model.safetensors.index.json"), "{ nonsense"),
+    /index\.json is not valid JSON/,
+    /again/,
+  ],
+  [
+    "an index of weights that is a Git LFS pointer",
+    (path) => writeFileSync(join(path, "model.safetensors.index.json"), "version https://git-lfs.github.com/spec/v1\n"),
+    /index\.json is not valid JSON/,
+    /git lfs pull/,
+  ],
   ["no weights", (path) => rmSync(join(path, "model.safetensors")), /has no weights/, /Git LFS/],
   [
     "weights that were cut short",

@@ -81,7 +81,9 @@ export function checkLoadOptions(options: VllmModelOptions): void {
     });
   }
   if (options.loras !== undefined && options.engine === undefined) {
-    throw new InvalidArgumentError("loras belongs to the object form; a repository has its multi_lora.json");
+    throw new InvalidArgumentError("loras and modelRepository cannot be used together", {
+      hint: "name the adapters in the repository's multi_lora.json, or pass engine instead of modelRepository",
+    });
   }
   for (const [name, check] of Object.entries(loadChecks)) check(name, options[name as keyof VllmModelOptions]);
 }

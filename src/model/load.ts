@@ -159,7 +159,10 @@ export function backendFolder(named: string | undefined): string {
   if (named === undefined) return join(packageRoot(), "backends", "vllm");
   const folder = resolve(named);
   if (existsSync(join(folder, "model.py"))) return folder;
-  throw new InvalidArgumentError(`backend is no folder of a vLLM backend: there is no ${join(folder, "model.py")}`, {
-    hint: "in NVIDIA's container it is /opt/tritonserver/backends/vllm",
-  });
+  throw new InvalidArgumentError(
+    `backend must be the folder of a vLLM backend: there is no ${join(folder, "model.py")}`,
+    {
+      hint: "in NVIDIA's container it is /opt/tritonserver/backends/vllm",
+    },
+  );
 }

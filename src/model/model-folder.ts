@@ -35,7 +35,7 @@ export function checkModelFolder(
     throw missingModel(model, environment);
   }
   if (!statSync(path).isDirectory()) {
-    throw new InvalidArgumentError(`the model ${path} is a file, and no .gguf file`, {
+    throw new InvalidArgumentError(`the model ${path} is a file, but not a .gguf file`, {
       hint: `name its folder: ${dirname(path)}`,
     });
   }

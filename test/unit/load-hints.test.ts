@@ -118,7 +118,7 @@ test("a model that does not exist: the nearest name beside it, or how to downloa
   expect(() => checkModelFolder({ model: "~/llama" })).toThrow(
     expect.objectContaining({ code: "ERR_MODEL_NOT_FOUND", hint: expect.stringContaining("only a shell replaces ~") }),
   );
-  expect(() => checkModelFolder({ model: join(model, "config.json") })).toThrow(/is a file, and no \.gguf file/);
+  expect(() => checkModelFolder({ model: join(model, "config.json") })).toThrow(/is a file, but not a \.gguf file/);
   const environment = { HF_HOME: folder };
   expect(() => checkModelFolder({ model: "somebody/llama-1B" }, environment)).toThrow(
     expect.objectContaining({

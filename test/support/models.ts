@@ -39,10 +39,16 @@ export function loadTiny(
   });
 }
 
+const folders: string[] = [];
+// Registered here: a hook that is registered while a test runs is ignored.
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 /** A folder that is removed when the test file is done. */
 export function temporaryFolder(prefix = "tritonode test "): string {
   const path = mkdtempSync(join(tmpdir(), prefix));
-  afterAll(() => rmSync(path, { recursive: true, force: true }));
+  folders.push(path);
   return path;
 }
 

@@ -5,10 +5,16 @@ import { afterAll } from "vitest";
 import { type Manifest, packed, writeManifest } from "../../src/runtime/find/manifest";
 import { baseDigest } from "../../src/runtime/packages/requirements";
 
-/** A folder that goes away when the test file ends. */
+const folders: string[] = [];
+// Registered here: a hook that is registered while a test runs is ignored.
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+/** A folder that is removed when the test file is done. */
 export function temporary(): string {
   const folder = mkdtempSync(join(tmpdir(), "runtime-test-"));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  folders.push(folder);
   return folder;
 }
 

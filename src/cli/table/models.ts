@@ -85,7 +85,7 @@ export const run = command({
   ],
   description: [
     "Answers a prompt with the model's own chat template. Standard output gets only the answer, as it is generated; progress and notes go to standard error.",
-    'With a file of prompts, one JSON object a line: {"prompt": "..."} or {"messages": [...]}, with "lora" (an adapter\'s name; null is the base model), "id", and sampling parameters under vLLM\'s  names. Lines are answered concurrently. With --out the results are written to a file in the order of the lines; run the same command again to answer only the missing lines.',
+    'With a file of prompts, one JSON object a line: {"prompt": "..."} or {"messages": [...]}, with "lora" (an adapter\'s name; null is the base model), "id", and sampling parameters under vLLM\'s names. Lines are answered concurrently. With --out the results are written to a file in the order of the lines; run the same command again to answer only the missing lines.',
   ],
   options: {
     ...asking,

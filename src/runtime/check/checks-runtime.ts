@@ -124,7 +124,7 @@ export async function checkVersions(runtime: Runtime): Promise<Check> {
   ].flat();
   return ok(
     name,
-    `${described}; left out, and added by \`${setupCommand(runtime)}\` with the option in parentheses: ${parts.join("; ")}`,
+    `${described}; not installed: ${parts.join("; ")}. To add some, give its option to: ${setupCommand(runtime)}`,
   );
 }
 

@@ -10,13 +10,14 @@ Each line of progress on stdout is a JSON object with the key "quantise".
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ def quantise(source: Path, out: Path, bits: int, tell: Report = report) -> int:
     Raises SettingsError (INVALID_ARG) for a folder that cannot be quantised, or an `out` that is there already.
     """
     config = _check(source, out)
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
     files = sorted(source.glob("*.safetensors"))
@@ -57,12 +57,17 @@ def quantise(source: Path, out: Path, bits: int, tell: Report = report) -> int:
         writer = _Writer(work, save_file)
         layers, left = 0, []
         for file in files:
-            with safe_open(file, framework="pt") as tensors:
+            with _opened(file) as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
                     tensor = tensors.get_tensor(name)
                     done += tensor.numel() * tensor.element_size()
                     if _is_quantised(name, list(tensor.shape)):
+                        _check_weight(f"'{name}' of {file}", tensor)
                         for each, made in packed(name.removesuffix(".weight"), tensor, bits, group).items():
+                            if made.is_floating_point() and not bool(made.isfinite().all()):
+                                raise SettingsError(
+                                    f"'{name}' of {file} has weights too large for scales of {made.dtype}"
+                                )
                             writer.add(each, made)
                         layers += 1
                     else:
@@ -94,7 +99,7 @@ def _check(source: Path, out: Path) -> dict[str, Any]:
         config = json.loads((source / "config.json").read_text("utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{source} is not a Hugging Face folder: it has no config.json") from None
-    except ValueError as failure:
+    except (ValueError, RecursionError) as failure:
         raise SettingsError(f"{source / 'config.json'} is not valid JSON: {failure}") from failure
     if not isinstance(config, dict) or config.get("quantization_config"):
         raise SettingsError(f"{source} is quantised already, or its config.json is not an object")
@@ -105,17 +110,34 @@ def _check(source: Path, out: Path) -> dict[str, Any]:
     return config
 
 
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Raises SettingsError for a file that is damaged, whenever that is noticed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as failure:
+        raise SettingsError(f"{file} is not a valid safetensors file: {failure}") from failure
+
+
+def _check_weight(what: str, weight: Any) -> None:
+    if not weight.is_floating_point():
+        raise SettingsError(f"{what} is of {weight.dtype}: floating-point weights are quantised, others are not")
+    if not bool(weight.float().isfinite().all()):
+        raise SettingsError(f"{what} holds an infinity or a NaN")
+
+
 def _is_quantised(name: str, shape: list[int]) -> bool:
     return len(shape) == 2 and name.endswith(_ENDINGS) and shape[1] % _LEAST_GROUP == 0
 
 
 def _group(files: list[Path], bits: int) -> int:
     """Inputs that share a scale, one number for all layers: more for 8 bits, where every layer's inputs allow it."""
-    from safetensors import safe_open
-
     inputs = set()
     for file in files:
-        with safe_open(file, framework="pt") as tensors:
+        with _opened(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no mapping)
                 shape = tensors.get_slice(name).get_shape()
                 if _is_quantised(name, shape):

@@ -154,7 +154,7 @@ def _state(packed: torch.Tensor) -> dict[str, Any]:
             "nested_blocksize": int(found.get("nested_blocksize", 1)),
             "nested_offset": float(found.get("nested_offset", 0.0)),
         }
-    except (ValueError, KeyError, TypeError) as failure:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as failure:
         raise SettingsError(f"quant_state is not bitsandbytes' ({failure!r})") from None
     if len(shape) != 2 or min(*shape, state["blocksize"], state["nested_blocksize"]) < 1:
         raise SettingsError(f"quant_state names a weight of {shape} in blocks of {state['blocksize']}")

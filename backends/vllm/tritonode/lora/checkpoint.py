@@ -79,7 +79,7 @@ def _config(model: str) -> dict[str, Any]:
     try:
         with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

@@ -51,7 +51,7 @@ class ScaledFolders:
                     os.symlink(os.path.join(source, name), os.path.join(folder, name))
             with open(os.path.join(folder, CONFIG_FILENAME), "w", encoding="utf-8") as file:
                 json.dump(scaled, file)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as failure:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as failure:
             raise SettingsError(f"the adapter in {source} cannot be scaled: {failure}") from failure
         return folder
 

@@ -16,6 +16,7 @@
 #include <csignal>
 #include <exception>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <string>
@@ -92,6 +93,17 @@ class MonitorThread final : public ChildMonitor {
   bool Watch(int pid, const std::string& arguments) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     return WatchLocked(pid, arguments);
+  }
+
+  void Announce(int pid, const std::string& arguments) override {
+    const std::string path = directory_ + "/" + std::to_string(pid);
+    const std::string written = directory_ + "/." + std::to_string(pid);
+    std::ofstream(written) << arguments;
+    std::error_code ignored;
+    // Both in one turn: between them the thread could report the child's end, and find an announcement of it afterwards.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::filesystem::rename(written, path, ignored);
+    if (!WatchLocked(pid, arguments)) unlink(path.c_str());
   }
 
   std::vector<int> Children() override {
@@ -246,7 +258,7 @@ class MonitorThread final : public ChildMonitor {
     const std::string path = directory_ + "/" + name;
     const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (file.get() < 0) {
-      // Only this thread removes announcements: without one, the child was watched already and its end has been told.
+      // It was removed with the end of its child, which has been reported.
       if (!IsShortOfDescriptors(errno)) return;
       rescan_ = true;
       polling_ = true;

@@ -28,6 +28,9 @@ class ChildMonitor {
   virtual void Unsubscribe(const EventQueue* queue) = 0;
   // Watches a process that no wrapper announced. False if there is no such process.
   virtual bool Watch(int pid, const std::string& arguments) = 0;
+  // Announces a child of this process in `childrenDirectory`, as a wrapper does for itself, and watches it. However soon it
+  // ends, its life is reported once. The file is missing if it could not be written.
+  virtual void Announce(int pid, const std::string& arguments) = 0;
   // Pids of announced children that run.
   virtual std::vector<int> Children() = 0;
   // Kills one of them, with its process group. Nothing happens for another pid.

@@ -12,10 +12,8 @@
 #include <csignal>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <system_error>
 #include <utility>
 
 #include "../common/descriptor.h"
@@ -288,12 +286,7 @@ pid_t WarmChildren::Take(const ChildCommand& command) {
     key.child = nullptr;
     std::string text;
     for (size_t i = 1; i < command.arguments.size(); ++i) text += command.arguments[i] + "\n";
-    if (monitor_ != nullptr) monitor_->Watch(child->pid, text);
-    // For removing what a dead host left behind (src/transport/sweep.ts).
-    const std::string announced = directory_ + "/children/";
-    std::ofstream(announced + "." + std::to_string(child->pid)) << text;
-    std::error_code ignored;
-    std::filesystem::rename(announced + "." + std::to_string(child->pid), announced + std::to_string(child->pid), ignored);
+    if (monitor_ != nullptr) monitor_->Announce(child->pid, text);
     changed_.notify_all();
     return child->pid;
   }

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <map>
@@ -19,17 +20,13 @@ using namespace tritonode;
 
 namespace {
 
-// $2 is the file with the environment; what the child is told goes into a file beside it. It ends once it is announced, as a
-// child that is taken does not end at once.
+// $2 is the file with the environment; what the child is told goes into a file beside it.
 constexpr const char* kScript = R"sh(#!/bin/sh
 . "$2"
 [ -n "$fail" ] && echo "$fail" >&4 && exit 1
 [ -n "$quit" ] && exit "$quit"
 echo ready >&4
 cat <&3 4>&- >"$2.told.tmp" && mv "$2.told.tmp" "$2.told"
-[ -s "$2.told" ] || exit 0
-turns=1000
-while [ ! -e "${2%/*}/children/$$" ] && [ $turns -gt 0 ]; do sleep 0.01; turns=$((turns - 1)); done
 )sh";
 
 struct Fixture {
@@ -157,6 +154,43 @@ void Ending() {
   CHECK(!Fixture::children().HasAny());
 }
 
+// However soon it ends after it was taken, its life is reported once.
+void Dying() {
+  Fixture fixture;
+  std::vector<int> taken;
+  for (int round = 0; round < 50; ++round) {
+    int pid = 0;
+    CHECK(fixture.Start(&pid).ok());
+    std::atomic<bool> isTaken = false;
+    std::thread kills([&] {
+      while (fixture.monitor->Children().empty() && !isTaken) {
+      }
+      kill(pid, SIGKILL);
+    });
+    CHECK(Fixture::children().Take(fixture.Command()) == pid);
+    isTaken = true;
+    kills.join();
+    CHECK(Eventually([&] { return fixture.monitor->Children().empty(); }));
+    taken.push_back(pid);
+  }
+  const std::string announcements = fixture.directory + "/children";
+  CHECK(Eventually([&] { return fs::is_empty(announcements); }));
+  // Reported after what the thread has still to read.
+  const pid_t last = getpid();
+  std::ofstream(announcements + "/" + std::to_string(last)) << "last";
+  CHECK(Eventually([&] {
+    const auto changes = fixture.consumer.Changes();
+    return !changes.empty() && changes.back().pid == last;
+  }));
+  const auto changes = fixture.consumer.Changes();
+  CHECK(changes.size() == 2 * taken.size() + 1);
+  for (size_t at = 0; at < taken.size(); ++at) {
+    CHECK(changes[2 * at].pid == taken[at] && changes[2 * at].running);
+    CHECK(changes[2 * at + 1].pid == taken[at] && !changes[2 * at + 1].running);
+  }
+  for (const int pid : taken) CHECK(waitpid(pid, nullptr, 0) == pid);
+}
+
 // Many threads want the one child: one gets it.
 void Racing() {
   Fixture fixture;
@@ -175,6 +209,7 @@ const Cases cases = {
     {"warm_taking", Taking},
     {"warm_failing", Failing},
     {"warm_ending", Ending},
+    {"warm_dying", Dying},
     {"warm_racing", Racing},
 };
 

@@ -62,7 +62,9 @@ const report = join(folder, `report-${process.pid}`);
 async function runVitest(files, env, counts) {
   rmSync(report, { force: true });
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile=${report}`];
-  const program = ["node_modules/vitest/vitest.mjs", "run", "--typecheck.enabled=false", ...reporters];
+  // An environment is new: its first loads read gigabytes that no other program has read yet.
+  const limits = ["--testTimeout=600000", "--hookTimeout=600000"];
+  const program = ["node_modules/vitest/vitest.mjs", "run", "--typecheck.enabled=false", ...limits, ...reporters];
   await start(process.execPath, [...program, ...files], { env });
   if (!existsSync(report)) {
     counts.failures.push("vitest wrote no report");

@@ -2,7 +2,7 @@ import { unlessAborted } from "../common/abort";
 import { describe } from "../common/describe";
 import { checkNames } from "../common/unknown";
 import { InvalidArgumentError, RequestCancelledError } from "../errors";
-import type { ChatMessage } from "./openai/chat-types";
+import type { ChatMessageLike } from "./openai/chat-types";
 import { checkSignal } from "./options";
 
 /** Options of {@link VllmModel.map} besides those of each request. */
@@ -156,7 +156,7 @@ function iteratorOf<Item>(source: MapSource<Item>): AsyncIterator<Item> | Iterat
 }
 
 /** Whether an item of a map is a conversation, and not token ids. */
-export function isConversation(item: unknown): item is readonly ChatMessage[] {
+export function isConversation(item: unknown): item is readonly ChatMessageLike[] {
   return Array.isArray(item) && typeof item[0] === "object";
 }
 

@@ -30,7 +30,7 @@ import {
 import { type ModelMetrics, toModelMetrics } from "./metrics";
 import type { OpenAiRoutes } from "./openai/call";
 import { type ChatStream, chat, chatStream } from "./openai/chat";
-import type { ChatMessage, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
+import type { ChatMessageLike, ChatOptions, ChatResult, StructuredAnswer } from "./openai/chat-types";
 import { type EmbedResult, embed } from "./openai/embed";
 import { createFetch } from "./openai/fetch";
 import type { EmbedOptions, TokenizeOptions } from "./openai/request-types";
@@ -262,7 +262,7 @@ export class VllmModel implements AsyncDisposable {
    *   {@link HttpStatusError} for other errors of vLLM's application.
    */
   chat<S extends Structure | undefined = undefined>(
-    messages: readonly ChatMessage[],
+    messages: readonly ChatMessageLike[],
     options: ChatOptions<S> = {},
   ): Promise<ChatResult<StructuredAnswer<S>>> {
     return chat(this.#routes, messages, options);
@@ -273,7 +273,7 @@ export class VllmModel implements AsyncDisposable {
    * other errors reject while iterating.
    */
   chatStream<S extends Structure | undefined = undefined>(
-    messages: readonly ChatMessage[],
+    messages: readonly ChatMessageLike[],
     options: ChatOptions<S> = {},
   ): ChatStream<StructuredAnswer<S>> {
     return chatStream(this.#routes, messages, options);
@@ -325,20 +325,20 @@ export class VllmModel implements AsyncDisposable {
     options?: GenerateOptions | ((item: Item, index: number) => GenerateOptions),
     settings?: MapOptions,
   ): AsyncGenerator<MapResult<Item, GenerateResult>, void, undefined>;
-  map<Item extends readonly ChatMessage[]>(
+  map<Item extends readonly ChatMessageLike[]>(
     source: MapSource<Item>,
     options?: ChatOptions<undefined> | ((item: Item, index: number) => ChatOptions<undefined>),
     settings?: MapOptions,
   ): AsyncGenerator<MapResult<Item, ChatResult<undefined>>, void, undefined>;
   map(
-    source: MapSource<Prompt | readonly ChatMessage[]>,
+    source: MapSource<Prompt | readonly ChatMessageLike[]>,
     options: object | ((item: never, index: number) => object) = {},
     settings: MapOptions = {},
   ): AsyncGenerator<MapResult<unknown, unknown>, void, undefined> {
     const checked = checkMap(source, settings, options);
     return mapInOrder(
       source,
-      async (item: Prompt | readonly ChatMessage[], index, signal) => {
+      async (item: Prompt | readonly ChatMessageLike[], index, signal) => {
         const given = typeof options === "function" ? options(item as never, index) : options;
         const own = { ...given, signal: joinSignals((given as CallOptions).signal, signal) };
         return isConversation(item) ? this.chat(item, own) : this.generate(item, own);
@@ -353,7 +353,7 @@ export class VllmModel implements AsyncDisposable {
   }
 
   /** Tokenizes a text, or a conversation with the chat template. */
-  tokenize(input: string | readonly ChatMessage[], options: TokenizeOptions = {}): Promise<TokenizeResult> {
+  tokenize(input: string | readonly ChatMessageLike[], options: TokenizeOptions = {}): Promise<TokenizeResult> {
     return tokenize(this.#routes, input, options);
   }
 

@@ -16,6 +16,39 @@ const snippets = pages.flatMap(snippetsOf);
 const programs = snippets.filter(({ language }) => language === "ts" || language === "js");
 const commands = snippets.filter(({ language }) => language === "sh");
 
+/** Excerpts of programs, in the pages of the reference: they are type-checked and not run. */
+const excerpts = [
+  "docs/errors.md",
+  ...readdirSync(join(root, "docs/reference"))
+    .filter((name) => name.endsWith(".md"))
+    .map((name) => `docs/reference/${name}`),
+]
+  .flatMap(snippetsOf)
+  .filter(({ language }) => language === "ts" || language === "js");
+
+/** What an excerpt uses and the program around it would have. */
+const surroundings: Readonly<Record<string, string>> = {
+  VllmModel: 'import { VllmModel } from "tritonode";',
+  OpenAI: 'import OpenAI from "openai";',
+  z: 'import { z } from "zod";',
+  readFile: 'import { readFile } from "node:fs/promises";',
+  model: 'declare const model: import("tritonode").VllmModel;',
+  messages: 'declare const messages: import("openai").OpenAI.ChatCompletionMessageParam[];',
+  texts: "declare const texts: string[];",
+  lines: "declare const lines: string[];",
+  signal: "declare const signal: AbortSignal;",
+  modelRepository: "declare const modelRepository: string;",
+  log: "declare const log: { warn(fields: object): void };",
+};
+
+function around({ code }: Snippet): string {
+  const used = Object.keys(surroundings).filter((name) => {
+    const declared = new RegExp(`\\b(?:const|using|import) (?:\\{[^}]*)?\\b${name}\\b`).test(code);
+    return !declared && new RegExp(`(?<![.\\w"'/])${name}\\b(?!:)`).test(code);
+  });
+  return used.map((name) => surroundings[name]).join(" ");
+}
+
 /** Blocks that are data, or pictures in text. */
 const notPrograms = new Set(["", "text", "json", "jsonl", "yaml"]);
 
@@ -76,7 +109,13 @@ test("each block is run, or says why not", () => {
 test("TypeScript is well typed", () => {
   const typed = programs.filter(({ language }) => language === "ts");
   const names = new Map(typed.map((snippet, at) => [`typed-${at}.mts`, snippet]));
+  for (const [at, snippet] of excerpts.entries()) {
+    const name = `typed-${typed.length + at}.mts`;
+    names.set(name, snippet);
+    writeFileSync(join(folder, name), `${around(snippet)} export {}; ${snippet.code}`);
+  }
   for (const [name, snippet] of names) {
+    if (excerpts.includes(snippet)) continue;
     const given = usesModel(snippet) ? 'declare const model: import("tritonode").VllmModel;' : "";
     // On one line, so that the lines that the compiler names are the block's.
     writeFileSync(join(folder, name), `${given}export {}; ${snippet.code}`);
@@ -85,7 +124,8 @@ test("TypeScript is well typed", () => {
   writeFileSync(join(folder, "wrong.mts"), 'export const wrong: number = "text";');
   const config = {
     extends: "../../tsconfig.json",
-    compilerOptions: { noUnusedLocals: false },
+    // Few of the readers' projects set exactOptionalPropertyTypes.
+    compilerOptions: { noUnusedLocals: false, exactOptionalPropertyTypes: false },
     include: ["*.mts"],
   };
   writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));

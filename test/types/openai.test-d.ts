@@ -15,6 +15,20 @@ test("model.fetch is what the clients take", () => {
   expectTypeOf(model.fetch).toEqualTypeOf<typeof globalThis.fetch>();
 });
 
+test("messages and tools may have the types of OpenAI's package", () => {
+  const theirs: OpenAI.ChatCompletionMessageParam[] = [{ role: "user", content: [{ type: "text", text: "Hi" }] }];
+  const tools: OpenAI.ChatCompletionTool[] = [];
+  model.chat(theirs, { tools });
+  model.chatStream(theirs);
+  model.tokenize(theirs);
+  model.map([theirs]);
+  model.runTools({ messages: theirs, tools: {} });
+  // @ts-expect-error: a message has an author
+  model.chat([{ content: "Hi" }]);
+  // @ts-expect-error: a number is not a text
+  model.chat([{ role: "user", content: 5 }]);
+});
+
 test("a structured answer has its schema's type", () => {
   const structured = z.object({ city: z.enum(["Paris", "Berlin"]), stars: z.number() });
   const typed = model.chat(messages, { structured, max_tokens: 9 });

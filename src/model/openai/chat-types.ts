@@ -18,6 +18,19 @@ export interface ChatMessage {
   [field: string]: unknown;
 }
 
+/**
+ * A message that a call takes: a {@link ChatMessage}, or one of another package's types in OpenAI's form, for example
+ * `ChatCompletionMessageParam` of `openai`. Such interfaces have no index signature, so a {@link ChatMessage} alone would refuse them.
+ */
+export type ChatMessageLike =
+  | ChatMessage
+  | {
+      /** The author of the message. */
+      readonly role: string;
+      /** A text, or parts; null for tool calls without a text. */
+      readonly content?: string | readonly { readonly type: string }[] | null | undefined;
+    };
+
 /** A tool that the model called. */
 export interface ToolCall {
   /** Names the call in the message that gives its result (`tool_call_id`). */

@@ -6,7 +6,7 @@ import { type OpenAiRoutes, post } from "./call";
 import type {
   ChatAnswer,
   ChatChunk,
-  ChatMessage,
+  ChatMessageLike,
   ChatOptions,
   ChatResult,
   StructuredAnswer,
@@ -61,7 +61,7 @@ function requestOf(messages: unknown, structured: Structure | undefined, { field
 /** See {@link VllmModel.chat}. */
 export async function chat<S extends Structure | undefined>(
   routes: OpenAiRoutes,
-  messages: readonly ChatMessage[],
+  messages: readonly ChatMessageLike[],
   options: ChatOptions<S>,
 ): Promise<ChatResult<StructuredAnswer<S>>> {
   const checked = checkOptions(options, { call: "chat", ours: ["structured"], fields: chatFields });
@@ -118,7 +118,7 @@ export class ChatStream<T = unknown> extends CancellableStream<ChatChunk, ChatAn
 /** See {@link VllmModel.chatStream}. */
 export function chatStream<S extends Structure | undefined>(
   routes: OpenAiRoutes,
-  messages: readonly ChatMessage[],
+  messages: readonly ChatMessageLike[],
   options: ChatOptions<S>,
 ): ChatStream<StructuredAnswer<S>> {
   const checked = checkOptions(options, { call: "chat", ours: ["structured"], fields: chatFields });

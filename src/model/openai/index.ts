@@ -4,6 +4,7 @@ export type {
   ChatChunk,
   ChatContentPart,
   ChatMessage,
+  ChatMessageLike,
   ChatOptions,
   ChatResult,
   StructuredAnswer,

@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "../../errors";
 import { type CallOptions, checkOptions } from "../options";
 import { type OpenAiRoutes, post } from "./call";
-import type { ChatMessage } from "./chat-types";
+import type { ChatMessageLike } from "./chat-types";
 import { tokenizeFields } from "./fields";
 import { toMessages } from "./messages";
 import type { TokenizeOptions } from "./request-types";
@@ -19,7 +19,7 @@ export interface TokenizeResult {
 /** See {@link VllmModel.tokenize}. */
 export async function tokenize(
   routes: OpenAiRoutes,
-  input: string | readonly ChatMessage[],
+  input: string | readonly ChatMessageLike[],
   options: TokenizeOptions,
 ): Promise<TokenizeResult> {
   if (typeof input !== "string" && !Array.isArray(input)) {

@@ -4,7 +4,7 @@ import { InvalidArgumentError, RequestCancelledError, TritonodeError } from "../
 import type { Usage } from "../results";
 import type { OpenAiRoutes } from "./call";
 import { chat, chatStream } from "./chat";
-import type { ChatChunk, ChatMessage, ChatOptions, ChatResult, ToolCall } from "./chat-types";
+import type { ChatChunk, ChatMessage, ChatMessageLike, ChatOptions, ChatResult, ToolCall } from "./chat-types";
 import { parseStructured, type Structure, toJsonSchema } from "./schema";
 
 /** A function that the model may call. */
@@ -48,7 +48,7 @@ export interface ToolStep {
 /** Options of {@link VllmModel.runTools}: those of {@link VllmModel.chat}, and the tools. */
 export interface RunToolsOptions<Args extends Record<string, unknown> = Record<string, unknown>>
   extends Omit<ChatOptions<undefined>, "tools" | "structured"> {
-  readonly messages: readonly ChatMessage[];
+  readonly messages: readonly ChatMessageLike[];
   /** The tools by name. The model calls them by these names. */
   readonly tools: { readonly [Name in keyof Args]: ChatTool<Args[Name]> };
   /** Maximum number of the model's answers; the calls of the last one are not made. Default 10. */
@@ -108,7 +108,7 @@ export async function runTools<Args extends Record<string, unknown>>(
   const { tools, messages, maxSteps, fail, rest } = checked(options);
   const { signal } = options;
   const described = describeTools(tools);
-  const conversation: ChatMessage[] = [...messages];
+  const conversation = [...messages] as ChatMessage[];
   const steps: ToolStep[] = [];
   let choice = options.tool_choice ?? "auto";
   for (;;) {

@@ -44,6 +44,11 @@ NOTES = {
 # tritonode's own keys of model.json (backends/vllm/tritonode/engine/settings.py).
 OWN = {
     "watch_multi_lora": ("boolean", "Read `multi_lora.json` again whenever it changes on disk.", "false"),
+    "load_loras_in_background": (
+        "boolean",
+        "Be ready before the adapters are loaded. A request waits until its own adapter is loaded, and for no other.",
+        "false",
+    ),
     "unload_timeout": ("number", "Seconds that running requests may take to finish when the model is unloaded.", "30"),
 }
 # Sampling parameters that generate and stream do not give the results of, or that are for vLLM's own use.

@@ -6,8 +6,8 @@ import type { RestartEvent } from "./restart";
  * A change to the adapters of a model. It may come from this object, another thread, a request, or a watched file.
  */
 export interface AdapterEvent {
-  /** What happened to it. */
-  readonly action: "load" | "replace" | "unload" | "pin" | "unpin";
+  /** What happened to it. `fail`: it is loaded in the background (`load_loras_in_background`), and that failed. */
+  readonly action: "load" | "replace" | "unload" | "pin" | "unpin" | "fail";
   /** The adapter's name. */
   readonly name: string;
   /** Increases by one with each `replace`. */
@@ -16,6 +16,8 @@ export interface AdapterEvent {
   readonly path: string;
   /** See {@link AdapterChoice}. */
   readonly scale: number;
+  /** Why it could not be loaded (`fail`). The next request on it tries again. */
+  readonly error?: string;
 }
 
 /** A line of the log of Triton, vLLM or the child process. */
@@ -30,7 +32,7 @@ export interface LogEvent {
 export interface ModelEvents {
   /** A step of a restart (option `restart`). */
   readonly restart: RestartEvent;
-  /** An adapter was loaded, replaced, unloaded, pinned or unpinned. */
+  /** An adapter was loaded, replaced, unloaded, pinned or unpinned, or could not be loaded in the background. */
   readonly adapter: AdapterEvent;
   /** A line of the log of Triton, vLLM or the child. */
   readonly log: LogEvent;

@@ -105,6 +105,9 @@ class Service:
             self._engine.stop()
             raise
         self._loaded_in = time.monotonic() - started
+        if adapters is not None:
+            dead = functools.partial(getattr, self._engine.llm, "errored")
+            self._engine.call(self._adapters.load_in_background(adapters, dead))
         self._engine.call(self._http.prepare_when_idle(self._is_idle))
         self._engine.call(Heap().give_back_when_idle(self._is_idle))
         cache = self._engine.kv_cache()
@@ -119,11 +122,10 @@ class Service:
     def _report(self, phase: str, **details: Any) -> None:
         progress.report(self._name, phase, **details)
 
-    def _report_adapter(self, action: str, adapter: Adapter) -> None:
+    def _report_adapter(self, action: str, adapter: Adapter, **details: Any) -> None:
         files = adapter.files
-        self._report(
-            "adapter", action=action, name=adapter.name, version=adapter.version, path=files.source, scale=files.scale
-        )
+        about = {"name": adapter.name, "version": adapter.version, "path": files.source, "scale": files.scale}
+        self._report("adapter", action=action, **about, **details)
 
     def _use_device(self, args: dict[str, str]) -> None:
         """Use the device of a KIND_GPU instance. A model on several devices needs KIND_MODEL."""

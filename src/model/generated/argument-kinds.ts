@@ -210,6 +210,7 @@ export const argumentKinds: Readonly<Record<string, readonly string[]>> = {
     "=xpu_woq",
   ],
   load_format: ["string"],
+  load_loras_in_background: ["boolean"],
   log_config_file: ["string", "null"],
   log_error_stack: ["boolean"],
   log_level: ["=CRITICAL", "=ERROR", "=WARNING", "=INFO", "=DEBUG", "=NOTSET", "null"],

@@ -1755,6 +1755,12 @@ export interface EngineArguments {
    */
   watch_multi_lora?: boolean;
   /**
+   * tritonode's own: Be ready before the adapters are loaded. A request waits until its own adapter is loaded, and
+   * for no other.
+   * @defaultValue false
+   */
+  load_loras_in_background?: boolean;
+  /**
    * tritonode's own: Seconds that running requests may take to finish when the model is unloaded.
    * @defaultValue 30
    */

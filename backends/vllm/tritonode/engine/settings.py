@@ -47,6 +47,8 @@ RETIRED_KEYS = frozenset(
 OWN_KEYS: dict[str, Any] = {
     # Re-read multi_lora.json when it changes on disk.
     "watch_multi_lora": bool,
+    # Be ready before the adapters are loaded; each is served as soon as it is.
+    "load_loras_in_background": bool,
     # Seconds that running requests may take to finish when the model is unloaded; then they are cancelled.
     "unload_timeout": float,
 }

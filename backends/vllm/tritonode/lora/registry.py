@@ -25,6 +25,7 @@ from .adapter import Adapter
 from .checkpoint import architectures
 from .engine import AdapterEngine
 from .files import AdapterFiles, check_finite, inspect_adapter
+from .first_readings import FirstReadings
 from .modules import ModelModules, model_problems
 from .saved import Entry
 from .scaled import SEPARATOR, ScaledFolders, check_scale, variant_name
@@ -56,8 +57,10 @@ class AdapterRegistry:
         # Adapters that are being pinned. Space for them is reserved before their weights are loaded.
         self._pinning: set[str] = set()
         self._folders = folders or ScaledFolders()
-        # Called after each change, with its kind: load, replace, unload, pin, unpin.
-        self.on_event: Callable[[str, Adapter], None] = lambda _action, _adapter: None
+        self._first_readings = FirstReadings(self.warm, self._remove)
+        # Called after each change, with its kind: load, replace, unload, pin, unpin. With `fail` and an `error` it is
+        # called when an adapter that is loaded in the background cannot be read.
+        self.on_event: Callable[..., None] = lambda _action, _adapter, **_details: None
 
     def attach(self, engine: AdapterEngine) -> None:
         self._engine = engine
@@ -200,13 +203,19 @@ class AdapterRegistry:
                 f"adapter '{adapter.name}': the files in {adapter.files.path} have changed or gone since they were "
                 "checked; replace the adapter or unload it"
             )
-        if not adapter.tried:
-            # There was no space for it when the model started, so its weights have not been read yet.
-            await self.warm(adapter)
+        # Reads it if there was no space for it when the model started, or if its turn in the background has not come.
+        await self.read(adapter)
 
     def _refuse_broken(self, adapter: Adapter) -> None:
         if adapter.broken is not None:
             raise SettingsError(f"{adapter.broken}; replace the adapter or unload it")
+
+    async def read(self, adapter: Adapter) -> None:
+        """Load the adapter's weights unless they have been loaded once. Raises SettingsError if that fails."""
+        await self._first_readings.of(adapter)
+
+    async def _remove(self, adapter: Adapter) -> None:
+        await self.engine.remove(adapter.request.lora_int_id)
 
     async def warm(self, adapter: Adapter) -> None:
         """Load the adapter's weights into the engine. Raises SettingsError with the reason if that fails."""
@@ -323,7 +332,7 @@ class AdapterRegistry:
     async def _retire(self, adapter: Adapter) -> None:
         adapter.retired = True
         if adapter.running == 0:
-            await self.engine.remove(adapter.request.lora_int_id)
+            await self._remove(adapter)
 
     def begin(self, adapter: Adapter) -> None:
         """Count a request that starts on this version."""
@@ -343,7 +352,7 @@ class AdapterRegistry:
         else:
             adapter.served += 1
         if adapter.retired and adapter.running == 0:
-            await self.engine.remove(adapter.request.lora_int_id)
+            await self._remove(adapter)
 
     def entries(self) -> list[Entry]:
         """Return the served adapters, to save them for a restart."""

@@ -10,6 +10,7 @@ from tritonode.engine.engine import Engine
 from tritonode.engine.settings import EngineSettings
 from tritonode.errors import SettingsError
 
+from .adapter import Adapter
 from .engine import AdapterEngine
 from .files import highest_rank
 from .registry import AdapterRegistry
@@ -47,6 +48,7 @@ class AdapterStart:
         self._logger = logger
         self._restored = False
         self._to_pin: list[str] = []
+        self._left: list[Adapter] = []
         # Set by `load`.
         self.engine: AdapterEngine
 
@@ -86,7 +88,10 @@ class AdapterStart:
         self._logger.log_error(f"[vllm] not restored after the restart: {failure}")
 
     def load(self, registry: AdapterRegistry, engine: Engine) -> list[Any]:
-        """Load as many adapters as host memory holds. Returns requests for the warm-up batch."""
+        """Load as many adapters as host memory holds, or leave them to `load_in_background` if the model asks for that.
+
+        Returns requests for the warm-up batch.
+        """
         args = self._settings.engine_args
         slots, host_capacity = int(args["max_loras"]), int(args["max_cpu_loras"])
         self.engine = AdapterEngine(engine.llm, slots=slots, host_capacity=host_capacity)
@@ -95,6 +100,8 @@ class AdapterStart:
         for misfit in misfits:
             self._refuse(misfit)
         adapters = [registry.get(name) for name in registry.names[:host_capacity]]
+        if self._settings.own.get("load_loras_in_background"):
+            self._left, adapters = adapters, []
         for position, adapter in enumerate(adapters):
             self._report("load-adapter", name=adapter.name, done=position, total=len(adapters))
             engine.call(registry.warm(adapter)).result()
@@ -104,3 +111,21 @@ class AdapterStart:
         self._saved.write(registry.entries())
         registry.on_change = lambda: self._saved.write(registry.entries())
         return [adapter.request for adapter in adapters[: min(2, slots)]]
+
+    async def load_in_background(self, registry: AdapterRegistry, is_dead: Callable[[], bool]) -> None:
+        """Load what `load` has left, one adapter after the other, and report each as an event.
+
+        A request does not wait for the adapters before its own: `AdapterRegistry.for_request` reads it at once.
+        """
+        for adapter in self._left:
+            if adapter.retired:
+                continue
+            try:
+                await registry.read(adapter)
+            except SettingsError as failure:
+                if is_dead():
+                    return
+                self._logger.log_error(f"[vllm] {failure}")
+                registry.on_event("fail", adapter, error=str(failure))
+            else:
+                registry.on_event("load", adapter)

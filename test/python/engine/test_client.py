@@ -179,8 +179,9 @@ def test_pausing_ends_the_requests_too(engine: Engine) -> None:
     run(engine, scenario())
 
 
-def test_warming_up_where_logprobs_are_not_allowed(fixtures: dict[str, Any]) -> None:
-    engine = start(fixtures, LoopClient, max_logprobs=0)
+@pytest.mark.parametrize("limits", [{"max_logprobs": 0}, {"max_model_len": 4}], ids=["logprobs", "length"])
+def test_warming_up_where_little_is_allowed(fixtures: dict[str, Any], limits: dict[str, Any]) -> None:
+    engine = start(fixtures, LoopClient, **limits)
     try:
         run(engine, engine.warm_up([]))
     finally:

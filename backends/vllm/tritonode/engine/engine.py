@@ -94,12 +94,17 @@ class Engine:
         if "generate" not in await self.llm.get_supported_tasks():
             return
         vocabulary = min(97, self.llm.model_config.get_vocab_size())
-        prompt = [position % vocabulary for position in range(1, 17)]
+        # As much as the shortest `max_model_len` that a user can choose has room for.
+        room = self.llm.model_config.max_model_len
+        answer = max(1, min(4, room - 1))
+        prompt = [position % vocabulary for position in range(1, 1 + min(16, room - answer))]
+        if not prompt:
+            return
         # With `max_logprobs` 0 a request may ask for the chosen token's log probability only.
         logprobs = 0 if self.llm.model_config.max_logprobs == 0 else 1
-        greedy = SamplingParams(temperature=0.0, max_tokens=4, min_tokens=4)
+        greedy = SamplingParams(temperature=0.0, max_tokens=answer, min_tokens=answer)
         sampled = SamplingParams(
-            temperature=0.8, top_p=0.9, top_k=20, seed=0, logprobs=logprobs, max_tokens=4, min_tokens=4
+            temperature=0.8, top_p=0.9, top_k=20, seed=0, logprobs=logprobs, max_tokens=answer, min_tokens=answer
         )
         runs = [(greedy, None), (sampled, None), *((greedy, lora_request) for lora_request in lora_requests)]
 

@@ -47,7 +47,8 @@ test("a name in use is refused; replace serves the new weights at once, never th
   expect(after).not.toBe(before);
   await model.adapters.replace("style", adapter("lora_c"));
   expect(await text("style")).toBe(before);
-  await expect(model.adapters.replace("nobody", adapter("lora_c"))).rejects.toThrow(/no adapter 'nobody' to replace/);
+  const nobody = model.adapters.replace("nobody", adapter("lora_c"));
+  await expect(nobody).rejects.toMatchObject({ code: "ERR_ADAPTER_NOT_FOUND", name: "AdapterNotFoundError" });
   await model.adapters.unload("style");
 });
 

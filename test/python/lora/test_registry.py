@@ -9,11 +9,21 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tritonode.engine import environment
 
 environment.prepare()
 
+from tritonode.errors import NotFoundError  # noqa: E402
 from tritonode.lora.registry import AdapterRegistry  # noqa: E402
+
+
+def test_replacing_what_is_not_there_fails_as_unloading_it_does(fixtures: dict[str, Any]) -> None:
+    """The host recognises an adapter that does not exist by this message (AdapterNotFoundError)."""
+    registry = AdapterRegistry(max_lora_rank=16, base_model=fixtures["models"]["tiny"])
+    for change in (registry.unload("nobody"), registry.load("nobody", fixtures["adapters"]["lora_a"], replace=True)):
+        with pytest.raises(NotFoundError, match="LoRA nobody is not supported, we currently support"):
+            asyncio.run(change)
 
 
 def test_inspecting_reads_the_files_beside_the_loop(fixtures: dict[str, Any], tmp_path: Path) -> None:

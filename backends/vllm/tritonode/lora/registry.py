@@ -17,7 +17,6 @@ from tritonode.errors import (
     NotFoundError,
     SettingsError,
     UnsupportedError,
-    did_you_mean,
 )
 from tritonode.vllm.lora import LoRARequest, renames_weights
 
@@ -255,9 +254,8 @@ class AdapterRegistry:
                 raise AlreadyExistsError(
                     f"adapter '{name}' is loaded already, from {previous.files.source}; replace it or unload it first"
                 )
-            if previous is None and replace:
-                near = did_you_mean(name, self._current)
-                raise NotFoundError(f"there is no adapter '{name}' to replace{near}")
+            if replace:
+                self.get(name)
             # On a thread: headers are small, but the disk may be slow.
             adapter = self._new_version(name, await asyncio.to_thread(self._inspect, name, path))
             await self.warm(adapter)

@@ -5,7 +5,7 @@ import { namesIn } from "../common/files";
 import { nearest } from "../common/nearest";
 import { didYouMean } from "../common/unknown";
 import { InvalidArgumentError } from "../errors";
-import { AdapterLoadError } from "./failure";
+import { AdapterLoadError, adapterFolderHint } from "./failure";
 import { argumentKinds, vllmVersion } from "./generated/argument-kinds";
 import type { VllmModelOptions } from "./load";
 import { checkModelFolder } from "./model-folder";
@@ -93,7 +93,7 @@ function checkAdapterFolder(name: string, folder: unknown): void {
   const path = resolve(folder);
   const near = didYouMean(basename(path), namesIn(dirname(path)));
   throw new AdapterLoadError(`adapter '${name}': there is no folder ${path}${near}`, {
-    hint: `name the folder that PEFT wrote (adapter_config.json is in it); relative paths start at ${process.cwd()}`,
+    hint: adapterFolderHint(),
   });
 }
 

@@ -63,6 +63,13 @@ const leftOut =
   /^(.*(?:this runtime was made without it|has no kernels for this processor).*); (run: npx tritonode setup .*)$/s;
 const backendFailure = /(?:^|: )(?:[A-Za-z_][\w.]*\.)?([A-Z]\w*(?:Error|Exception)): (.*?)(?:\n\nAt:\n|$)/s;
 
+const isGone = /^adapter '.*': there is no folder /s;
+
+/** What to do about an adapter whose folder does not exist. */
+export function adapterFolderHint(): string {
+  return `name the folder that PEFT wrote (adapter_config.json is in it); relative paths start at ${process.cwd()}`;
+}
+
 /** Converts the error of a request to a more specific one, if there is one. */
 export function fromRequestFailure(error: unknown): unknown {
   if (!(error instanceof TritonServerError)) return error;
@@ -87,7 +94,7 @@ export function fromRequestFailure(error: unknown): unknown {
   if (error.tritonCode === "INVALID_ARG") {
     const text = message.replace(generating, "");
     return text.startsWith("adapter '")
-      ? new AdapterLoadError(text, { cause: error })
+      ? new AdapterLoadError(text, { cause: error, ...(isGone.test(text) ? { hint: adapterFolderHint() } : {}) })
       : new InvalidArgumentError(plainRequestReason(text), { cause: error, hint: requestHint(text) });
   }
   return error;

@@ -61,6 +61,10 @@ const rewritten: readonly (readonly [RegExp, (...groups: string[]) => string])[]
   [/^(?:Grammar error|Invalid grammar specification): (.*)$/s, (why) => `structured_outputs is not valid: ${why}`],
   [/^(\w+) is not None and empty!/, (name) => `${name} must not be empty, got []`],
   [
+    /^Token id (-?\d+) is out of vocabulary/,
+    (id) => `the prompt has the token id ${id}, which is not in the model's vocabulary`,
+  ],
+  [
     /^token_id\(s\) (\[.*?\]) in (\w+) contain out-of-vocab token ids\. Vocabulary size: (\d+)/,
     (ids, name, size) => `${name} must have token ids from 0 to ${Number(size) - 1}, got ${ids}`,
   ],

@@ -20,6 +20,10 @@ test.each([
   ],
   ["must be positive. (parameter=top_k, value=-3)", "top_k: must be positive, got -3"],
   [
+    "Token id 99999999 is out of vocabulary",
+    "the prompt has the token id 99999999, which is not in the model's vocabulary",
+  ],
+  [
     "This model's maximum context length is 512 tokens. However, your prompt contains at least 513 input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=513)",
     "the prompt has at least 513 tokens, more than the model's context of 512 (max_model_len)",
   ],
@@ -92,4 +96,13 @@ test("the error of a request keeps vLLM's own words as its cause", () => {
     message: "max_tokens must be at least 1, got 0",
     cause,
   });
+});
+
+test("an adapter whose folder is not there, and one whose files are wrong, have different hints", () => {
+  const of = (message: string) => fromRequestFailure(new TritonServerError("INVALID_ARG", message));
+  expect(of("adapter 'a': there is no folder /x")).toMatchObject({
+    code: "ERR_ADAPTER_LOAD",
+    hint: expect.stringContaining(`relative paths start at ${process.cwd()}`),
+  });
+  expect(of("adapter 'a' (/x): rank 64 is above")).toMatchObject({ hint: expect.stringContaining("adapters.inspect") });
 });

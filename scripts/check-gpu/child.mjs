@@ -1,5 +1,8 @@
 // One step in a process of its own: its name in argv, the configuration on stdin, its figures as JSON on descriptor 3.
+// It ends, with all that it has started, when descriptor 4 closes: its parent is gone then, and a step that went on would
+// hold the GPU while the next run measures.
 import { readFileSync, writeSync } from "node:fs";
+import { Socket } from "node:net";
 import { doctor } from "./steps/doctor.mjs";
 import { engineProcess, engineServer, engineThread } from "./steps/engines.mjs";
 import { exact } from "./steps/exact.mjs";
@@ -21,6 +24,11 @@ const steps = {
   "engine-process": engineProcess,
   "engine-server": engineServer,
 };
+
+new Socket({ fd: 4 })
+  .on("close", () => process.kill(-process.pid, "SIGKILL"))
+  .resume()
+  .unref();
 
 const config = JSON.parse(readFileSync(0, "utf8"));
 let result;

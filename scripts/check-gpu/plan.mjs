@@ -40,7 +40,8 @@ export async function runStep({ name, limit }, config, left) {
   const child = spawn(process.execPath, ["--expose-gc", program, name], {
     // Signalled as a whole at the end: servers and engines are below it.
     detached: true,
-    stdio: ["pipe", "ignore", "pipe", "pipe"],
+    // The last one closes when this process ends, however it ends: child.mjs.
+    stdio: ["pipe", "ignore", "pipe", "pipe", "pipe"],
   });
   const forward = () => end(child.pid);
   process.once("exit", forward);

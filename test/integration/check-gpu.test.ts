@@ -2,8 +2,10 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
+import { isRunning } from "../support/host";
 import { temporaryFolder } from "../support/models";
 import { root } from "../support/paths";
+import { processTree } from "../support/sockets";
 import { until } from "../support/triton";
 
 // `npm run check:gpu` without a GPU: each of its steps on the tiny model.
@@ -71,6 +73,17 @@ describe("check:gpu", () => {
       doctor: { status: "passed" },
       "load-graphs": { status: "skipped", reason: "no time left of 0.01 minutes" },
     });
+  }, 600_000);
+
+  it("ends its step when it is killed, so that the next run has the machine for itself", async () => {
+    const { child, ended, text } = start(temporaryFolder(), "--only", "doctor");
+    const below = () => processTree(child.pid).slice(1);
+    // The step, and a Python that it starts.
+    await until(() => text().includes("doctor: ") && below().length > 1, 300_000);
+    const pids = below();
+    child.kill("SIGKILL");
+    await ended;
+    await expect.poll(() => pids.filter(isRunning), { timeout: 20_000 }).toEqual([]);
   }, 600_000);
 
   it("resumes: what has passed is not run again", async () => {

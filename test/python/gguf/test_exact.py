@@ -1,4 +1,7 @@
-"""GGUF files of each architecture and format give what transformers gives on the weights that they stand for."""
+"""GGUF files of each architecture give what transformers gives on the weights that they stand for.
+
+Each type of tensor in each family is in formats/test_exact.py; here are files that mix types, and more families.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,6 @@ from tritonode.gguf.reader import GgufError
 # Blocks of 256 elements want rows of as many.
 SIZES = {**tiny_models.SIZES, "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 WINDOW = {"sliding_window": 64, "query_pre_attn_scalar": 64}
-EVERY = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-CODEBOOKS = ("IQ4_NL", "IQ4_XS")
 
 
 def _q4_k_m(name: str) -> str:
@@ -40,11 +41,7 @@ def _mixed(name: str) -> str:
 
 # Name → configuration, GGUF's architecture, formats, whether adapters are compared too.
 MODELS: dict[str, tuple[Any, str, Callable[[str], str]]] = {
-    "llama": (
-        LlamaConfig(**SIZES, num_key_value_heads=2) if False else LlamaConfig(**{**SIZES, "num_key_value_heads": 2}),
-        "llama",
-        _q4_k_m,
-    ),
+    "llama": (LlamaConfig(**{**SIZES, "num_key_value_heads": 2}), "llama", _q4_k_m),
     "llama-mixed": (LlamaConfig(**{**SIZES, "tie_word_embeddings": True}), "llama", _mixed),
     "qwen2": (Qwen2Config(**SIZES), "qwen2", _q4_k_m),
     "qwen3": (Qwen3Config(**SIZES), "qwen3", _mixed),
@@ -55,10 +52,6 @@ MODELS: dict[str, tuple[Any, str, Callable[[str], str]]] = {
         _mixed,
     ),
     "phi3": (Phi3Config(**SIZES), "phi3", _q4_k_m),
-    **{
-        kind.lower(): (LlamaConfig(**{**SIZES, "num_hidden_layers": 1}), "llama", lambda _, kind=kind: kind)
-        for kind in (*EVERY, *CODEBOOKS)
-    },
 }
 ADAPTED = ("llama", "qwen3", "gemma3", "phi3")
 TARGETS = {"phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}

@@ -15,6 +15,7 @@ import serving
 import tiny_models
 import tiny_quantised
 from transformers import LlamaConfig
+from tritonode.errors import SettingsError
 from tritonode.lora.checkpoint import base_model_shapes
 from tritonode.lora.files import inspect_adapter
 
@@ -53,7 +54,7 @@ def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "w8a8":
-        # vLLM's own kernels, which processors with AMX keep; ours are compared in test_quantised_exact.py.
+        # vLLM's own kernels, which processors with AMX keep; ours are compared in formats/test_exact.py.
         monkeypatch.setenv("TRITONODE_CPU_LINEAR", "vllm")
     rounding = 0.5 if name == "w8a8" else 0.25
     plain = folder / f"{name}-plain"
@@ -69,3 +70,15 @@ def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(
                 assert away < rounding < 2 * rounding < wrong, (lora, away, wrong)
     finally:
         served.close()
+
+
+def test_groups_that_are_none_are_refused() -> None:
+    import torch
+    from tritonode.cpu import checkpoint_formats
+
+    writer, _ = tiny_quantised.gptq()
+    tensors, _ = writer("m", torch.randn(96, 64))
+    named = {name.rsplit(".", 1)[-1]: each for name, each in tensors.items()}
+    named["g_idx"] = torch.zeros(64, dtype=torch.int32)
+    with pytest.raises(SettingsError, match="the groups of the inputs"):
+        checkpoint_formats.gptq(named, bits=4, zeros_less_one=True)

@@ -201,7 +201,7 @@ class AwqConfig(CheckpointConfig):
     @classmethod
     def known(cls, config: dict[str, Any]) -> bool:
         version = str(config.get("version", "gemm")).lower()
-        return config.get("bits", config.get("w_bit")) == 4 and bool(config.get("zero_point")) and version == "gemm"
+        return config.get("bits", config.get("w_bit")) == 4 and version == "gemm"
 
     def decode(self, tensors: Tensors, inputs: int) -> Weight:
         return checkpoint_formats.awq(tensors)

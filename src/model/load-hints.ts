@@ -22,6 +22,10 @@ const hints: readonly Hint[] = [
     hint: "leave max_model_len out, or lower it to the derived one",
   },
   {
+    reason: /FP8 KV cache/i,
+    hint: "leave kv_cache_dtype out: this processor or this model's head size has no kernels for an fp8 cache (docs/reference/formats.md)",
+  },
+  {
     reason: /KV cache is needed, which is larger than|estimated maximum model length/,
     hint: "lower max_model_len, or raise kv_cache_memory_bytes (on a GPU: gpu_memory_utilization)",
   },

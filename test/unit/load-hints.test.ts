@@ -180,6 +180,7 @@ test.each([
   ["start (0) + length (512) exceeds dimension size (256).", /different models/],
   ["Couldn't instantiate the backend tokenizer from one of:", /tokenizer\.json/],
   ["Total number of attention heads (2) must be divisible by tensor parallel size (3).", /tensor_parallel_size/],
+  ["FP8 KV cache on CPU requires x86 with AVX-512 or AMX.", /leave kv_cache_dtype out/],
   ["Cannot find the config file for awq", /leave the engine argument quantization out/],
   ["adapter 'a' (/l/a): rank 600 is greater than max_lora_rank 512", /up to rank 512/],
   ["adapter 'a' (/l/a): rank 64 is greater than max_lora_rank 16", /set max_lora_rank/],

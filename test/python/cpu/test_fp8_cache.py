@@ -69,3 +69,10 @@ def test_half_the_memory_and_nearly_the_same_answers(
             assert max(abs(numbers[token] - near[token]) for token in both) < 0.5
         base, adapted = each
         assert max(abs(base[token] - adapted[token]) for token in base.keys() & adapted.keys()) > 0.1
+
+
+def test_a_processor_without_kernels_for_it_refuses_the_load(folder: Path) -> None:
+    if torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported():
+        pytest.skip("this processor has kernels for an fp8 cache")
+    with pytest.raises(Exception, match="FP8 KV cache on CPU requires x86 with AVX-512 or AMX"):
+        _measure(folder, "fp8")

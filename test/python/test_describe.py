@@ -33,7 +33,7 @@ def test_a_folder(fixtures: dict[str, Any], tmp_path: Path, capsys: pytest.Captu
         (model / name).unlink(missing_ok=True)
     assert told(capsys, "model", str(model))[1][0]["chat_template"] is False
     (model / "model.safetensors").write_bytes(b"short")
-    assert "no safetensors file" in told(capsys, "model", str(model))[1][0]["problems"][0]
+    assert "not a safetensors file" in told(capsys, "model", str(model))[1][0]["problems"][0]
 
 
 def test_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

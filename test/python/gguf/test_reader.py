@@ -230,7 +230,7 @@ FOREIGN = {
     "another embedding": ({"llama.embedding_length": ("u32", 48)}, {}, "'llama.embedding_length' is 48"),
     "experts": ({"llama.expert_count": ("u32", 8)}, {}, "mixtures of experts"),
     "a strange tensor": ({}, {"blk.0.ssm_a": tensor((32,))}, "has no tensor 'blk.0.ssm_a'"),
-    "other rotary factors": ({}, {"rope_freqs.weight": tensor((16,))}, "no positive factor"),
+    "other rotary factors": ({}, {"rope_freqs.weight": tensor((16,))}, "not a positive factor"),
     "a strange tokenizer": ({"tokenizer.ggml.model": ("str", "bert")}, {}, "of the kind 'bert'"),
     "a strange rule": ({"tokenizer.ggml.pre": ("str", "poro")}, {}, "by the rule 'poro'"),
     "a token twice": ({"tokenizer.ggml.tokens": ("[str]", ["a"] * 300)}, {}, "the tokens 0 and 1 are both 'a'"),

@@ -31,7 +31,7 @@ REASONS = {
     "unknown_tensor": "belong to no LoRA layer|has no module",
     "not_finite": "an infinity or a NaN",
     "truncated": "cut short",
-    "not_safetensors": "no safetensors file",
+    "not_safetensors": "not a safetensors file",
     "pickle_only": "pickle weights",
     "dora": "DoRA",
     "bias": "biases",

@@ -171,7 +171,7 @@ def test_what_a_resolver_finds_becomes_an_adapter_of_the_registry(listing: dict[
         assert len(set(ids)) == len(ids) == 3
         refused = await serving.resolve_lora("broken")
         assert isinstance(refused, ErrorResponse) and refused.error.code == 400
-        assert "adapter 'broken'" in refused.error.message and "no safetensors file" in refused.error.message
+        assert "adapter 'broken'" in refused.error.message and "not a safetensors file" in refused.error.message
         missing = await serving.resolve_lora("nowhere")
         assert isinstance(missing, ErrorResponse) and missing.error.code == 404
 

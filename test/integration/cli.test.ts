@@ -68,8 +68,8 @@ describe("run", () => {
 
   test("a wrong adapter or sampling parameter is named, before or after the load", async () => {
     const adapter = await command(["run", model, question, "--use", "pirat", ...adapters]);
-    expect(adapter.stderr).toContain("did you mean 'pirate'?");
-    expect(adapter.code).toBe(1);
+    expect(adapter.stderr).toContain("did you mean pirate?");
+    expect(adapter.code).toBe(2);
     const words = ["run", model, question, "--json", "--sampling-parameters", '{"top_p": 7}', ...adapters];
     const sampling = await command(words);
     expect(sampling.code).toBe(2);

@@ -20,8 +20,9 @@ enum class Form {
   kFloats,  // float32
   kPairs,   // two bfloat16 in 32 bits
   kQuantPairs,  // likewise; of each four inputs first 0 and 2, then 1 and 3; and for each run Tile::sum
-  kQuants   // four int8 in 32 bits, and for each run the constants of Tile; of 16-bit activations a step has the higher
+  kQuants,  // four int8 in 32 bits, and for each run the constants of Tile; of 16-bit activations a step has the higher
             // parts of all rows, then the lower ones
+  kWords    // two int16 in 32 bits, in kQuantPairs' order, and for each run the constants of Tile
 };
 
 /// Some rows of x, in a form.
@@ -58,23 +59,24 @@ using Multiply = void (*)(const Block& block, const Tile& tile, const Output& ou
 using SumRuns = void (*)(const float* x, int64_t runs, int run, float* sum);
 /// A row of x of n elements as float32, padded with zeros to `padded`.
 using Widen = void (*)(const void* x, int64_t n, int64_t padded, float* out);
-/// A row as whole numbers in runs: scale[runs], the sum of each run's numbers, and the numbers in quants[padded] as int8.
-/// Numbers of 16 bits are 128 * quants[i] + quants[padded + i]. In 64-byte aligned memory.
-using Quantise = void (*)(const float* x, int64_t runs, int run, int8_t* quants, float* scale, int32_t* sum);
+/// A row as whole numbers in runs: scale[runs], the sum of each run's numbers, and the numbers in quants[padded], int8 or
+/// int16. As int8, numbers of 16 bits are 128 * quants[i] + quants[padded + i]. In 64-byte aligned memory.
+using Quantise = void (*)(const float* x, int64_t runs, int run, void* quants, float* scale, int32_t* sum);
 
 struct Kernels {
   Multiply floats[3][kHeightCount];  // by the weights' kind; Form::kFloats
   Multiply pairs[kHeightCount];      // bfloat16 weights; Form::kPairs; only if has_pairs
   // 8-bit and 4-bit weights; runs of 16, of 32; Form::kQuantPairs; only if has_pairs
   Multiply quant_pairs[2][2][kHeightCount];
-  Multiply int8[2][2][kHeightCount];  // activations of 8 bits, of 16; runs of 16, of 32; Form::kQuants
+  Multiply int8[2][2][kHeightCount];  // activations of 8 bits, of 16; runs of 16, of 32; kQuants, or kWords if has_words
   Multiply int4[2][2][kHeightCount];
   Widen widen[3];
   SumRuns sum_runs;
-  Quantise quantise[2];  // to 8 bits, to 16
-  bool has_pairs;
-  // Indices of kHeights: larger tiles do not fit into the level's registers. Of 16-bit activations, and of others.
-  int first_wide_height, first_height;
+  Quantise quantise[2][2];  // as int8, as int16; to 8 bits, to 16
+  bool has_pairs, has_words;
+  // Indices of kHeights: larger tiles do not fit into the level's registers. Of float kinds, of quants, and of quants with
+  // 16-bit activations as two int8.
+  int first_float_height, first_height, first_wide_height;
   int byte_zero;     // the byte that stands for 0 in the int8 kernels: 128 if they read bytes as they are stored, else 0
 };
 

@@ -2,10 +2,13 @@
 //
 // Vec gives 16 lanes of float32 (F), of int32 (I) and 64 bytes (B):
 //   zero, set1, fma, mul, add, load<T>, store(T*), store_partial(T*, n), from_int;  T: float, float16, bfloat16
-//   set1_int, add_128 (of I: a + 128 * b), load_bytes, low_nibbles, high_nibbles
+//   set1_int, add_128 (of I: a + 128 * b), load_bytes, low_nibbles, high_nibbles, low_pairs, high_pairs (of 32 bfloat16
+//     those of even and of odd number)
 //   dot4(I, B, q) and dot8(I, B, q): each lane adds the four products of its bytes with those of q (int8);
 //     for dot4 bytes are 0..15; for dot8 they are int8 plus 128, taken as that if kByteZero is 128, else put right
-//   low_pairs, high_pairs: of 32 bfloat16 those of even and of odd number
+//   if kWords, dot_words in place of dot8: each lane adds the products of two unsigned bytes, even_bytes or odd_bytes of B,
+//     with two int16
+//   if kShortSums, dot4_short in place of dot4: lanes of 16 bits, which hold a run's sums, and add_shorts(I, B)
 //   dot_pairs(F, B, pair) if kPairs; and then, as bfloat16 less a zero point, nibble_pairs<i>(nibble_table(zero), B), the
 //     i-th nibbles (from the lowest) of each 16 bits, and byte_pairs<i>(B, zero), the i-th bytes of each 16 bits
 //
@@ -56,26 +59,23 @@ inline void prefetch(const uint8_t* from) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + kAhead));
 }
 
-// Four inputs of 16 outputs.
-inline void four(const float* w, typename Vec::F (&out)[4]) {
-  for (int i = 0; i < 4; ++i) {
+// Two inputs of 16 outputs: no more at once, so that weights and sums fit into 16 registers of 256 bits.
+inline void two(const float* w, typename Vec::F (&out)[2]) {
+  for (int i = 0; i < 2; ++i) {
     prefetch(reinterpret_cast<const uint8_t*>(w + i * Vec::N));
     out[i] = Vec::load(w + i * Vec::N);
   }
 }
-inline void four(const float16* w, typename Vec::F (&out)[4]) {
+inline void two(const float16* w, typename Vec::F (&out)[2]) {
   prefetch(reinterpret_cast<const uint8_t*>(w));
-  prefetch(reinterpret_cast<const uint8_t*>(w + 2 * Vec::N));
-  for (int i = 0; i < 4; ++i) out[i] = Vec::load(w + i * Vec::N);
+  for (int i = 0; i < 2; ++i) out[i] = Vec::load(w + i * Vec::N);
 }
-inline void four(const bfloat16* w, typename Vec::F (&out)[4]) {
-  for (int i = 0; i < 2; ++i) {
-    const uint8_t* at = reinterpret_cast<const uint8_t*>(w + 2 * i * Vec::N);
-    prefetch(at);
-    const typename Vec::B both = Vec::load_bytes(at);
-    out[2 * i] = Vec::low_pairs(both);
-    out[2 * i + 1] = Vec::high_pairs(both);
-  }
+inline void two(const bfloat16* w, typename Vec::F (&out)[2]) {
+  const uint8_t* at = reinterpret_cast<const uint8_t*>(w);
+  prefetch(at);
+  const typename Vec::B both = Vec::load_bytes(at);
+  out[0] = Vec::low_pairs(both);
+  out[1] = Vec::high_pairs(both);
 }
 
 template <class W, int T>
@@ -85,14 +85,12 @@ void multiply_floats(const Block& block, const Tile& tile, const Output& out) {
   for (int t = 0; t < T; ++t) even[t] = odd[t] = Vec::zero();
   const W* w = reinterpret_cast<const W*>(block.weights);
   const float* x = static_cast<const float*>(tile.x);
-  for (int64_t step = 0; step < block.steps; ++step, w += 4 * Vec::N, x += 4 * T) {
-    F v[4];
-    four(w, v);
+  for (int64_t step = 0; step < 2 * block.steps; ++step, w += 2 * Vec::N, x += 2 * T) {
+    F v[2];
+    two(w, v);
     for (int t = 0; t < T; ++t) {
       even[t] = Vec::fma(v[0], Vec::set1(x[t]), even[t]);
       odd[t] = Vec::fma(v[1], Vec::set1(x[T + t]), odd[t]);
-      even[t] = Vec::fma(v[2], Vec::set1(x[2 * T + t]), even[t]);
-      odd[t] = Vec::fma(v[3], Vec::set1(x[3 * T + t]), odd[t]);
     }
   }
   for (int t = 0; t < T; ++t) even[t] = Vec::add(even[t], odd[t]);
@@ -152,23 +150,44 @@ class Constants {
   int64_t left_ = 0;
 };
 
-// Adds a run's products, which are whole numbers.
-template <int Bits, int Run, int T>
-inline void dot_run(const uint8_t* w, const int32_t* x, typename Vec::I (&dots)[T]) {
+// Adds a run's products, which are whole numbers. A template over the Vec: see multiply_pairs.
+template <class V, int Bits, int Run, int T>
+inline void dot_run(const uint8_t* w, const int32_t* x, typename V::I (&dots)[T]) {
+  using B = typename V::B;
   constexpr int kSteps = Run / 4;
   if constexpr (Bits == 4) {
-    for (int v = 0; v < kSteps / 2; ++v, w += 64) {
+    const auto each = [w, x](auto add) {
+      for (int v = 0; v < kSteps / 2; ++v) {
+        const uint8_t* from = w + 64 * v;
+        prefetch(from);
+        const B both = V::load_bytes(from);
+        const B low = V::low_nibbles(both), high = V::high_nibbles(both);
+        for (int t = 0; t < T; ++t) add(t, low, x[v * T + t]);
+        for (int t = 0; t < T; ++t) add(t, high, x[(v + kSteps / 2) * T + t]);
+      }
+    };
+    if constexpr (V::kShortSums) {
+      static_assert(kSteps * 2 * 15 * 128 < 32768, "a run's sum of two products each fits into 16 bits");
+      B sums[T];
+      for (int t = 0; t < T; ++t) sums[t] = V::no_bytes();
+      each([&sums](int t, B nibbles, int32_t q) { sums[t] = V::dot4_short(sums[t], nibbles, q); });
+      for (int t = 0; t < T; ++t) dots[t] = V::add_shorts(dots[t], sums[t]);
+    } else {
+      each([&dots](int t, B nibbles, int32_t q) { dots[t] = V::dot4(dots[t], nibbles, q); });
+    }
+  } else if constexpr (V::kWords) {
+    for (int v = 0; v < kSteps; ++v, w += 64, x += 2 * T) {
       prefetch(w);
-      const typename Vec::B both = Vec::load_bytes(w);
-      const typename Vec::B low = Vec::low_nibbles(both), high = Vec::high_nibbles(both);
-      for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], low, x[v * T + t]);
-      for (int t = 0; t < T; ++t) dots[t] = Vec::dot4(dots[t], high, x[(v + kSteps / 2) * T + t]);
+      const B bytes = V::load_bytes(w);
+      const B even = V::even_bytes(bytes), odd = V::odd_bytes(bytes);
+      for (int t = 0; t < T; ++t) dots[t] = V::dot_words(dots[t], even, x[t]);
+      for (int t = 0; t < T; ++t) dots[t] = V::dot_words(dots[t], odd, x[T + t]);
     }
   } else {
     for (int v = 0; v < kSteps; ++v, w += 64) {
       prefetch(w);
-      const typename Vec::B bytes = Vec::load_bytes(w);
-      for (int t = 0; t < T; ++t) dots[t] = Vec::dot8(dots[t], bytes, x[v * T + t]);
+      const B bytes = V::load_bytes(w);
+      for (int t = 0; t < T; ++t) dots[t] = V::dot8(dots[t], bytes, x[v * T + t]);
     }
   }
 }
@@ -177,7 +196,9 @@ template <int Bits, bool Wide, int Run, int T>
 void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
   using F = typename Vec::F;
   using I = typename Vec::I;
-  constexpr int kParts = Wide ? 2 : 1;
+  constexpr bool kWords = Bits == 8 && Vec::kWords;
+  constexpr int kParts = Wide && !kWords ? 2 : 1;
+  constexpr int kBytes = kWords ? 2 : kParts;  // of an element of x
   F sums[T];
   for (int t = 0; t < T; ++t) sums[t] = Vec::zero();
   Constants constants(block);
@@ -186,16 +207,16 @@ void multiply_quants(const Block& block, const Tile& tile, const Output& out) {
   const float* x_scale = tile.scale;
   const float* x_sum = tile.sum;
   const int32_t* x_offset = tile.offset;
-  for (int64_t run = 0; run < block.steps; ++run, w += Run * Vec::N * Bits / 8, x += Run / 4 * kParts * T, x_scale += T,
+  for (int64_t run = 0; run < block.steps; ++run, w += Run * Vec::N * Bits / 8, x += Run / 4 * kBytes * T, x_scale += T,
                x_sum += T, x_offset += T) {
     constants.next_run();
-    I dots[kParts * T];  // of 16 bits: those of the higher parts, then those of the lower ones
+    I dots[kParts * T];  // of two parts: those of the higher parts, then those of the lower ones
     for (int t = 0; t < T; ++t) {
       dots[t] = Vec::set1_int(0);
       dots[(kParts - 1) * T + t] = Vec::set1_int(x_offset[t]);
     }
-    dot_run<Bits, Run, kParts * T>(w, x, dots);
-    if constexpr (Wide) {
+    dot_run<Vec, Bits, Run, kParts * T>(w, x, dots);
+    if constexpr (kParts == 2) {
       for (int t = 0; t < T; ++t) dots[t] = Vec::add_128(dots[T + t], dots[t]);
     }
     for (int t = 0; t < T; ++t)
@@ -271,8 +292,8 @@ void widen(const void* row, int64_t n, int64_t padded, float* out) {
 }
 
 // Plain loops of fixed length, on whole numbers where they compare: compilers make vectors of them at every level.
-template <bool Wide, int Run>
-inline void quantise_run(const float* x, int8_t* quants, int8_t* low, float& scale, int32_t& sum) {
+template <bool Wide, int Run, class Q>
+inline void quantise_run(const float* x, Q* quants, int8_t* low, float& scale, int32_t& sum) {
   constexpr float kMost = Wide ? 127.0f * 128.0f : 127.0f;
   uint32_t largest = 0;  // magnitudes compare as their bits do; a NaN is the largest
   for (int i = 0; i < Run; ++i) {
@@ -289,9 +310,13 @@ inline void quantise_run(const float* x, int8_t* quants, int8_t* low, float& sca
     const int32_t whole = static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) - 0x4b400000u);
     if constexpr (Wide) {
       const int16_t q = static_cast<int16_t>(whole);  // of a NaN any number, but a sum that does not overflow
-      const int32_t high = (q + 64) >> 7;
-      quants[i] = static_cast<int8_t>(high);
-      low[i] = static_cast<int8_t>(q - 128 * high);
+      if constexpr (sizeof(Q) == 2) {
+        quants[i] = q;
+      } else {
+        const int32_t high = (q + 64) >> 7;
+        quants[i] = static_cast<int8_t>(high);
+        low[i] = static_cast<int8_t>(q - 128 * high);
+      }
       total += q;
     } else {
       const int8_t q = static_cast<int8_t>(whole);
@@ -302,9 +327,10 @@ inline void quantise_run(const float* x, int8_t* quants, int8_t* low, float& sca
   sum = total;
 }
 
-template <bool Wide>
-void quantise(const float* x, int64_t runs, int run, int8_t* quants, float* scale, int32_t* sum) {
-  int8_t* low = quants + runs * run;
+template <bool Wide, class Q>
+void quantise(const float* x, int64_t runs, int run, void* out, float* scale, int32_t* sum) {
+  Q* quants = static_cast<Q*>(out);
+  int8_t* low = static_cast<int8_t*>(out) + runs * run;
   for (int64_t r = 0; r < runs; ++r) {
     const int64_t at = r * run;
     if (run == 32) {
@@ -330,10 +356,13 @@ const Kernels kTable = {
     {TRITONODE_RUNS(multiply_quants, 4 TRITONODE_COMMA false), TRITONODE_RUNS(multiply_quants, 4 TRITONODE_COMMA true)},
     {widen<float>, widen<float16>, widen<bfloat16>},
     sum_runs,
-    {quantise<false>, quantise<true>},
+    {{quantise<false, int8_t>, quantise<true, int8_t>},
+     {quantise<false, int16_t>, quantise<true, int16_t>}},
     Vec::kPairs,
-    Vec::kFirstWideHeight,
+    Vec::kWords,
+    Vec::kFirstFloatHeight,
     Vec::kFirstHeight,
+    Vec::kFirstWideHeight,
     Vec::kByteZero,
 };
 #undef TRITONODE_RUNS

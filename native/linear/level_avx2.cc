@@ -21,9 +21,13 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
-  static constexpr int kFirstHeight = 3;      // 2 rows: 8 of 16 registers are sums
-  static constexpr int kFirstWideHeight = 3;  // 2 rows: 12 are
-  static constexpr int kByteZero = 0;
+  static constexpr bool kWords = true;
+  static constexpr bool kShortSums = true;
+  // Of 16 registers 8 are sums, of a run for quants: sums over runs are used once a run, so memory will do.
+  static constexpr int kFirstFloatHeight = 3;  // 2 rows
+  static constexpr int kFirstHeight = 2;       // 4 rows
+  static constexpr int kFirstWideHeight = 3;   // 2 rows
+  static constexpr int kByteZero = 128;
   struct F {
     __m256 a, b;
   };
@@ -74,20 +78,32 @@ struct Vec {
     return {_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)};
   }
   static inline B high_nibbles(B v) { return low_nibbles({_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)}); }
-  // Bytes 0..15 times int8: two products stay within 16 bits.
-  static inline __m256i dot(__m256i sum, __m256i w, __m256i x) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+  // The value, computed before what follows: GCC makes trees of chained whole additions, whose leaves do not all fit into 16
+  // registers.
+  static inline __m256i chained(__m256i v) {
+    asm("" : "+x"(v));
+    return v;
   }
-  static inline I dot4(I sum, B w, int32_t q) {
+  static inline B no_bytes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static inline B dot4_short(B sum, B w, int32_t q) {
     const __m256i x = _mm256_set1_epi32(q);
-    return {dot(sum.a, w.a, x), dot(sum.b, w.b, x)};
+    return {chained(_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, x))),
+            chained(_mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, x)))};
   }
-  // |w| times x with w's sign: two products are at most 2 * 128 * 127, so they too stay within 16 bits.
-  static inline I dot8(I sum, B w, int32_t q) {
-    const __m256i x = _mm256_set1_epi32(q), flip = _mm256_set1_epi8(static_cast<char>(0x80));
-    const __m256i a = _mm256_xor_si256(w.a, flip), b = _mm256_xor_si256(w.b, flip);
-    return {dot(sum.a, _mm256_abs_epi8(a), _mm256_sign_epi8(x, a)),
-            dot(sum.b, _mm256_abs_epi8(b), _mm256_sign_epi8(x, b))};
+  static inline I add_shorts(I sum, B v) {
+    const __m256i one = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(v.a, one)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(v.b, one))};
+  }
+  static inline B even_bytes(B v) {
+    const __m256i mask = _mm256_set1_epi16(0xff);
+    return {_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)};
+  }
+  static inline B odd_bytes(B v) { return {_mm256_srli_epi16(v.a, 8), _mm256_srli_epi16(v.b, 8)}; }
+  // One instruction for two products of 16 bits; of 8 bits, with signs put right and sums made wide, it takes three.
+  static inline I dot_words(I sum, B w, int32_t pair) {
+    const __m256i x = _mm256_set1_epi32(pair);
+    return {chained(_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, x))),
+            chained(_mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, x)))};
   }
   static inline F low_pairs(B v) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(v.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(v.b, 16))};

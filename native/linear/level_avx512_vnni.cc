@@ -24,6 +24,9 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = true;
+  static constexpr bool kWords = false;
+  static constexpr bool kShortSums = false;
+  static constexpr int kFirstFloatHeight = 0;
   static constexpr int kFirstHeight = 0;      // 12 rows: 24 sums of 32 registers
   static constexpr int kFirstWideHeight = 1;  // 8 rows likewise
   static constexpr int kByteZero = 128;

@@ -15,6 +15,9 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
+  static constexpr bool kWords = false;
+  static constexpr bool kShortSums = false;
+  static constexpr int kFirstFloatHeight = 3;
   static constexpr int kFirstHeight = 3;      // 2 rows: 16 of 32 registers are sums
   static constexpr int kFirstWideHeight = 3;  // 2 rows: 24 are
   static constexpr int kByteZero = 0;

@@ -14,6 +14,9 @@ using punica::to_float;
 struct Vec {
   static constexpr int N = 16;
   static constexpr bool kPairs = false;
+  static constexpr bool kWords = false;
+  static constexpr bool kShortSums = false;
+  static constexpr int kFirstFloatHeight = 3;
   static constexpr int kFirstHeight = 3;
   static constexpr int kFirstWideHeight = 3;
   static constexpr int kByteZero = 0;

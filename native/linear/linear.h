@@ -93,7 +93,8 @@ TRITONODE_PUNICA_API int32_t tritonode_linear_rows(const void* packed, int64_t b
  * Float kinds multiply exactly the elements given: bfloat16 by bfloat16 with bfloat16 instructions where there are some,
  * all else in float32. For the quants, x is quantised first: each row in runs of 32 (16 where the group is no multiple of
  * 32) to whole numbers with a float32 scale, so products within a run are sums of whole numbers, which are exact. The
- * numbers are of 8 bits, or, with activation_bits 16, of 15: two of 8 bits each, which takes twice the multiplications.
+ * numbers are of 8 bits, or, with activation_bits 16, of 15: two of 8 bits each, which takes twice the multiplications (at
+ * AVX2 with 8-bit weights one of 16 bits, which takes as many).
  * @param x [rows, inputs], float32, float16 or bfloat16
  * @param bias `outputs` elements of bias_dtype, or NULL
  * @param y [rows, outputs], any of the three types

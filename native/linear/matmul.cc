@@ -65,15 +65,16 @@ class Product {
       : kernels_(active_kernels()), head_(head), layout_(head), packed_(packed), x_(x), rows_(rows), bias_(bias),
         bias_dtype_(bias_dtype), y_(y), company_(company) {
     const bool quants = quantised(head.kind);
-    form_ = quants ? Form::kQuants
+    form_ = quants ? (head.kind == TRITONODE_LINEAR_INT8 && kernels_.has_words ? Form::kWords : Form::kQuants)
             : head.kind == TRITONODE_LINEAR_BFLOAT16 && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs
                 ? Form::kPairs
                 : Form::kFloats;
     const bool wide = head.activation_bits == 16;
     if (wide && x.dtype == TRITONODE_PUNICA_BFLOAT16 && kernels_.has_pairs)
       form_ = Form::kQuantPairs;
-    wide_ = wide && form_ == Form::kQuants ? 1 : 0;
-    first_height_ = wide_ ? kernels_.first_wide_height : kernels_.first_height;
+    wide_ = wide && form_ != Form::kQuantPairs ? 1 : 0;
+    const bool two_parts = wide_ && form_ == Form::kQuants;
+    first_height_ = two_parts ? kernels_.first_wide_height : quants ? kernels_.first_height : kernels_.first_float_height;
     element_bytes_ = form_ == Form::kQuants ? 1 + wide_ : form_ == Form::kFloats ? 4 : 2;
     row_bytes_ = layout_.padded * element_bytes_ + (quants ? layout_.runs * 12 : 0);
     const int which = head.run == 32 ? 1 : 0;
@@ -121,7 +122,7 @@ class Product {
       return false;
     const double bytes = static_cast<double>(layout_.blocks * layout_.block_bytes);
     const double products = static_cast<double>((end - begin) * layout_.padded * layout_.blocks * kLanes) *
-                            (wide_ || form_ == Form::kQuantPairs ? 2 : 1);
+                            (wide_ || form_ == Form::kQuantPairs || form_ == Form::kWords ? 2 : 1);
     const double cost = bytes / kBytesPerNs + products / kProductsPerNs + (lora ? lora->cost() : 0.0);
     const int64_t at_least = lora && lora->wide() ? punica::kPanelColumns / kLanes : 1;
     blocks_of_piece_ =
@@ -182,12 +183,20 @@ class Product {
         lay_out_quant_pairs(wide, tile, height, t);
         continue;
       }
-      int8_t* quants = reinterpret_cast<int8_t*>(wide + padded);
+      char* quants = reinterpret_cast<char*>(wide + padded);
       float* scales = reinterpret_cast<float*>(quants + padded * element_bytes_);
       int32_t* sums = reinterpret_cast<int32_t*>(scales + runs);
-      kernels_.quantise[wide_](wide, runs, head_.run, quants, scales, sums);
+      kernels_.quantise[form_ == Form::kWords ? 1 : 0][wide_](wide, runs, head_.run, quants, scales, sums);
       const int64_t columns = height * element_bytes_;
-      if (columns == 1) {
+      if (form_ == Form::kWords) {
+        uint32_t* to = reinterpret_cast<uint32_t*>(tile) + t;
+        for (int64_t k = 0; k < padded; k += 4, to += 2 * height) {
+          uint16_t q[4];
+          std::memcpy(q, quants + 2 * k, sizeof(q));
+          to[0] = q[0] | static_cast<uint32_t>(q[2]) << 16;
+          to[height] = q[1] | static_cast<uint32_t>(q[3]) << 16;
+        }
+      } else if (columns == 1) {
         std::memcpy(tile, quants, static_cast<size_t>(padded));
       } else {
         for (int64_t part = 0; part < element_bytes_; ++part, quants += padded) {

@@ -1,7 +1,5 @@
-// Vec::dot and dot_partial of every level but AVX-512 BF16: widen to float32, then fma. Included inside struct Vec.
-
-template <class X, class W>
-static constexpr int64_t kDot = N;
+// Vec::dot and dot_partial: widen to float32, then fma. AVX-512 BF16 has its own, AVX2 for bfloat16 by bfloat16. Included
+// inside struct Vec, which says how many elements kDot<X, W> are.
 
 template <class X, class W, int T, int R>
 static inline void dot(F (&acc)[T][R], const X* const (&x)[T], const W* const (&a)[R], int64_t i) {

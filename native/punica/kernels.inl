@@ -1,7 +1,7 @@
 // The kernels, written once for a `Vec` that each level file defines before it includes this file.
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
-// expand tile; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, max, clamp, times_power, sum,
+// expand tile, kDotSums of the shrink's; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, max, clamp, times_power, sum,
 // transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
 // Order of accumulation. Every path below keeps it, because punica.h promises the same bits in any batch:
@@ -31,8 +31,9 @@ inline void dot_tile(const void* const* xs, const void* const* as, int64_t n, fl
 template <class X, class W, int T>
 inline void dot_rows(const void* const* x, const void* const* a, int ranks, int64_t n, float scale, float* out,
                      int64_t out_stride) {
-  // A single row keeps 8 sums in flight to hide the latency of fma; several rows share what they load instead.
-  constexpr int R = T == 1 ? 8 : 4;
+  // A single row keeps 8 sums in flight to hide the latency of fma; several rows share what they load instead, with as many
+  // sums as registers hold.
+  constexpr int R = T == 1 ? 8 : 4 * T <= Vec::kDotSums ? 4 : 2;
   int r = 0;
   for (; r + R <= ranks; r += R) dot_tile<X, W, T, R>(x, a + r, n, scale, out + r, out_stride);
   if constexpr (R == 8) {

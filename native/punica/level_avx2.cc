@@ -21,6 +21,7 @@ struct Vec {
   static constexpr int kChunk = 8;
   static constexpr int kRows = 4;  // 4 x 2 accumulators + 2 columns + 1 broadcast of 16 registers
   static constexpr int kColumns = 2;
+  static constexpr int kDotSums = 8;
 
   static inline F zero() { return _mm256_setzero_ps(); }
   static inline F set1(float v) { return _mm256_set1_ps(v); }
@@ -157,7 +158,45 @@ struct Vec {
       for (int j = 0; j < 4; ++j) out[4 * half + j] = _mm256_castsi256_ps(r[j]);
     }
   }
+  // Sixteen products of bfloat16 at once, those of even number first: a shift and a mask widen what one load brings, where
+  // eight at a time take a conversion and a shift for each load.
+  template <class X, class W>
+  static constexpr bool kPairs = std::is_same_v<X, bfloat16> && std::is_same_v<W, bfloat16>;
+  template <class X, class W>
+  static constexpr int64_t kDot = kPairs<X, W> ? 2 * N : N;
 #include "dot.inl"
+
+  static inline __m256i pairs(const bfloat16* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static inline F even(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
+  static inline F odd(__m256i v) {
+    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+  template <class X, class W, int T, int R>
+    requires kPairs<X, W>
+  static inline void dot(F (&acc)[T][R], const X* const (&x)[T], const W* const (&a)[R], int64_t i) {
+    F v[T];
+    for (int t = 0; t < T; ++t) v[t] = even(pairs(x[t] + i));
+    for (int r = 0; r < R; ++r) {
+      const F w = even(pairs(a[r] + i));
+      for (int t = 0; t < T; ++t) acc[t][r] = fma(v[t], w, acc[t][r]);
+    }
+    for (int t = 0; t < T; ++t) v[t] = odd(pairs(x[t] + i));
+    for (int r = 0; r < R; ++r) {
+      const F w = odd(pairs(a[r] + i));
+      for (int t = 0; t < T; ++t) acc[t][r] = fma(v[t], w, acc[t][r]);
+    }
+  }
+  template <class X, class W, int T, int R>
+    requires kPairs<X, W>
+  static inline void dot_partial(F (&acc)[T][R], const X* const (&x)[T], const W* const (&a)[R], int64_t i, int n) {
+    bfloat16 rows[T + R][2 * N] = {};
+    const bfloat16* row[T];
+    const bfloat16* weight[R];
+    const size_t bytes = static_cast<size_t>(n) * sizeof(bfloat16);
+    for (int t = 0; t < T; ++t) row[t] = static_cast<const bfloat16*>(std::memcpy(rows[t], x[t] + i, bytes));
+    for (int r = 0; r < R; ++r) weight[r] = static_cast<const bfloat16*>(std::memcpy(rows[T + r], a[r] + i, bytes));
+    dot<X, W, T, R>(acc, row, weight, 0);
+  }
 };
 
 #include "kernels.inl"

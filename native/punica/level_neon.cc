@@ -14,6 +14,7 @@ struct Vec {
   static constexpr int kChunk = 8;
   static constexpr int kRows = 5;  // 5 x 4 accumulators + 4 columns + 1 broadcast of 32 registers
   static constexpr int kColumns = 4;
+  static constexpr int kDotSums = 16;
 
   static inline F zero() { return vdupq_n_f32(0.0f); }
   static inline F set1(float v) { return vdupq_n_f32(v); }
@@ -123,6 +124,8 @@ struct Vec {
       std::memcpy(buffer + i * kChunk, b + i * stride, static_cast<size_t>(ranks) * sizeof(W));
     transpose(buffer, kChunk, out);
   }
+  template <class X, class W>
+  static constexpr int64_t kDot = N;
 #include "dot.inl"
 };
 

@@ -16,6 +16,7 @@ struct Vec {
   static constexpr int kChunk = 8;
   static constexpr int kRows = 2;
   static constexpr int kColumns = 2;
+  static constexpr int kDotSums = 16;
 
   static inline F zero() { return F{}; }
   static inline F set1(float v) {
@@ -87,6 +88,8 @@ struct Vec {
   static inline void transpose(const W* b, int64_t stride, F (&out)[8]) {
     transpose_partial(b, stride, N, kChunk, out);
   }
+  template <class X, class W>
+  static constexpr int64_t kDot = N;
 #include "dot.inl"
 };
 

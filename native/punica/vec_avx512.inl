@@ -5,6 +5,7 @@ struct Vec {
   static constexpr int kChunk = 8;
   static constexpr int kRows = 6;  // 6 x 4 accumulators + 4 columns + 1 broadcast of 32 registers
   static constexpr int kColumns = 4;
+  static constexpr int kDotSums = 16;
 
   static inline F zero() { return _mm512_setzero_ps(); }
   static inline F set1(float v) { return _mm512_set1_ps(v); }
@@ -134,6 +135,8 @@ struct Vec {
   }
 
 #ifndef TRITONODE_PUNICA_BF16
+  template <class X, class W>
+  static constexpr int64_t kDot = N;
 #include "dot.inl"
 #else
   // bf16 by bf16 needs no widening: VDPBF16PS takes 32 pairs at once.

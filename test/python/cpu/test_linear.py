@@ -170,6 +170,17 @@ def test_a_row_has_the_same_bits_on_any_number_of_threads(kind: str) -> None:
         assert torch.equal(last, results[0][0][69:])
 
 
+@pytest.mark.parametrize("activations", [8, 16])
+@pytest.mark.parametrize(("bits", "extreme"), [(4, 15), (8, 127), (8, -128)])
+def test_the_largest_sums_fit(level: int, bits: int, extreme: int, activations: int) -> None:
+    """Kernels add whole numbers in as few bits as they can: here all products of a run are the largest, of one sign."""
+    quants = torch.full((20, 96), extreme, dtype=torch.uint8 if bits == 4 else torch.int8)
+    packed = pack(bits, quants, torch.ones(20, 3), None, 32, activations)
+    for sign in (1.0, -1.0):
+        got = linear(torch.full((5, 96), sign), packed)
+        assert (got - sign * 96 * extreme).abs().max() < 1e-5 * 96 * abs(extreme), got
+
+
 def test_rows_of_a_wider_matrix_and_more_dimensions() -> None:
     packed, _ = make("float32", 20, 40)
     wide = torch.randn(6, 100)

@@ -1,18 +1,16 @@
-// Plain C++: correct everywhere, and the compiler may vectorise it for the baseline of its target.
+// Plain C++ (punica/vec_scalar.h), for every processor.
 #include <bit>
 #include <cstring>
 
-#include "../punica/scalar.h"
+#include "../punica/vec_scalar.h"
 #include "kernels.h"
 
 namespace tritonode::linear {
 namespace {
 
-using punica::from_float;
 using punica::to_float;
 
-struct Vec {
-  static constexpr int N = 16;
+struct Vec : punica::ScalarVec<16> {
   static constexpr bool kPairs = false;
   static constexpr bool kWords = false;
   static constexpr bool kShortSums = false;
@@ -20,9 +18,6 @@ struct Vec {
   static constexpr int kFirstHeight = 3;
   static constexpr int kFirstWideHeight = 3;
   static constexpr int kByteZero = 0;
-  struct F {
-    float lane[N];
-  };
   struct I {
     int32_t lane[N];
   };
@@ -30,39 +25,6 @@ struct Vec {
     uint8_t byte[4 * N];
   };
 
-  static inline F zero() { return F{}; }
-  static inline F set1(float v) {
-    F out;
-    for (float& lane : out.lane) lane = v;
-    return out;
-  }
-  // Two roundings, everywhere: the build turns contraction off.
-  static inline F fma(F a, F b, F c) {
-    for (int i = 0; i < N; ++i) c.lane[i] += a.lane[i] * b.lane[i];
-    return c;
-  }
-  static inline F add(F a, F b) {
-    for (int i = 0; i < N; ++i) a.lane[i] += b.lane[i];
-    return a;
-  }
-  static inline F mul(F a, F b) {
-    for (int i = 0; i < N; ++i) a.lane[i] *= b.lane[i];
-    return a;
-  }
-  template <class T>
-  static inline F load(const T* p) {
-    F out;
-    for (int i = 0; i < N; ++i) out.lane[i] = to_float(p[i]);
-    return out;
-  }
-  template <class T>
-  static inline void store_partial(T* p, F v, int n) {
-    for (int i = 0; i < n; ++i) from_float(v.lane[i], p[i]);
-  }
-  template <class T>
-  static inline void store(T* p, F v) {
-    store_partial(p, v, N);
-  }
   static inline F from_int(I v) {
     F out;
     for (int i = 0; i < N; ++i) out.lane[i] = static_cast<float>(v.lane[i]);

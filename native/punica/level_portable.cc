@@ -1,42 +1,19 @@
-// Plain C++: correct everywhere, and the compiler may vectorise it for the baseline of its target.
+// Plain C++ (vec_scalar.h), for every processor.
 #include "kernels.h"
 #include <bit>
 #include <cmath>
 #include <type_traits>
-#include "scalar.h"
+#include "vec_scalar.h"
 
 namespace tritonode::punica {
 namespace {
 
-struct Vec {
-  static constexpr int N = 8;
-  struct F {
-    float lane[N];
-  };
+struct Vec : ScalarVec<8> {
   static constexpr int kChunk = 8;
   static constexpr int kRows = 2;
   static constexpr int kColumns = 2;
   static constexpr int kDotSums = 16;
 
-  static inline F zero() { return F{}; }
-  static inline F set1(float v) {
-    F out;
-    for (float& lane : out.lane) lane = v;
-    return out;
-  }
-  // Two roundings, everywhere: the build turns contraction off, so that no path fuses what another does not.
-  static inline F fma(F a, F b, F c) {
-    for (int i = 0; i < N; ++i) c.lane[i] += a.lane[i] * b.lane[i];
-    return c;
-  }
-  static inline F add(F a, F b) {
-    for (int i = 0; i < N; ++i) a.lane[i] += b.lane[i];
-    return a;
-  }
-  static inline F mul(F a, F b) {
-    for (int i = 0; i < N; ++i) a.lane[i] *= b.lane[i];
-    return a;
-  }
   static inline F div(F a, F b) {
     for (int i = 0; i < N; ++i) a.lane[i] /= b.lane[i];
     return a;
@@ -59,24 +36,6 @@ struct Vec {
     for (int width = N / 2; width > 0; width /= 2)
       for (int i = 0; i < width; ++i) v.lane[i] += v.lane[i + width];
     return v.lane[0];
-  }
-  template <class T>
-  static inline F load_partial(const T* p, int n) {
-    F out{};
-    for (int i = 0; i < n; ++i) out.lane[i] = to_float(p[i]);
-    return out;
-  }
-  template <class T>
-  static inline F load(const T* p) {
-    return load_partial(p, N);
-  }
-  template <class T>
-  static inline void store_partial(T* p, F v, int n) {
-    for (int i = 0; i < n; ++i) from_float(v.lane[i], p[i]);
-  }
-  template <class T>
-  static inline void store(T* p, F v) {
-    store_partial(p, v, N);
   }
   template <class W>
   static inline void transpose_partial(const W* b, int64_t stride, int rows, int ranks, F (&out)[8]) {

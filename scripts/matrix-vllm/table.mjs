@@ -43,7 +43,7 @@ const compare = (a, b) => a.localeCompare(b, "en", { numeric: true });
 
 export function writeTable(table, triton) {
   const when = new Date().toISOString().slice(0, 10);
-  const note = `Triton ${triton}, ${processor()}; last run ${when}.`;
+  const note = `Triton ${triton}; last run ${when}, on ${processor()}.`;
   const text = readFileSync(page, "utf8");
   const [before, rest] = text.split(START);
   if (rest === undefined) throw new Error(`${page} has no ${START}`);

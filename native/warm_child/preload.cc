@@ -3,7 +3,7 @@
 // A library for LD_PRELOAD. The stub is a C++ program that embeds Python: its main() reads the arguments, opens
 // Triton's shared memory and only then starts Python. This library runs before main(): it starts Python itself, makes
 // it import everything (backends/vllm/tritonode/warm_child.py) and waits on a pipe for a message with the working
-// directory and the arguments. Then the stub's own main() runs with them in the same thread, as if the stub had just
+// directory and the arguments, of which Python gets the model's path. Then the stub's own main() runs with them in the same thread, as if the stub had just
 // been started, and finds a running interpreter.
 //
 // In every other program, and without TRITONODE_WARM in the environment, it does nothing.
@@ -83,6 +83,22 @@ bool Import() {
                                nullptr) == 0;
 }
 
+// Tells Python the path of the model, in hexadecimal, because it may contain anything.
+void Take(const char* model) {
+  auto* const run = Next<int(const char*, void*)>("PyRun_SimpleStringFlags");
+  constexpr char kBegin[] = "from tritonode import warm_child\nwarm_child.take(bytes.fromhex('";
+  constexpr char kEnd[] = "'))\n";
+  const size_t size = std::strlen(model);
+  auto* const program = static_cast<char*>(std::malloc(sizeof kBegin + 2 * size + sizeof kEnd));
+  if (program == nullptr) return;
+  char* at = program + std::sprintf(program, "%s", kBegin);
+  for (size_t i = 0; i < size; ++i) at += std::sprintf(at, "%02x", static_cast<unsigned char>(model[i]));
+  std::sprintf(at, "%s", kEnd);
+  // Python prints an error, and the model is loaded as in a child that was not warm.
+  if (run != nullptr) run(program, nullptr);
+  std::free(program);
+}
+
 bool ReadAll(int from, void* to, size_t size) {
   for (size_t at = 0; at < size;) {
     const ssize_t count = read(from, static_cast<char*>(to) + at, size - at);
@@ -120,6 +136,7 @@ int WaitAndBecomeStub(int from, int to, int argc, char** argv) {
   int index = 0;
   for (char* at = first; at < end; at += std::strlen(at) + 1) arguments[index++] = at;
   if (chdir(message) != 0) std::perror("tritonode: chdir");
+  if (count > 1) Take(arguments[1]);
   ShowArguments(argc, argv, first, static_cast<size_t>(end - first));
   entering = true;
   return stubMain(count, arguments, environ);

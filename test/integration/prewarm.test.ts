@@ -13,7 +13,7 @@ import {
 } from "../../src";
 import { Host, isRunning } from "../support/host";
 import { keepLog, temporaryFolder, tinyEngine } from "../support/models";
-import { adapter } from "../support/paths";
+import { adapter, fixtures } from "../support/paths";
 import { processTree } from "../support/sockets";
 import { until } from "../support/triton";
 
@@ -98,6 +98,37 @@ describe("a warm child", () => {
     await until(() => events.some(({ phase }) => phase === "ready"), 60_000);
     expect((await model.info()).pid).toBe(spare);
     expect(await answers(model)).toEqual(cold);
+  });
+
+  test("is forked for the ranks of a model that has several", async () => {
+    const ranks = { engine: { ...tiny.engine, model: fixtures.models.tiny_tp, tensor_parallel_size: 2 } };
+    const loras = { lora_a: fixtures.adaptersTp["lora_a"] as string };
+    const ask = async (model: VllmModel) =>
+      Promise.all(
+        [undefined, "lora_a"].map(
+          async (lora) => (await model.generate("Hello, my name is", { ...greedy, lora })).text,
+        ),
+      );
+    /** Processes below the engine's that Python was started for, to import what ranks import. */
+    const imported = (pid: number) =>
+      processTree(pid).filter((each) => commandLine(each).some((word) => word.includes("tritonode.ranks")));
+    let wanted: string[];
+    {
+      await using model = await VllmModel.load({ ...ranks, loras });
+      wanted = await ask(model);
+      expect(imported((await model.info()).pid)).not.toEqual([]);
+    }
+    const warm = await prewarm();
+    const pid = await waiting(warm);
+    const model = await load({ ...ranks, loras });
+    expect((await model.info()).pid).toBe(pid);
+    expect(await ask(model)).toEqual(wanted);
+    expect(imported(pid)).toEqual([]);
+    // The server of ranks, its two ranks, and the engine's process.
+    const tree = processTree(pid);
+    expect(tree.length).toBeGreaterThanOrEqual(4);
+    await model.dispose();
+    await until(() => !tree.some(isRunning), 5_000);
   });
 
   test("serves one of two loads that come at once", async () => {

@@ -1,7 +1,7 @@
 """A process that imports what every rank imports and is then forked, once for each rank.
 
-It starts when a model of several ranks begins to load, and so imports while this process does. Its forks start at once
-and share its memory.
+It starts when a model of several ranks begins to load, and so imports while this process does; or it is itself a fork
+of a warm child that gets such a model, and has imported already. Its forks start at once and share its memory.
 
 A fork copies only the thread that calls it. What another thread has locked stays locked in the copy, and OpenMP's
 threads are missing there. So this process forks only while it has a single thread, which it counts before each fork.
@@ -24,7 +24,7 @@ import sys
 from multiprocessing import forkserver, popen_forkserver, reduction, resource_tracker, spawn, util
 from multiprocessing.context import set_spawning_popen
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tritonode.vllm import lazy_packages
 
@@ -35,16 +35,56 @@ _MOST_DESCRIPTORS = 253
 _LARGEST_MESSAGE = 1 << 20
 
 
+class _Fork:
+    """A process that this one has forked, with what `RankServer` needs of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _serve_and_exit(ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    code = 1
+    try:
+        ours.close()
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+        serve(theirs.detach())
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 class RankServer:
     """The process, seen from the engine's."""
 
     running: RankServer | None = None
 
-    def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | _Fork) -> None:
+        self._socket = channel
+        self._process = process
+
+    @classmethod
+    def start(cls) -> None:
+        """Start it, once. Returns at once; a rank waits for its imports."""
+        if cls.running is not None or not hasattr(os, "pidfd_open"):
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             program = f"import sys; sys.path[:] = {sys.path!r}; from tritonode.ranks import server; "
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     os.fsdecode(spawn.get_executable()),
                     *util._args_from_interpreter_flags(),  # type: ignore[attr-defined]
@@ -54,12 +94,19 @@ class RankServer:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
+        cls.running = cls(ours, process)
 
     @classmethod
-    def start(cls) -> None:
-        """Start it, once. Returns at once; a rank waits for its imports."""
-        if cls.running is None and hasattr(os, "pidfd_open"):
-            cls.running = cls()
+    def fork_this_process(cls) -> None:
+        """Make it a copy of this process, which has imported everything. Does nothing if it has several threads."""
+        if cls.running is not None or not hasattr(os, "pidfd_open") or _threads() != 1:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            _serve_and_exit(ours, theirs)
+        theirs.close()
+        cls.running = cls(ours, _Fork(pid))
 
     @property
     def pid(self) -> int:
@@ -202,9 +249,9 @@ def _tell(descriptor: int, number: int) -> None:
 
 def _fork(requests: socket.socket, message: bytes, descriptors: list[int], others: list[int]) -> int:
     """Fork; returns 0 without a fork if that is not safe. The fork runs its process and does not return."""
-    threads = os.listdir("/proc/self/task")
-    if len(threads) != 1:
-        print(f"tritonode: ranks are spawned: the server of ranks has {len(threads)} threads", file=sys.stderr)
+    threads = _threads()
+    if threads != 1:
+        print(f"tritonode: ranks are spawned: the server of ranks has {threads} threads", file=sys.stderr)
         return 0
     pid = os.fork()
     if pid:

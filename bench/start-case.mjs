@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { VllmModel } from "../dist/index.mjs";
 
 const [what, text] = process.argv.slice(2);
-const { model, engine, loras } = JSON.parse(text);
+const { model, engine, loras, backend } = JSON.parse(text);
 
 /** MiB, from smaps_rollup (proc(5)). */
 function memory(pid) {
@@ -22,6 +22,7 @@ const phases = [];
 const vllm = await VllmModel.load({
   engine: { model, ...engine },
   ...(loras === undefined ? {} : { loras }),
+  ...(backend === undefined ? {} : { backend }),
   ...(what === "crash" ? { restart: "on-failure" } : {}),
   onProgress: ({ phase, adapter, elapsed }) => phases.push([phase, adapter, Math.round(elapsed)]),
 });

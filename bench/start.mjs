@@ -1,11 +1,21 @@
-// `npm run bench:start`: how long it takes to the first token, cold, from a warm child, after a crash, and with two ranks; and
-// how long `dispose` takes.
+// `npm run bench:start`: how long it takes to the first token, cold (also with all of vLLM's imports), from a warm child, after
+// a crash, and with two ranks; and how long `dispose` takes.
 // Writes a line for each and, with --out FOLDER, start.json and the chart start.svg. `--only tiny,smollm2,ranks` runs a part
 // and keeps the rows of the others, `--llama` adds node-llama-cpp. Nothing else may run meanwhile.
 // Every case is a process of its own and runs once before it counts: then its files are in the page cache, and what a first
 // run makes is made (node-llama-cpp's GGUF files, which take Python some seconds; what vLLM remembers of a model).
 import { spawn } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { main, root } from "../scripts/steps.mjs";
@@ -46,6 +56,18 @@ async function peerStart(name, config) {
   } finally {
     await peer.stop();
   }
+}
+
+/** A copy of the package, as far as its backend needs it, that imports all that vLLM imports. Returns its folder. */
+function wholeImports() {
+  const folder = mkdtempSync(join(tmpdir(), "tritonode-whole-"));
+  cpSync(join(root, "backends"), join(folder, "backends"), { recursive: true });
+  for (const kernels of ["build", "prebuilds"]) {
+    if (existsSync(join(root, kernels))) symlinkSync(join(root, kernels), join(folder, kernels));
+  }
+  const replacement = "\n\ndef install_on_cpu() -> None:  # type: ignore[no-redef]\n    pass\n";
+  appendFileSync(join(folder, "backends/vllm/tritonode/vllm/lazy_packages.py"), replacement);
+  return folder;
 }
 
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
@@ -110,6 +132,14 @@ main(async () => {
     if (values.llama) {
       await measure(model, "node-llama-cpp", () => peerStart("node-llama-cpp", config));
     }
+    const whole = wholeImports();
+    const backend = join(whole, "backends/vllm");
+    try {
+      await measure(model, "cold, with all imports", own("cold", { ...config, backend }));
+    } finally {
+      rmSync(whole, { recursive: true, force: true });
+    }
+    disposals.length = 0;
     await measure(model, "cold", own("cold", config));
     report(model);
     await measure(model, "from a warm child", own("warm", config));

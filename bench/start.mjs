@@ -151,6 +151,7 @@ main(async () => {
       const engine = { ...config.engine, tensor_parallel_size: ranks };
       await measure(`tiny, ranks: ${ranks}`, "cold", own("cold", { ...config, engine }));
       report(`tiny, ranks: ${ranks}`);
+      await measure(`tiny, ranks: ${ranks}`, "from a warm child", own("warm", { ...config, engine }));
     }
   }
 });

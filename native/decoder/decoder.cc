@@ -61,7 +61,7 @@ const char* copy(const tritonode_decoder_linear& from, int64_t inputs, int64_t o
   int64_t all = 0;
   for (const tritonode_decoder_part& part : to.parts) {
     Head head;
-    if (!linear::read_head(part.packed, part.bytes, head)) return "a weight is no packed buffer of this version";
+    if (!linear::read_head(part.packed, part.bytes, head)) return "a weight is not a packed buffer of this version";
     if (head.inputs != inputs) return "a weight has another number of inputs than its layer";
     for (int64_t k = 0; part.order && k < inputs; ++k)
       if (part.order[k] < 0 || part.order[k] >= inputs) return "a weight is of inputs that its layer does not have";

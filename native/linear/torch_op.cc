@@ -22,7 +22,7 @@ void linear(uint64_t* stack, uint64_t, uint64_t) {
   Head head;
   // Of the types that a packed buffer can have, uint8 alone has one byte an element; the size is in the head as well.
   if (packed.size < 0 || !read_head(packed.data, packed.size, head))
-    throw std::runtime_error("tritonode_linear::linear_: weight is no packed buffer of this version");
+    throw std::runtime_error("tritonode_linear::linear_: weight is not a packed buffer of this version");
   if (in.columns != head.inputs || to.columns != head.outputs || in.rows != to.rows)
     throw std::runtime_error("tritonode_linear::linear_: x of " + size_of(in) + " and out of " + size_of(to) +
                              " do not fit weights of " + std::to_string(head.outputs) + " x " +

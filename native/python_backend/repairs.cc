@@ -174,7 +174,7 @@ Status CheckNames(const std::vector<std::string>& off) {
   for (const std::string& name : off) {
     const auto& table = Table();
     const bool found = std::any_of(table.begin(), table.end(), [&](const Entry& entry) { return name == entry.name; });
-    if (!found && name != "all") return {"OPTION", "'" + name + "' is no repair; known are " + known};
+    if (!found && name != "all") return {"OPTION", "'" + name + "' is not a repair; known are " + known};
   }
   return {};
 }

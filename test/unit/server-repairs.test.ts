@@ -50,7 +50,9 @@ describe("the repairs of Triton", () => {
     process.env["TRITONODE_REPAIRS_OFF"] = "dead-owners";
     const failure = await serve().catch((error: unknown) => error);
     expect(failure).toBeInstanceOf(InvalidArgumentError);
-    expect((failure as Error).message).toContain("'dead-owners' is no repair; known are all, dead-owner, lost-replies");
+    expect((failure as Error).message).toContain(
+      "'dead-owners' is not a repair; known are all, dead-owner, lost-replies",
+    );
     delete process.env["TRITONODE_REPAIRS_OFF"];
     expect(repairs(await serve())).toHaveLength(1);
   });

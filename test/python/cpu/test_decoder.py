@@ -150,7 +150,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         Decoder(sizes, [layer(), layer(down=linear(65, 96))], norm)
     with pytest.raises(ValueError, match="another number of inputs"):
         Decoder(sizes, [layer(qkv=linear(192, 32))], norm)
-    with pytest.raises(ValueError, match="no packed buffer"):
+    with pytest.raises(ValueError, match="not a packed buffer"):
         Decoder(sizes, [layer(qkv=Linear([(torch.zeros(256, dtype=torch.uint8), None)]))], norm)
     with pytest.raises(ValueError, match="inputs that its layer does not have"):
         Decoder(sizes, [layer(down=Linear([(linear(64, 96).parts[0][0], torch.full((96,), 96))]))], norm)

@@ -126,7 +126,7 @@ class PackedWeight:
         """The weight that a packed buffer holds (`data` of another instance, possibly by way of a file).
 
         Raises:
-            ValueError: it is no packed buffer of this version.
+            ValueError: it is not a packed buffer of this version.
         """
         shape = _Shape()
         if (

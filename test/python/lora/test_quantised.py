@@ -14,6 +14,7 @@ pytest.importorskip("vllm")
 import serving
 import tiny_models
 import tiny_quantised
+import torch
 from transformers import LlamaConfig
 from tritonode.errors import SettingsError
 from tritonode.lora.checkpoint import base_model_shapes
@@ -53,8 +54,9 @@ def test_a_checkpoint_tells_its_modules_and_the_sizes_it_knows(folder: Path, nam
 def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name == "w8a8":
-        # vLLM's own kernels, which processors with AMX keep; ours are compared in formats/test_exact.py.
+    if name == "w8a8" and torch.cpu._is_vnni_supported():
+        # vLLM's own kernels, which processors with AMX keep; ours are compared in formats/test_exact.py. Without VNNI
+        # theirs are far off: on AVX2 by a quarter of the largest product.
         monkeypatch.setenv("TRITONODE_CPU_LINEAR", "vllm")
     rounding = 0.5 if name == "w8a8" else 0.25
     plain = folder / f"{name}-plain"
@@ -73,7 +75,6 @@ def test_an_adapter_equals_peft_on_the_weights_that_are_stood_for(
 
 
 def test_groups_that_are_none_are_refused() -> None:
-    import torch
     from tritonode.cpu import checkpoint_formats
 
     writer, _ = tiny_quantised.gptq()

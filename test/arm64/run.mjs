@@ -44,11 +44,11 @@ main(async () => {
   const folder = "test/python/cpu";
   const kernels = ["-m", "pytest", "-q", `--confcutdir=${folder}`, "-p", "no:cacheprovider"];
   // The portable kernels are tested on x64: here it is NEON that counts, and emulation is slow. So is attention's measure,
-  // a product in float64: one type of three stands for all.
+  // a product in float64: of the 16-bit types, whose loads and stores alone differ, one case stands for all.
   for (const [name, which] of [
     ["punica_kernels", "not portable"],
     ["linear", "not portable and (products or groups or any_batch)"],
-    ["attention", "neon and test_values and float32"],
+    ["attention", "neon and test_values and (float32 or (bfloat16 and window))"],
   ]) {
     await check(`kernels: ${name}`, python, [...kernels, "-k", which, `${folder}/test_${name}.py`], {
       TRITONODE_PUNICA_LIBRARY: library,

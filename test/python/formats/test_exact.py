@@ -1,7 +1,7 @@
 """Every format of weights in every family of models, with an adapter and without: exact in float32.
 
-The measure is transformers with PEFT, on the weights that the numbers of a format stand for. An everyday run takes each
-format once, in one family after the other, and each type of GGUF in every family, all types in one file. With
+The measure is transformers with PEFT, on the weights that the numbers of a format stand for. An everyday run takes one
+format of each kind, in one family after the other, and each type of GGUF in every family, all types in one file. With
 TRITONODE_ALL_FORMATS=1 (`npm run matrix:formats`) each format runs in each family, and in bfloat16 too, on the kernels
 for quantised weights.
 """
@@ -129,12 +129,15 @@ FORMATS: dict[str, Format] = {
     **{f"gguf-{kind.lower()}": _only(kind) for kind in EVERY},
 }
 
+# One of each kind: an engine takes seconds, and every variant's products have tests of their own (cpu/test_linear.py).
+EVERYDAY = ["float16", "gptq-zeros-desc_act", "gptq-8bit-group-16", "awq", "awq-symmetric", "w4a16-actorder"]
+EVERYDAY += ["w8a16", "w8a8", "nf4-nested", "bitsandbytes-8bit"]
+
 ALL = os.environ.get("TRITONODE_ALL_FORMATS") == "1"
 if ALL:
     CASES = [(family, form, dtype) for family in FAMILIES for form in FORMATS for dtype in TOLERANCE]
 else:
-    checkpoints = [form for form in FORMATS if not form.startswith("gguf")]
-    CASES = [(list(FAMILIES)[at % len(FAMILIES)], form, "float32") for at, form in enumerate(checkpoints)]
+    CASES = [(list(FAMILIES)[at % len(FAMILIES)], form, "float32") for at, form in enumerate(EVERYDAY)]
     CASES += [(family, "gguf-every", "float32") for family in FAMILIES]
     # Families in one run: each is written once.
     CASES.sort(key=lambda case: case[0])

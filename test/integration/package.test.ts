@@ -303,7 +303,7 @@ describe("building it from source", () => {
     expect((JSON.parse(run.stdout) as { addon: string[] }).addon).toEqual([
       join(installed, "build/Release/tritonode.node"),
     ]);
-  }, 300_000);
+  }, 900_000);
 
   test("a compiler without C++20 is refused by name", () => {
     const machine = new Machine(join(folder, "machine old"), process.execPath);

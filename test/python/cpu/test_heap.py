@@ -80,7 +80,9 @@ _PRODUCTS = """
 import ctypes, sys
 from tritonode.engine import environment
 environment.prepare()
-import torch, vllm._C
+import torch
+from vllm.platforms import current_platform
+current_platform.import_kernels()  # _C_AVX2 on some processors
 from vllm import _custom_ops as ops
 class Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in

@@ -18,14 +18,7 @@ const ends = {
   SIGHUP: () => process.kill(process.pid, "SIGHUP"),
   SIGKILL: () => process.kill(process.pid, "SIGKILL"),
   stop: (server) => server.stop(),
-  "stop after a failed reload": async (server) => {
-    const failing = code.replace(
-      "def initialize(self, args):",
-      "def initialize(self, args):\n        raise ValueError()",
-    );
-    await load(server, failing).catch(() => {});
-    await server.stop();
-  },
+  "stop after a failed reload": (server) => server.stop(),
 };
 
 const load = (server, source) =>
@@ -46,6 +39,14 @@ async function serve() {
         }),
     );
     await Promise.all(first);
+  }
+  // Before the test's clock starts: it measures how long the end takes.
+  if (how === "stop after a failed reload") {
+    const failing = code.replace(
+      "def initialize(self, args):",
+      "def initialize(self, args):\n        raise ValueError()",
+    );
+    await load(server, failing).catch(() => {});
   }
   writeSync(
     1,

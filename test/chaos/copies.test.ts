@@ -3,7 +3,8 @@ import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { findRuntime } from "../../src";
-import { temporaryFolder, tinyEngine } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { tinyEngine } from "../support/models";
 import { root } from "../support/paths";
 
 // A host whose dependencies bring two versions of the package: each has an addon, a Triton and children of its own.

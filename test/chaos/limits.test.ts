@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { VllmModelOptions } from "../../src";
 import { findRuntime } from "../../src/runtime";
+import { temporaryFolder } from "../support/folders";
 import { expectNothingLeft, Host, type HostOptions, type Report } from "../support/host";
-import { temporaryFolder, tinyEngine } from "../support/models";
+import { tinyEngine } from "../support/models";
 import { chaosOnly, unless } from "../support/skip";
 
 // A host that runs out of something says so, and nothing hangs. Mounts are made in a mount namespace of the host's own.

@@ -2,7 +2,8 @@ import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { VllmModel, type VllmModelOptions } from "../../src";
-import { ask, output, temporaryFolder, textOf, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { ask, output, textOf, tinyEngine, writeRepository } from "../support/models";
 import { root } from "../support/paths";
 import { until } from "../support/triton";
 

@@ -1,8 +1,9 @@
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { temporaryFolder } from "../support/folders";
 import { GrpcClient, type GrpcOutputs } from "../support/grpc";
-import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { tinyEngine, writeRepository } from "../support/models";
 import { adapter, root } from "../support/paths";
 import { type Reference, reference } from "../support/reference";
 import { StockServer } from "../support/stock";

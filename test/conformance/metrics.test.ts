@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { VllmModel } from "../../src";
-import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { tinyEngine, writeRepository } from "../support/models";
 import { adapter } from "../support/paths";
 
 // Triton's custom metrics of the vLLM backend: absent when unset, false or disable_log_stats; exact counts when on.

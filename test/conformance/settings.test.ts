@@ -2,7 +2,8 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type ModelLoadError, MultiLoraMissingError, VllmModel } from "../../src";
-import { ask, keepLog, temporaryFolder, textOf, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { ask, keepLog, textOf, tinyEngine, writeRepository } from "../support/models";
 import { adapter, fixtures } from "../support/paths";
 import { isVllmSince } from "../support/versions";
 

@@ -2,7 +2,8 @@ import { cpSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AdapterLoadError, AdapterNotFoundError, VllmModel } from "../../src";
-import { loadTiny, temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { loadTiny, tinyEngine, writeRepository } from "../support/models";
 import { adapter, fixtures } from "../support/paths";
 
 // Adapters while the model runs. Two slots and a host memory of three, so that eviction is part of every test.

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { VllmModel } from "../../src";
 import { main } from "../../src/cli/main";
-import { temporaryFolder } from "../support/models";
+import { temporaryFolder } from "../support/folders";
 import { fixtures, paths, root } from "../support/paths";
 import { context } from "../unit/cli-context";
 

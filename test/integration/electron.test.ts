@@ -7,7 +7,8 @@ import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { findRuntime } from "../../src";
 import { findBarriers, keepFailures, needsBrowser, startBrowser } from "../support/browser";
-import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { tinyEngine, writeRepository } from "../support/models";
 import { adapter, root } from "../support/paths";
 import { until } from "../support/triton";
 

@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type AdapterEvent, type LogEvent, type RequestDiagnostics, type RestartEvent, VllmModel } from "../../src";
 import { instrument } from "../../src/opentelemetry";
-import { temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { tinyEngine, writeRepository } from "../support/models";
 import { adapter } from "../support/paths";
 
 // Events, diagnostics channels, metrics and OpenTelemetry, with one engine, which is killed last.

@@ -2,7 +2,8 @@ import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { temporaryFolder, tinyEngine } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { tinyEngine } from "../support/models";
 import { adapter, root } from "../support/paths";
 import { unless } from "../support/skip";
 

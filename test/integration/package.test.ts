@@ -10,8 +10,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { temporaryFolder } from "../support/folders";
 import { application, Machine, matrix, npm, pack } from "../support/install";
-import { temporaryFolder, tinyEngine } from "../support/models";
+import { tinyEngine } from "../support/models";
 import { paths, root } from "../support/paths";
 import { unless } from "../support/skip";
 import { snippetsOf } from "../support/snippets";

@@ -11,8 +11,9 @@ import {
   type VllmModelOptions,
   type WarmChild,
 } from "../../src";
+import { temporaryFolder } from "../support/folders";
 import { Host, isRunning } from "../support/host";
-import { keepLog, temporaryFolder, tinyEngine } from "../support/models";
+import { keepLog, tinyEngine } from "../support/models";
 import { adapter, fixtures } from "../support/paths";
 import { processTree } from "../support/sockets";
 import { until } from "../support/triton";

@@ -2,7 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { main } from "../../src/cli/main";
-import { loadTiny, temporaryFolder } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { loadTiny } from "../support/models";
 import { adapter, fixtures } from "../support/paths";
 import { context } from "../unit/cli-context";
 

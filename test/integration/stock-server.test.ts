@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { VllmModel } from "../../src";
-import { output, temporaryFolder, tinyEngine, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { output, tinyEngine, writeRepository } from "../support/models";
 import { adapter } from "../support/paths";
 import { StockServer } from "../support/stock";
 

@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { temporaryFolder } from "../support/models";
+import { temporaryFolder } from "../support/folders";
 import { paths, root } from "../support/paths";
 
 // The tutorial's own flow, with the command line in place of its client script.

@@ -4,7 +4,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { findRuntime, ModelLoadError, VllmModel } from "../../src";
-import { keepLog, temporaryFolder, tinyEngine } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { keepLog, tinyEngine } from "../support/models";
 
 const folder = temporaryFolder("tritonode-versions-");
 

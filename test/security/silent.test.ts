@@ -3,8 +3,9 @@ import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { temporaryFolder } from "../support/folders";
 import { expectNothingLeft, Host, type Report, type Step } from "../support/host";
-import { temporaryFolder, tinyEngine } from "../support/models";
+import { tinyEngine } from "../support/models";
 import { adapter, fixtures, root } from "../support/paths";
 import { chaosOnly, unless } from "../support/skip";
 

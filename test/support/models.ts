@@ -1,7 +1,5 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll } from "vitest";
 import type { EngineArguments, InferenceResponse, Logger } from "../../src";
 import { VllmModel } from "../../src";
 import { adapter, fixtures } from "./paths";
@@ -37,19 +35,6 @@ export function loadTiny(
     loras,
     ...(name === undefined ? {} : { model: name }),
   });
-}
-
-const folders: string[] = [];
-// Registered here: a hook that is registered while a test runs is ignored.
-afterAll(() => {
-  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
-});
-
-/** A folder that is removed when the test file is done. */
-export function temporaryFolder(prefix = "tritonode test "): string {
-  const path = mkdtempSync(join(tmpdir(), prefix));
-  folders.push(path);
-  return path;
 }
 
 export interface RepositoryFiles {

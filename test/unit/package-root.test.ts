@@ -4,7 +4,7 @@ import { createPackageWithOptions } from "@electron/asar";
 import { describe, expect, test } from "vitest";
 import { PackageFilesError } from "../../src";
 import { findPackage, outsideArchive, packageRoot } from "../../src/package-root";
-import { temporaryFolder } from "../support/models";
+import { temporaryFolder } from "../support/folders";
 import { root } from "../support/paths";
 
 const folder = temporaryFolder();

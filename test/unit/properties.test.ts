@@ -11,7 +11,8 @@ import { logTo } from "../../src/server/logger";
 import { toNativeRequest } from "../../src/server/request";
 import { fromNative } from "../../src/transport/failure";
 import { toNativeTensor } from "../../src/transport/tensors";
-import { temporaryFolder, writeRepository } from "../support/models";
+import { temporaryFolder } from "../support/folders";
+import { writeRepository } from "../support/models";
 
 // Any JavaScript value for any option: a typed error or a result, never anything else. `TRITONODE_FUZZ=50 npm test -- \
 // test/unit/properties.test.ts` does fifty times as many runs.

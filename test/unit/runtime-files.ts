@@ -1,22 +1,11 @@
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll } from "vitest";
 import { type Manifest, packed, writeManifest } from "../../src/runtime/find/manifest";
 import { baseDigest } from "../../src/runtime/packages/requirements";
-
-const folders: string[] = [];
-// Registered here: a hook that is registered while a test runs is ignored.
-afterAll(() => {
-  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
-});
+import { temporaryFolder } from "../support/folders";
 
 /** A folder that is removed when the test file is done. */
-export function temporary(): string {
-  const folder = mkdtempSync(join(tmpdir(), "runtime-test-"));
-  folders.push(folder);
-  return folder;
-}
+export const temporary = (): string => temporaryFolder("runtime-test-");
 
 /** An executable shell script. */
 export function script(path: string, body: string): string {

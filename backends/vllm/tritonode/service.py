@@ -106,8 +106,7 @@ class Service:
             raise
         self._loaded_in = time.monotonic() - started
         if adapters is not None:
-            dead = functools.partial(getattr, self._engine.llm, "errored")
-            self._engine.call(self._adapters.load_in_background(adapters, dead))
+            self._engine.call(self._adapters.load_in_background(adapters, lambda: self._engine.llm.errored))
         self._engine.call(self._http.prepare_when_idle(self._is_idle))
         self._engine.call(Heap().give_back_when_idle(self._is_idle))
         cache = self._engine.kv_cache()

@@ -36,6 +36,11 @@ class Adapter:
     last_used: float = 0.0
     loaded_at: float = field(default_factory=time.time)
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether it was unloaded or replaced, and no request runs on it any more: its weights can go."""
+        return self.retired and self.running == 0
+
     def as_dict(self, state: str) -> dict[str, Any]:
         """The JSON object that `adapters.list` returns. Times are in seconds since the epoch."""
         return {

@@ -38,7 +38,7 @@ class FirstReadings:
 
     async def _run(self, adapter: Adapter) -> None:
         await self._read(adapter)
-        if adapter.retired and adapter.running == 0:
+        if adapter.is_unused:
             await self._drop(adapter)
 
     def _ended(self, lora_id: int, task: asyncio.Task[None]) -> None:

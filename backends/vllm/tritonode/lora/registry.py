@@ -329,7 +329,7 @@ class AdapterRegistry:
 
     async def _retire(self, adapter: Adapter) -> None:
         adapter.retired = True
-        if adapter.running == 0:
+        if adapter.is_unused:
             await self._remove(adapter)
 
     def begin(self, adapter: Adapter) -> None:
@@ -349,7 +349,7 @@ class AdapterRegistry:
             adapter.failed += 1
         else:
             adapter.served += 1
-        if adapter.retired and adapter.running == 0:
+        if adapter.is_unused:
             await self._remove(adapter)
 
     def entries(self) -> list[Entry]:

@@ -3,8 +3,8 @@
 // A library for LD_PRELOAD. The stub is a C++ program that embeds Python: its main() reads the arguments, opens
 // Triton's shared memory and only then starts Python. This library runs before main(): it starts Python itself, makes
 // it import everything (backends/vllm/tritonode/warm_child.py) and waits on a pipe for a message with the working
-// directory and the arguments, of which Python gets the model's path. Then the stub's own main() runs with them in the same thread, as if the stub had just
-// been started, and finds a running interpreter.
+// directory and the arguments, of which Python gets the model's path. Then the stub's own main() runs with them in the
+// same thread, as if the stub had just been started, and finds a running interpreter.
 //
 // In every other program, and without TRITONODE_WARM in the environment, it does nothing.
 //

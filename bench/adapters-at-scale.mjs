@@ -8,14 +8,15 @@
 import { linkSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { VllmModel } from "../dist/index.mjs";
+import { checkCounts, readArguments } from "../scripts/arguments.mjs";
 import { bars } from "./lib/chart.mjs";
 import { median } from "./lib/measure.mjs";
 import { table as markdown } from "./lib/table.mjs";
 
-const { values } = parseArgs({
-  options: {
+const { values } = readArguments(
+  import.meta.filename,
+  {
     workspace: { type: "string", default: "workspace" },
     requests: { type: "string", default: "200" },
     rounds: { type: "string", default: "3" },
@@ -23,7 +24,8 @@ const { values } = parseArgs({
     tokens: { type: "string", default: "32" },
     out: { type: "string" },
   },
-});
+  { check: ({ values }) => checkCounts(values, "requests", "rounds", "tokens") },
+);
 const [requests, rounds, rate, tokens] = [values.requests, values.rounds, values.rate, values.tokens].map(Number);
 const sizes = [1, 10, 100, 1000];
 // As many as a batch has rows: with fewer, rows wait for a slot, not for the engine.

@@ -3,6 +3,7 @@
 // many streams from another process (lib/bare.mjs). Each limit leaves some 15% or more to what was measured, because
 // rounds of a shared machine differ by about that. Nothing else may run meanwhile. Exits with 1 if a limit is passed.
 // `npm run bench:guard -- tiny` (or adapters) runs a part.
+import { checkName, readArguments } from "../scripts/arguments.mjs";
 import { main, say } from "../scripts/steps.mjs";
 import { bareBatch } from "./lib/bare.mjs";
 import { prepare } from "./lib/models.mjs";
@@ -50,12 +51,29 @@ const guarded = [
   },
 ];
 
+const { positionals: only } = readArguments(
+  import.meta.filename,
+  {},
+  {
+    allowPositionals: true,
+    check({ positionals }) {
+      for (const name of positionals)
+        checkName(
+          "part",
+          name,
+          guarded.map(({ config }) => config),
+        );
+    },
+  },
+);
+
 main(async () => {
-  const only = process.argv[2];
   const configs = await prepare();
   const rows = [];
   let passed = true;
-  for (const { config, workloads, limits } of guarded.filter(({ config }) => only === undefined || config === only)) {
+  for (const { config, workloads, limits } of guarded.filter(
+    ({ config }) => only.length === 0 || only.includes(config),
+  )) {
     say(`guard: ${config}`);
     const results = await withPeers(["raw", "tritonode"], configs[config], (running) =>
       interleaved(running, workloads, ROUNDS),

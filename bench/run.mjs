@@ -9,7 +9,7 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { checkCounts, checkName, readArguments } from "../scripts/arguments.mjs";
 import { main, root, say } from "../scripts/steps.mjs";
 import { prepare } from "./lib/models.mjs";
 import { peers } from "./lib/peer.mjs";
@@ -17,14 +17,24 @@ import { cpuSeconds, memoryMiB, tree } from "./lib/processes.mjs";
 import { report } from "./lib/report.mjs";
 import { batch, interleaved, pause, streamsOf, withPeers } from "./lib/rounds.mjs";
 
-const { values } = parseArgs({
-  options: {
-    only: { type: "string", default: "tiny,smollm2,adapters,guest,burst,start" },
+const SECTIONS = ["tiny", "smollm2", "adapters", "guest", "burst", "start"];
+
+const { values } = readArguments(
+  import.meta.filename,
+  {
+    only: { type: "string", default: SECTIONS.join(",") },
     peers: { type: "string", default: Object.keys(peers).join(",") },
     rounds: { type: "string", default: "5" },
     out: { type: "string", default: join(root, "docs/benchmarks") },
   },
-});
+  {
+    check({ values }) {
+      for (const name of values.only.split(",")) checkName("section", name, SECTIONS);
+      for (const name of values.peers.split(",")) checkName("peer", name, peers);
+      checkCounts(values, "rounds");
+    },
+  },
+);
 const rounds = Number(values.rounds);
 const wanted = values.peers.split(",");
 
@@ -135,11 +145,7 @@ main(async () => {
     node: process.version,
     ...versions,
   };
-  const names = values.only.split(",");
-  for (const name of names) {
-    if (sections[name] === undefined) throw new Error(`--only ${name}: there are ${Object.keys(sections).join(", ")}`);
-  }
-  for (const name of names) {
+  for (const name of values.only.split(",")) {
     say(`bench: ${name}`);
     const date = new Date().toISOString().slice(0, 10);
     record[name] = { date, rounds, ...(await sections[name]()) };

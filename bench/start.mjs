@@ -17,7 +17,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { checkCounts, checkName, readArguments } from "../scripts/arguments.mjs";
 import { main, root } from "../scripts/steps.mjs";
 import { stacked } from "./lib/chart.mjs";
 import { prepare } from "./lib/models.mjs";
@@ -72,15 +72,25 @@ function wholeImports() {
 
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-main(async () => {
-  const { values } = parseArgs({
-    options: {
-      only: { type: "string", default: "tiny,smollm2,ranks" },
-      rounds: { type: "string", default: "3" },
-      out: { type: "string" },
-      llama: { type: "boolean", default: false },
+const PARTS = ["tiny", "smollm2", "ranks"];
+
+const { values } = readArguments(
+  import.meta.filename,
+  {
+    only: { type: "string", default: PARTS.join(",") },
+    rounds: { type: "string", default: "3" },
+    out: { type: "string" },
+    llama: { type: "boolean", default: false },
+  },
+  {
+    check({ values }) {
+      for (const name of values.only.split(",")) checkName("part", name, PARTS);
+      checkCounts(values, "rounds");
     },
-  });
+  },
+);
+
+main(async () => {
   const { tiny, adapters, fixtures } = await prepare();
   const only = values.only.split(",");
   const file = values.out === undefined ? undefined : join(values.out, "start.json");

@@ -7,15 +7,16 @@
 // an interrupted run has found stays; `--only` adds to it, on the same machine and versions, and `--resume` runs the steps
 // that have not passed.
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { checkName, readArguments } from "./arguments.mjs";
 import { configuration, machine } from "./check-gpu/machine.mjs";
 import { writePage } from "./check-gpu/page.mjs";
 import { chosen, runStep } from "./check-gpu/plan.mjs";
 import { openRecord } from "./check-gpu/record.mjs";
 import { main, root, say } from "./steps.mjs";
 
-const { values } = parseArgs({
-  options: {
+const { values } = readArguments(
+  import.meta.filename,
+  {
     device: { type: "string", default: "cuda" },
     small: { type: "boolean", default: false },
     only: { type: "string" },
@@ -23,12 +24,16 @@ const { values } = parseArgs({
     minutes: { type: "string", default: "25" },
     out: { type: "string", default: join(root, "docs/benchmarks") },
   },
-});
+  {
+    check({ values }) {
+      checkName("device", values.device, ["cuda", "cpu"]);
+      if (!(Number(values.minutes) > 0)) throw new Error(`--minutes ${values.minutes} is not a number above 0`);
+    },
+  },
+);
 
 main(async () => {
-  if (values.device !== "cuda" && values.device !== "cpu") throw new Error(`--device ${values.device}: cuda or cpu`);
   const minutes = Number(values.minutes);
-  if (!(minutes > 0)) throw new Error(`--minutes ${values.minutes} is not a number above 0`);
   const steps = chosen(values.only);
   const config = await configuration(values);
   const record = openRecord(values.out, await machine(config));

@@ -7,11 +7,11 @@
 // with a search that runs in the browser. A warning of either, and a link to nowhere, fails the build.
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { readArguments } from "./arguments.mjs";
 import { checkSite } from "./docs/check-site.mjs";
 import { dependencies, main, root, run, say, start } from "./steps.mjs";
 
-const { values } = parseArgs({ options: { serve: { type: "boolean", default: false } } });
+const { values } = readArguments(import.meta.filename, { serve: { type: "boolean", default: false } });
 const [docs, site] = [join(root, "docs"), join(root, "build-docs")];
 const program = (name, file) => join(docs, "node_modules", name, file);
 

@@ -3,8 +3,10 @@
 // that have all of them in their name run: `npm run matrix:formats -- phi3 float32`. At the end it prints a table.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { readArguments } from "./arguments.mjs";
 import { build, cache, main, prepared, root, start } from "./steps.mjs";
 
+const { positionals } = readArguments(import.meta.filename, {}, { allowPositionals: true });
 const report = join(cache, "formats.xml");
 
 /** The outcome of each combination: family, format, type → passed or failed. */
@@ -41,7 +43,7 @@ main(async () => {
   const { python } = await findRuntime({ device: "cpu" });
   mkdirSync(cache, { recursive: true });
   rmSync(report, { force: true });
-  const named = process.argv.slice(2).map((word) => word.replaceAll("-", " and "));
+  const named = positionals.map((word) => word.replaceAll("-", " and "));
   const only = named.length > 0 ? ["-k", named.join(" and ")] : [];
   const pytest = ["-m", "pytest", "-q", "--show-capture=no", `--junitxml=${report}`, "test/python/formats", ...only];
   process.exitCode = await start(python, pytest, { env: { ...process.env, TRITONODE_ALL_FORMATS: "1" } });

@@ -5,24 +5,32 @@
 // code, remove .cache/matrix-vllm/kept-*.json. Nothing of the runtime is changed.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
+import { checkName, readArguments } from "./arguments.mjs";
 import { folder, prepareRow, ROWS, versionOf } from "./matrix-vllm/environments.mjs";
 import { GROUPS, runGroup } from "./matrix-vllm/groups.mjs";
 import { runFiles } from "./matrix-vllm/kept.mjs";
 import { cell, readRows, toTable, writeTable } from "./matrix-vllm/table.mjs";
 import { build, main, output, prepared, root, say } from "./steps.mjs";
 
-function known(what, name, table) {
-  if (!Object.hasOwn(table, name)) throw new Error(`no ${what} ${name}: there are ${Object.keys(table).join(", ")}`);
-}
+const { values, positionals: named } = readArguments(
+  import.meta.filename,
+  {
+    only: { type: "string", multiple: true, default: [] },
+    short: { type: "boolean", default: false },
+    resume: { type: "boolean", default: false },
+    "no-write": { type: "boolean", default: false },
+  },
+  {
+    allowPositionals: true,
+    check({ values, positionals }) {
+      for (const row of positionals) checkName("row", row, ROWS);
+      for (const group of values.only) checkName("group", group, GROUPS);
+    },
+  },
+);
+const { only, short, resume } = values;
 
 main(async () => {
-  const args = process.argv.slice(2);
-  const named = args.filter((arg) => !arg.startsWith("--"));
-  const short = args.includes("--short");
-  const resume = args.includes("--resume");
-  const only = args.filter((arg) => arg.startsWith("--only=")).map((arg) => arg.slice("--only=".length));
-  for (const row of named) known("row", row, ROWS);
-  for (const group of only) known("group", group, GROUPS);
   prepared();
   await build();
   mkdirSync(folder, { recursive: true });
@@ -52,7 +60,7 @@ main(async () => {
     const table = toTable(rows, Object.keys(GROUPS));
     console.log(table);
     // After each row, so that a run that is interrupted keeps what it has.
-    if (!args.includes("--no-write")) console.log(`written: ${writeTable(table, runtime.triton.version)}`);
+    if (!values["no-write"]) console.log(`written: ${writeTable(table, runtime.triton.version)}`);
   }
   process.exitCode = failed === 0 ? 0 : 1;
 });

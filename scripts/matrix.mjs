@@ -1,11 +1,14 @@
 // `npm run matrix:node`: the package packed from a clean clone, twice, and installed and run on every Node and with every
-// package manager that it is meant for (test/integration/package.test.ts, whose quick part is in `npm test`).
+// package manager that it is meant for (test/integration/package.test.ts, whose quick part is in `npm test`). With
+// `--no-clones` it is packed from this folder alone.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readArguments } from "./arguments.mjs";
 import { build, cache, main, output, prepared, root, run, say, start } from "./steps.mjs";
 
+const { values } = readArguments(import.meta.filename, { "no-clones": { type: "boolean", default: false } });
 const NODES = ["20", "22", "24", "26"];
 const MANAGERS = { pnpm: "pnpm@10.34.8", yarn: "yarn@1.22.22", berry: "@yarnpkg/cli-dist@4.18.1" };
 const PROGRAMS = { pnpm: "pnpm/bin/pnpm.cjs", yarn: "yarn/bin/yarn.js", berry: "@yarnpkg/cli-dist/bin/yarn.js" };
@@ -58,7 +61,7 @@ main(async () => {
   ];
   try {
     const packed = [];
-    if (!process.argv.includes("--no-clones")) {
+    if (!values["no-clones"]) {
       say("npm pack in two clean clones");
       for (const place of places) packed.push(await packClone(place));
       console.log(packed.map(({ digest, tarball }) => `${digest}  ${tarball}`).join("\n"));

@@ -2,16 +2,17 @@
 // With --all (before a publish) every platform's files must be there; without it a machine packs what it can build.
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { readArguments } from "./arguments.mjs";
 import { prebuildArm64 } from "./prebuild-arm64.mjs";
 import { build, dependencies, fresh, main, NATIVE_SOURCES, root, say } from "./steps.mjs";
 
+const { all } = readArguments(import.meta.filename, { all: { type: "boolean", default: false } }).values;
 const PLATFORMS = ["linux-x64", "linux-arm64"];
 const FILES = ["tritonode.glibc.node", "libtritonode_punica.so", "libtritonode_warm.so"];
 
 main(async () => {
   await dependencies();
   await build();
-  const all = process.argv.includes("--all");
   for (const platform of PLATFORMS) {
     if (FILES.every((name) => fresh(join("prebuilds", platform, name), NATIVE_SOURCES))) continue;
     if (platform === "linux-arm64") {

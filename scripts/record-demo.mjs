@@ -8,7 +8,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { parseArgs } from "node:util";
+import { readArguments } from "./arguments.mjs";
 import { Screen } from "./record/screen.mjs";
 import { toSvg } from "./record/svg.mjs";
 import { build, dependencies, main, root, run, runtime } from "./steps.mjs";
@@ -17,11 +17,9 @@ const COLUMNS = 118;
 /** Seconds: the longest pause that is shown, the shortest time between two pictures, and how long the last one stays. */
 const [PAUSE, STEP, HOLD] = [1, 0.06, 5];
 
-const { values } = parseArgs({
-  options: {
-    question: { type: "string", default: "Why is the sky blue?" },
-    out: { type: "string", default: join(root, "docs/images/demo.svg") },
-  },
+const { values } = readArguments(import.meta.filename, {
+  question: { type: "string", default: "Why is the sky blue?" },
+  out: { type: "string", default: join(root, "docs/images/demo.svg") },
 });
 const demo = `npm run demo -- "${values.question.replaceAll(/["$`\\]/g, "\\$&")}"`;
 

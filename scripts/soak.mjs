@@ -8,13 +8,15 @@
 // Writes a row for each sample to .cache/soak.csv and ends with exit code 1 if something leaks.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { residentMiB } from "../bench/lib/processes.mjs";
+import { checkCounts, readArguments } from "./arguments.mjs";
 import { build, cache, main, prepared, root, start } from "./steps.mjs";
 
-const { values } = parseArgs({
-  options: { streams: { type: "string", default: "20000" }, at: { type: "string", default: "48" } },
-});
+const { values } = readArguments(
+  import.meta.filename,
+  { streams: { type: "string", default: "20000" }, at: { type: "string", default: "48" } },
+  { check: ({ values }) => checkCounts(values, "streams", "at") },
+);
 const total = Number(values.streams);
 const atOnce = Number(values.at);
 const third = ["read", "aborted", "abandoned"];

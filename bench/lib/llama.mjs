@@ -1,8 +1,9 @@
 // llama.cpp with the CPU library that node-llama-cpp comes with: nothing is compiled or downloaded.
 import { availableParallelism } from "node:os";
-import { getLlama, LlamaLogLevel } from "node-llama-cpp";
 
-export function startLlama() {
+export async function startLlama() {
+  // Here and not above: scripts that import this file install the package only then.
+  const { getLlama, LlamaLogLevel } = await import("node-llama-cpp");
   return getLlama({
     gpu: false,
     build: "never",

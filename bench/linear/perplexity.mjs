@@ -5,8 +5,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
-import { VllmModel } from "../../dist/index.mjs";
+import { checkCounts, readArguments } from "../../scripts/arguments.mjs";
 import { main, output, root } from "../../scripts/steps.mjs";
 import { startLlama } from "../lib/llama.mjs";
 import { table } from "../lib/table.mjs";
@@ -14,6 +13,8 @@ import { prepareLinear } from "./prepare.mjs";
 
 /** By this package, through its OpenAI completions: those of prompts are in no other answer. */
 async function ours(file, dtype, windows) {
+  // Built by then (`prepareLinear`).
+  const { VllmModel } = await import("../../dist/index.mjs");
   const model = await VllmModel.load({
     engine: {
       model: file,
@@ -131,13 +132,15 @@ export function perplexityTable(found) {
 
 if (process.argv[1] === import.meta.filename) {
   main(async () => {
-    const { values } = parseArgs({
-      options: {
+    const { values } = readArguments(
+      import.meta.filename,
+      {
         windows: { type: "string", default: "6" },
         file: { type: "string" },
         llama: { type: "boolean", default: false },
       },
-    });
+      { check: ({ values }) => checkCounts(values, "windows") },
+    );
     const { python, files } = await prepareLinear();
     const file = values.file ?? files.q4_1;
     const found = await perplexities(python, file, files.windows.slice(0, Number(values.windows)), values.llama);

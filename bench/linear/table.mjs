@@ -8,7 +8,7 @@
 // measured before and after the first section. The files of the two large models (2.5 GB) are removed at the end.
 import { rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { checkCounts, checkName, readArguments } from "../../scripts/arguments.mjs";
 import { main, say } from "../../scripts/steps.mjs";
 import { median } from "../lib/measure.mjs";
 import { PeerProcess } from "../lib/peer.mjs";
@@ -19,13 +19,22 @@ import { equalInBatch } from "./exact.mjs";
 import { perplexities, perplexityTable } from "./perplexity.mjs";
 import { machine, prepareLinear } from "./prepare.mjs";
 
-const { values } = parseArgs({
-  options: {
+const SECTIONS = ["smollm2", "q8", "1b", "3b", "exact", "perplexity"];
+
+const { values } = readArguments(
+  import.meta.filename,
+  {
     rounds: { type: "string", default: "5" },
-    only: { type: "string", default: "smollm2,q8,1b,3b,exact,perplexity" },
+    only: { type: "string", default: SECTIONS.join(",") },
     out: { type: "string" },
   },
-});
+  {
+    check({ values }) {
+      for (const name of values.only.split(",")) checkName("section", name, SECTIONS);
+      checkCounts(values, "rounds");
+    },
+  },
+);
 const rounds = Number(values.rounds);
 const began = performance.now();
 
@@ -241,9 +250,6 @@ main(async () => {
     ]);
   }
 
-  for (const name of wanted) {
-    if (sections[name] === undefined) throw new Error(`--only ${name}: there are ${Object.keys(sections).join(", ")}`);
-  }
   for (const name of wanted) {
     try {
       await sections[name]();

@@ -4,7 +4,11 @@ import type { Context } from "./context";
 import { styler } from "./terminal";
 
 /** Describes an adapter for people, with the problems that keep it from being served. */
-export function adapterLines(adapter: AdapterDescription, context: Context, name = adapter.path): string {
+export function adapterLines(
+  adapter: AdapterDescription & { hint?: string },
+  context: Context,
+  name = adapter.path,
+): string {
   const style = styler(context.stdout, context.environment);
   const mark = adapter.loadable ? style("green", "ok  ") : style("red", "FAIL");
   const { rank, alpha, size_bytes: bytes, dtype, target_modules: modules, base_model: base } = adapter;
@@ -19,6 +23,7 @@ export function adapterLines(adapter: AdapterDescription, context: Context, name
     `${mark}  ${name}`,
     ...further.map((line) => `      ${style("dim", line)}`),
     ...adapter.problems.map((problem) => `      ${style("red", "problem")}: ${problem}`),
+    ...(adapter.hint === undefined ? [] : [`      ${style("cyan", "hint")}: ${adapter.hint}`]),
     "",
   ].join("\n");
 }

@@ -1,7 +1,8 @@
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { InvalidArgumentError } from "../../errors";
 import { describeAdapters } from "../../model/describe";
+import { adapterFolders } from "../adapter-folders";
 import { adapterLines } from "../adapter-lines";
 import { parse } from "../arguments";
 import type { Run } from "../context";
@@ -14,9 +15,6 @@ interface Listed {
   /** The base model that it is served on. */
   readonly base?: string | undefined;
 }
-
-/** How many levels of subfolders are searched for adapters. */
-const DEPTH = 3;
 
 export const run: Run = async (args, context) => {
   const { values, positionals } = parse(spec, args);
@@ -68,15 +66,5 @@ function list(path: string, given: string | undefined): Listed[] {
       })),
     );
   }
-  return below(path, DEPTH).map((folder) => ({ name: relative(path, folder) || basename(path), path: folder }));
-}
-
-/** The folders of adapters in a folder. */
-function below(folder: string, depth: number): string[] {
-  if (existsSync(join(folder, "adapter_config.json"))) return [folder];
-  if (depth === 0) return [];
-  return readdirSync(folder, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
-    .sort((a, b) => a.name.localeCompare(b.name))
-    .flatMap((entry) => below(join(folder, entry.name), depth - 1));
+  return adapterFolders(path).map((folder) => ({ name: relative(path, folder) || basename(path), path: folder }));
 }

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InvalidArgumentError } from "../../errors";
 import { describeModel, type ModelDescription } from "../../model/describe";
+import type { ModelInfo } from "../../model/info";
 import { formatBytes } from "../../runtime/install/progress";
 import { parse } from "../arguments";
 import type { Run } from "../context";
@@ -34,7 +35,7 @@ export const run: Run = async (args, context) => {
   }
   if (values.load) {
     const loaded = await withModel(context, { source, quiet: values.json }, (model) => model.info());
-    Object.assign(told, { loaded });
+    Object.assign(told, { loaded: loadedJson(loaded) });
     rows.push(["loaded in", `${loaded.loadSeconds.toFixed(1)} s, by vLLM ${loaded.vllmVersion}`]);
     const { bytes, tokens, maxModelLen } = loaded.kvCache;
     const size = bytes === undefined ? "" : `, ${formatBytes(bytes)}`;
@@ -53,6 +54,24 @@ export const run: Run = async (args, context) => {
     rows.push(...lines(model));
   }
 };
+
+/** `model.info()` with names as in the rest of the result, which are vLLM's and Hugging Face's: in snake_case. */
+export function loadedJson({ kvCache, adapters, requests, ...info }: ModelInfo) {
+  return {
+    model: info.model,
+    vllm_version: info.vllmVersion,
+    pid: info.pid,
+    load_seconds: info.loadSeconds,
+    kv_cache: { tokens: kvCache.tokens, bytes: kvCache.bytes ?? null, max_model_len: kvCache.maxModelLen },
+    requests,
+    enable_lora: info.enableLora,
+    adapters:
+      adapters === undefined
+        ? null
+        : { loads: adapters.loads, evictions: adapters.evictions, in_memory: adapters.inMemory },
+    engine_args: info.engineArgs,
+  };
+}
 
 function lines(model: ModelDescription): [string, string][] {
   const whole = (value: number | null) => (value === null ? "not said" : value.toLocaleString("en"));

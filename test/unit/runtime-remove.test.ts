@@ -1,5 +1,14 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -184,6 +193,29 @@ describe("what stays on the disk", () => {
     expect(await main(["remove", "--all", "--yes"], context({ environment }))).toBe(0);
     expect(existsSync(join(directory, "venv"))).toBe(false);
     expect(readdirSync(join(environment.XDG_DATA_HOME ?? "", "tritonode"))).toEqual([]);
+  });
+
+  it("is forgotten where somebody has deleted the folder, by the next remove or setup", async () => {
+    const { environment } = await dataFolder();
+    const links = () => readdirSync(join(environment.XDG_DATA_HOME ?? "", "tritonode"));
+    const [gone, emptied, kept] = [temporary(), temporary(), temporary()];
+    for (const directory of [gone, emptied, kept]) {
+      await fakeRuntime(directory);
+      await remember(directory, environment);
+    }
+    expect(links()).toHaveLength(3);
+    rmSync(gone, { recursive: true });
+    for (const name of readdirSync(emptied)) rmSync(join(emptied, name), { recursive: true });
+    const check = checkStored(findStored(environment), environment);
+    expect(check).toMatchObject({ status: "ok", detail: expect.stringContaining(`runtimes: ${kept};`) });
+    expect(await main(["remove", "--dir", gone, "--yes"], context({ environment }))).toBe(1);
+    expect(links()).toHaveLength(1);
+    rmSync(kept, { recursive: true });
+    const next = temporary();
+    await fakeRuntime(next);
+    await remember(next, environment);
+    expect(links()).toHaveLength(1);
+    expect(installedRuntimes(environment)).toEqual([{ directory: next, state: "complete" }]);
   });
 
   it("is no warning where this version uses it", async () => {

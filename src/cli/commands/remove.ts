@@ -3,6 +3,7 @@ import { InvalidArgumentError } from "../../errors";
 import { type Device, diskUsage, installedRuntimes, remove, requireRemovable } from "../../runtime";
 import { defaultDirectory, namedDirectory } from "../../runtime/find/paths";
 import { formatBytes } from "../../runtime/install/progress";
+import { forgetRemoved } from "../../runtime/install/remove";
 import { parse } from "../arguments";
 import type { Context, Run } from "../context";
 import { remove as spec } from "../table/runtime";
@@ -10,6 +11,7 @@ import { styler } from "../terminal";
 
 export const run: Run = async (args, context) => {
   const { values } = parse(spec, args);
+  await forgetRemoved(context.environment);
   const directories = chosen(values, context);
   if (directories.length === 0) {
     if (!values.json) context.stdout.write("there is no runtime to remove\n");

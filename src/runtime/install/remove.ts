@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { lstat, opendir, realpath, rename, rm, rmdir, symlink, unlink } from "node:fs/promises";
+import { lstat, opendir, readdir, readlink, realpath, rename, rm, rmdir, symlink, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { SetupError } from "../errors";
 import { removeManifest } from "../find/manifest";
@@ -35,10 +35,25 @@ function linkTo(directory: string, environment: NodeJS.ProcessEnv): string {
 /** Records a runtime that was made outside the data folder. A home folder that can't be written does not fail the setup. */
 export async function remember(directory: string, environment: NodeJS.ProcessEnv = process.env): Promise<void> {
   const folder = usualFolder(environment);
+  await forgetRemoved(environment);
   if (dirname(directory) === folder) return;
   await makeDirectories(folder)
     .then(() => symlink(directory, linkTo(directory, environment)))
     .catch(() => {});
+}
+
+/** Deletes the links to runtimes that are gone: somebody has deleted their folders without `tritonode remove`. */
+export async function forgetRemoved(environment: NodeJS.ProcessEnv = process.env): Promise<void> {
+  const folder = usualFolder(environment);
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names.filter((each) => each.startsWith(ELSEWHERE))) {
+    const link = join(folder, name);
+    try {
+      if (contentsOf(await readlink(link)).state === "none") await unlink(link);
+    } catch {
+      // Not a link, or one into a folder that this user may not read: it may be a runtime.
+    }
+  }
 }
 
 /** The runtimes of every version: in the user's data folder, and those elsewhere that setup has remembered there. */
@@ -115,7 +130,7 @@ export async function remove(directory: string, environment: NodeJS.ProcessEnv =
   }
   const kept = contentsOf(target).foreign;
   if (kept.length === 0) await rmdir(target).catch(() => {});
-  await unlink(linkTo(target, environment)).catch(() => {});
+  await forgetRemoved(environment);
   return { directory: target, kept };
 }
 

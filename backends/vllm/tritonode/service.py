@@ -178,6 +178,10 @@ class Service:
 
     def _finish_start(self, registry: AdapterRegistry | None) -> None:
         llm = self._engine.llm
+        if is_cpu():
+            from tritonode.cpu import int8_products
+
+            int8_products.warn(llm.model_config)
         to_warm = [] if registry is None else self._adapters.load(registry, self._engine)
         if registry is not None and self._settings.own.get("watch_multi_lora"):
             self._lora_watch = self._engine.call(

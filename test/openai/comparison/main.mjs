@@ -28,10 +28,18 @@ const base = {
 };
 const tools = { enable_auto_tool_choice: true, tool_call_parser: "hermes", tool_strict_level: "parameter" };
 
-/** Differences that are meant: the request, and why. */
+/** Differences that are known: the request, why, and which of its fields may differ (all, if nothing is said). */
 const explained = {
-  "load a broken one":
-    "`vllm serve` tries the weights and answers 500; the registry reads the files first and answers 400 with the reason",
+  "load a broken one": {
+    why: "`vllm serve` tries the weights and answers 500; the registry reads the files first and answers 400 with the reason",
+  },
+  "OpenAPI description": {
+    // Python keeps the last 128 generic types and finds `Sequence[Union[float, str]]`, which prometheus_client writes, for
+    // the filters' `Sequence[Union[str, float]]`, if it is still there: in `vllm serve` it is. The order in one of two
+    // schemas of the same name then differs, and pydantic tells them apart by longer names.
+    why: "the schemas of two filters of the file search have shorter names: here `str \\| float` is in the same order in both, and in `vllm serve`, by the order of its imports, it is not",
+    fields: /(Comparison|Compound)Filter/,
+  },
 };
 
 async function send(fetch, request) {
@@ -98,12 +106,13 @@ async function compare(title, engine, requests, timings) {
       const theirs = read(await send(serve.fetch, request), request);
       const ours = read(await send(model.fetch, request), request);
       const found = differences(ours, theirs);
-      const why = explained[request.what];
-      if (found.length > 0 && why === undefined) {
+      const { why, fields = /^/ } = explained[request.what] ?? {};
+      const known = why !== undefined && found.every((difference) => fields.test(difference));
+      if (found.length > 0 && !known) {
         unexplained++;
         console.log(`${title}: ${request.what}: ${found.slice(0, 8).join("\n    ")}`);
       }
-      const verdict = found.length === 0 ? "same" : (why ?? `**differs**: ${found[0]}`);
+      const verdict = found.length === 0 ? "same" : known ? why : `**differs**: ${found[0]}`;
       rows.push(
         `| ${request.what} | \`${request.method} ${request.path}\` | ${theirs.status} | ${ours.status} | ${verdict} |`,
       );

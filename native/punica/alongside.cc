@@ -4,6 +4,7 @@
 #include <new>
 #include <thread>
 
+#include "interleaved.h"
 #include "scratch.h"
 
 namespace tritonode::punica {
@@ -100,6 +101,14 @@ void Alongside::expand(int64_t begin, int64_t end) {
 void Alongside::fetch(int64_t begin, int64_t end) const {
   each(begin, end, [this](const Block& block, int s, int, int64_t first, int64_t last) {
     const tritonode_punica_slice& slice = call_.slices[s];
+    if (call_.interleaved) {
+      if (const char* copy = call_.interleaved[s].find(slice, block.slot, first)) {
+        const int64_t panels = (last - first + kInterleavedOutputs - 1) / kInterleavedOutputs;
+        const int64_t bytes = panels * interleaved_panel_bytes(slice.weight_dtype, used_rank(slice, block.slot));
+        for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(copy + i);
+        return;
+      }
+    }
     const int64_t size = element_size(slice.weight_dtype), used = used_rank(slice, block.slot) * size;
     const char* b = static_cast<const char*>(slice.b) + block.slot * slice.b_slot_stride * size;
     if (slice.b_row_stride * size == used) {

@@ -22,13 +22,13 @@ bool valid(const Call& call) {
   return true;
 }
 
-namespace {
-
 int32_t checked_run(const Call& call) {
   // First: an empty matrix may have no memory.
   if (call.batch && call.batch->group_count == 0) return TRITONODE_PUNICA_OK;
   return valid(call) ? run(call) : TRITONODE_PUNICA_INVALID;
 }
+
+namespace {
 
 /// Whether any of `count` elements is other than +0 or -0.
 template <class Bits>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "interleaved.h"
 #include "scalar.h"
 #include "scratch.h"
 
@@ -92,6 +93,11 @@ void Blocks::expand(const Block& block, const float* tmp, int s, int at, int64_t
   }
   float* panel =
       block.count > kMatvecRows ? mine.panel.reserve(static_cast<size_t>(std::max(rank, 1)) * kPanelColumns) : nullptr;
+  if (call_.interleaved) {
+    if (const char* copy = call_.interleaved[s].find(slice, block.slot, begin))
+      return kernels_.expand_interleaved[slice.weight_dtype][call_.y->dtype](
+          mine.tmp_rows.data(), block.count, copy, rank, end - begin, mine.y.data(), call_.add, panel);
+  }
   const char* b = static_cast<const char*>(slice.b) +
                   (block.slot * slice.b_slot_stride + begin * slice.b_row_stride) * element_size(slice.weight_dtype);
   kernels_.expand[slice.weight_dtype][call_.y->dtype](mine.tmp_rows.data(), block.count, b, slice.b_row_stride, rank,

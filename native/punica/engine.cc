@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "interleaved.h"
 #include "layers.h"
 
 #include <algorithm>
@@ -16,6 +17,7 @@ struct Layer {
   tritonode_punica_engine* engine;
   std::vector<tritonode_punica_slice> slices;
   std::vector<std::vector<int32_t>> slot_ranks;  // by slice, then slot
+  std::vector<InterleavedB> interleaved;         // by slice
   int64_t inputs;
 };
 
@@ -66,11 +68,13 @@ void flag_all(tritonode_punica_engine& engine) {
 
 int32_t apply_batch(Layer& layer, const tritonode_punica_batch& batch, const tritonode_punica_matrix& x,
                     const tritonode_punica_matrix& y, float scale) {
-  const int32_t count = static_cast<int32_t>(layer.slices.size());
+  using tritonode::punica::checked_run;
+  const int count = static_cast<int>(layer.slices.size());
+  const auto* copies = layer.interleaved.data();
   if (layer.slices[0].a)
-    return tritonode_punica_linear(layer.slices.data(), count, &batch, &x, layer.inputs, &y, scale);
-  return scale == 1.0f ? tritonode_punica_expand(layer.slices.data(), count, &batch, &x, &y, 1)
-                       : TRITONODE_PUNICA_INVALID;
+    return checked_run({layer.slices.data(), count, &batch, &x, layer.inputs, &y, nullptr, scale, true, copies});
+  if (scale != 1.0f) return TRITONODE_PUNICA_INVALID;
+  return checked_run({layer.slices.data(), count, &batch, nullptr, 0, &y, &x, scale, true, copies});
 }
 
 int32_t apply(Layer& layer, int32_t which, const tritonode_punica_matrix& x, int64_t x_rows,
@@ -115,7 +119,7 @@ int32_t token_call(tritonode_punica_engine& engine, int64_t layer, const tritono
   const Rows& rows = engine.rows[TRITONODE_PUNICA_TOKENS];
   if (!touched(of, rows.batch)) return TRITONODE_PUNICA_OK;
   if (x_rows < rows.count || !of.slices[0].a) return TRITONODE_PUNICA_INVALID;
-  call = {of.slices.data(), static_cast<int>(of.slices.size()), &rows.batch, &x, of.inputs, &y, nullptr, 1.0f, true};
+  call = {of.slices.data(), static_cast<int>(of.slices.size()), &rows.batch, &x, of.inputs, &y, nullptr, 1.0f, true, of.interleaved.data()};
   return valid(call) ? TRITONODE_PUNICA_OK : TRITONODE_PUNICA_INVALID;
 }
 
@@ -185,7 +189,8 @@ int64_t tritonode_punica_engine_add_layer(tritonode_punica_engine* engine, const
   const void* key = slices[0].a ? slices[0].a : slices[0].b;
   if (!key) return -1;
   try {
-    Layer layer{engine, {slices, slices + slice_count}, {}, inputs};
+    Layer layer{engine, {slices, slices + slice_count}, {}, {}, inputs};
+    for (int32_t s = 0; s < slice_count; ++s) layer.interleaved.emplace_back(engine->slot_count);
     layer.slot_ranks.assign(static_cast<size_t>(slice_count),
                             std::vector<int32_t>(static_cast<size_t>(engine->slot_count), 0));
     engine->layers.push_back(std::move(layer));
@@ -209,6 +214,7 @@ int32_t tritonode_punica_engine_slot_changed(tritonode_punica_engine* engine, in
   for (size_t s = 0; s < of.slices.size(); ++s) {
     const int32_t used = filled ? tritonode_punica_used_rank(&of.slices[s], of.inputs, slot) : 0;
     of.slot_ranks[s][static_cast<size_t>(slot)] = used;
+    of.interleaved[s].assign(of.slices[s], slot, used);
     largest = std::max(largest, used);
   }
   flag(*engine, static_cast<size_t>(layer));

@@ -18,6 +18,8 @@ struct float16 {
 inline constexpr int kMatvecRows = 4;
 /// Columns of the widest transposed panel of B, and so floats of panel scratch for each rank.
 inline constexpr int kPanelColumns = 64;
+/// Outputs whose weights lie side by side in an interleaved B (interleaved.h).
+inline constexpr int kInterleavedOutputs = 16;
 
 /// out[t * out_stride + j] = scale * dot(x[t], a[j]) for t < tokens, j < ranks, over `inputs` elements.
 using Shrink = void (*)(const void* const* x, int tokens, const void* const* a, int ranks, int64_t inputs, float scale,
@@ -27,6 +29,10 @@ using Shrink = void (*)(const void* const* x, int tokens, const void* const* a, 
 /// `panel` holds rank * kPanelColumns floats, 64-byte aligned.
 using Expand = void (*)(const float* const* tmp, int tokens, const void* b, int64_t b_row_stride, int rank,
                         int64_t outputs, void* const* y, bool add, float* panel);
+
+/// The same from an interleaved B (interleaved.h), which begins with the first of the outputs.
+using ExpandInterleaved = void (*)(const float* const* tmp, int tokens, const void* b, int rank, int64_t outputs,
+                                   void* const* y, bool add, float* panel);
 
 /// RMS norm of a row of n: out = x / sqrt(mean(x^2) + epsilon) * weight, in float32. With a residual, x + residual is
 /// normed and written back to it. `wide` holds n floats, 64-byte aligned; out may be x.
@@ -74,11 +80,12 @@ using FinishRow = void (*)(const float* in, float sum, void* out, int64_t n);
 /// out = in * scale in float32.
 using WidenRow = void (*)(const void* in, float scale, float* out, int64_t n);
 
-/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y], norm[all], silu_mul[all],
+/// Indexed by tritonode_punica_dtype: shrink[x][weights], expand[weights][y] (and interleaved), norm[all], silu_mul[all],
 /// rope[all], attend[KV cache], finish_row[output], widen_row[query].
 struct Kernels {
   Shrink shrink[3][3];
   Expand expand[3][3];
+  ExpandInterleaved expand_interleaved[3][3];
   Norm norm[3];
   SiluMul silu_mul[3];
   Rope rope[3];

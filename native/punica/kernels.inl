@@ -2,7 +2,8 @@
 //
 // Vec gives: N lanes of float32 (type F), kChunk ranks of a transposed load, kRows x kColumns accumulators of the
 // expand tile, kDotSums of the shrink's; load/load_partial/store/store_partial for the three element types, set1, zero, fma, add, mul, div, max, clamp, times_power, sum,
-// transpose; and dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
+// transpose; load_pairs, which gives N pairs of 16-bit weights as two vectors, the first of each pair and the second; and
+// dot<X, W>, which adds the products of kDot<X, W> elements to an accumulator.
 //
 // Order of accumulation. Every path below keeps it, because punica.h promises the same bits in any batch:
 //   shrink  one vector accumulator for a (row, rank), chunks in ascending order, the tail last, then Vec::sum
@@ -167,6 +168,16 @@ inline void make_panel(const W* b, int64_t stride, int rank, int columns, float*
   }
 }
 
+// Rows of an expand tile for each height, and the rest below it.
+template <class Y>
+inline void expand_tiles(const float* const* tmp, int tokens, const float* panel, int rank, int columns, void* const* y,
+                         int64_t o, bool add) {
+  int t = 0;
+  for (; t + Vec::kRows <= tokens; t += Vec::kRows)
+    expand_tile<Y, Vec::kRows>(tmp + t, panel, rank, columns, y + t, o, add);
+  expand_rest<Y, Vec::kRows - 1>(tokens - t, tmp + t, panel, rank, columns, y + t, o, add);
+}
+
 template <class W, class Y>
 void expand(const float* const* tmp, int tokens, const void* weights, int64_t stride, int rank, int64_t outputs,
             void* const* y, bool add, float* panel) {
@@ -185,12 +196,11 @@ void expand(const float* const* tmp, int tokens, const void* weights, int64_t st
   for (int64_t o = 0; o < outputs; o += width) {
     const int columns = static_cast<int>(outputs - o < width ? outputs - o : width);
     make_panel(b + o * stride, stride, rank, columns, panel);
-    int t = 0;
-    for (; t + Vec::kRows <= tokens; t += Vec::kRows)
-      expand_tile<Y, Vec::kRows>(tmp + t, panel, rank, columns, y + t, o, add);
-    expand_rest<Y, Vec::kRows - 1>(tokens - t, tmp + t, panel, rank, columns, y + t, o, add);
+    expand_tiles<Y>(tmp, tokens, panel, rank, columns, y, o, add);
   }
 }
+
+#include "interleaved.inl"
 
 template <class T>
 void norm(const void* xs, void* residuals, const void* weights, void* outs, int64_t n, float epsilon, float* wide) {
@@ -295,9 +305,12 @@ void rope(void* head, const void* cos_sin, int64_t half) {
 
 #define TRITONODE_SHRINK_ROW(X) {shrink<X, float>, shrink<X, float16>, shrink<X, bfloat16>}
 #define TRITONODE_EXPAND_ROW(W) {expand<W, float>, expand<W, float16>, expand<W, bfloat16>}
+#define TRITONODE_INTERLEAVED_ROW(W) \
+  {expand_interleaved<W, float>, expand_interleaved<W, float16>, expand_interleaved<W, bfloat16>}
 const Kernels kTable = {
     {TRITONODE_SHRINK_ROW(float), TRITONODE_SHRINK_ROW(float16), TRITONODE_SHRINK_ROW(bfloat16)},
     {TRITONODE_EXPAND_ROW(float), TRITONODE_EXPAND_ROW(float16), TRITONODE_EXPAND_ROW(bfloat16)},
+    {TRITONODE_INTERLEAVED_ROW(float), TRITONODE_INTERLEAVED_ROW(float16), TRITONODE_INTERLEAVED_ROW(bfloat16)},
     {norm<float>, norm<float16>, norm<bfloat16>},
     {silu_mul<float>, silu_mul<float16>, silu_mul<bfloat16>},
     {rope<float>, rope<float16>, rope<bfloat16>},
@@ -308,3 +321,4 @@ const Kernels kTable = {
 };
 #undef TRITONODE_SHRINK_ROW
 #undef TRITONODE_EXPAND_ROW
+#undef TRITONODE_INTERLEAVED_ROW

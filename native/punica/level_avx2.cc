@@ -105,21 +105,29 @@ struct Vec {
   static inline void gather_lanes(__m256i (&r)[4], Load row) {
     for (int m = 0; m < 4; ++m) r[m] = _mm256_inserti128_si256(_mm256_castsi128_si256(row(m)), row(4 + m), 1);
   }
-  static inline void spread(const __m256i (&r)[4], const bfloat16*, F (&out)[8]) {
-    for (int j = 0; j < 4; ++j) {
-      out[2 * j] = _mm256_castsi256_ps(_mm256_slli_epi32(r[j], 16));
-      out[2 * j + 1] =
-          _mm256_castsi256_ps(_mm256_and_si256(r[j], _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-    }
+  static inline __m256i pairs(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static inline F even(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
+  static inline F odd(__m256i v) {
+    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
   }
-  static inline void spread(const __m256i (&r)[4], const float16*, F (&out)[8]) {
-    const __m256i low = _mm256_set1_epi32(0xffff);
-    for (int j = 0; j < 4; ++j) {
-      const __m256i even = _mm256_and_si256(r[j], low), odd = _mm256_srli_epi32(r[j], 16);
-      out[2 * j] = _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1)));
-      out[2 * j + 1] =
-          _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1)));
-    }
+  static inline F low_halves(__m256i words) {
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
+  static inline void split(__m256i pairs, const bfloat16*, F& first, F& second) {
+    first = even(pairs);
+    second = odd(pairs);
+  }
+  static inline void split(__m256i pairs, const float16*, F& first, F& second) {
+    first = low_halves(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff)));
+    second = low_halves(_mm256_srli_epi32(pairs, 16));
+  }
+  template <class W>
+  static inline void spread(const __m256i (&r)[4], const W* type, F (&out)[8]) {
+    for (int j = 0; j < 4; ++j) split(r[j], type, out[2 * j], out[2 * j + 1]);
+  }
+  template <class W>
+  static inline void load_pairs(const W* p, F& first, F& second) {
+    split(pairs(p), p, first, second);
   }
 
   // out[k][i] = b[i * stride + k] for 8 rows i and 8 ranks k.
@@ -166,11 +174,6 @@ struct Vec {
   static constexpr int64_t kDot = kPairs<X, W> ? 2 * N : N;
 #include "dot.inl"
 
-  static inline __m256i pairs(const bfloat16* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static inline F even(__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
-  static inline F odd(__m256i v) {
-    return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-  }
   template <class X, class W, int T, int R>
     requires kPairs<X, W>
   static inline void dot(F (&acc)[T][R], const X* const (&x)[T], const W* const (&a)[R], int64_t i) {

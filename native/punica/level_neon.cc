@@ -87,17 +87,21 @@ struct Vec {
     r[2] = vreinterpretq_u32_u64(vtrn2q_u64(a, c));
     r[3] = vreinterpretq_u32_u64(vtrn2q_u64(b, d));
   }
-  static inline void spread(const uint32x4_t (&r)[4], const bfloat16*, F (&out)[8]) {
-    for (int j = 0; j < 4; ++j) {
-      out[2 * j] = vreinterpretq_f32_u32(vshlq_n_u32(r[j], 16));
-      out[2 * j + 1] = vreinterpretq_f32_u32(vandq_u32(r[j], vdupq_n_u32(0xffff0000u)));
-    }
+  static inline void split(uint32x4_t pairs, const bfloat16*, F& first, F& second) {
+    first = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
+    second = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000u)));
   }
-  static inline void spread(const uint32x4_t (&r)[4], const float16*, F (&out)[8]) {
-    for (int j = 0; j < 4; ++j) {
-      out[2 * j] = widen_half(vmovn_u32(r[j]));
-      out[2 * j + 1] = widen_half(vshrn_n_u32(r[j], 16));
-    }
+  static inline void split(uint32x4_t pairs, const float16*, F& first, F& second) {
+    first = widen_half(vmovn_u32(pairs));
+    second = widen_half(vshrn_n_u32(pairs, 16));
+  }
+  template <class W>
+  static inline void spread(const uint32x4_t (&r)[4], const W* type, F (&out)[8]) {
+    for (int j = 0; j < 4; ++j) split(r[j], type, out[2 * j], out[2 * j + 1]);
+  }
+  template <class W>
+  static inline void load_pairs(const W* p, F& first, F& second) {
+    split(vreinterpretq_u32_u16(vld1q_u16(&p->bits)), p, first, second);
   }
 
   // out[k][i] = b[i * stride + k] for 4 rows i and 8 ranks k.

@@ -47,6 +47,13 @@ struct Vec : ScalarVec<8> {
   static inline void transpose(const W* b, int64_t stride, F (&out)[8]) {
     transpose_partial(b, stride, N, kChunk, out);
   }
+  template <class W>
+  static inline void load_pairs(const W* p, F& first, F& second) {
+    for (int i = 0; i < N; ++i) {
+      first.lane[i] = to_float(p[2 * i]);
+      second.lane[i] = to_float(p[2 * i + 1]);
+    }
+  }
   template <class X, class W>
   static constexpr int64_t kDot = N;
 #include "dot.inl"

@@ -9,6 +9,8 @@
 
 namespace tritonode::punica {
 
+class InterleavedB;
+
 /// Ranks of a slice that a slot uses.
 inline int used_rank(const tritonode_punica_slice& slice, int32_t slot) {
   return slice.slot_ranks ? slice.slot_ranks[slot] : slice.rank;
@@ -25,10 +27,14 @@ struct Call {
   const tritonode_punica_matrix* tmp;  // one for each slice; null when shrink and expand are fused
   float scale;
   bool add;
+  const InterleavedB* interleaved = nullptr;  // one for each slice; null: there are none
 };
 
 /// Whether the operands are there, and sizes and types are known.
 bool valid(const Call& call);
+
+/// run() of a valid call, else TRITONODE_PUNICA_INVALID; a step without adapters does nothing, whatever the operands.
+int32_t checked_run(const Call& call);
 
 /// Runs the call: shrink and expand, or the one whose operands are there. Returns a tritonode_punica_status.
 int32_t run(const Call& call) noexcept;

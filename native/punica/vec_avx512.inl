@@ -82,18 +82,21 @@ struct Vec {
       r[m] = _mm512_inserti32x4(v, row(12 + m), 3);
     }
   }
-  static inline void spread(const __m512i (&r)[4], const bfloat16*, F (&out)[8]) {
-    for (int j = 0; j < 4; ++j) {
-      out[2 * j] = _mm512_castsi512_ps(_mm512_slli_epi32(r[j], 16));
-      out[2 * j + 1] =
-          _mm512_castsi512_ps(_mm512_and_si512(r[j], _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-    }
+  static inline void split(__m512i pairs, const bfloat16*, F& first, F& second) {
+    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
   }
-  static inline void spread(const __m512i (&r)[4], const float16*, F (&out)[8]) {
-    for (int j = 0; j < 4; ++j) {
-      out[2 * j] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(r[j]));
-      out[2 * j + 1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(r[j], 16)));
-    }
+  static inline void split(__m512i pairs, const float16*, F& first, F& second) {
+    first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+    second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+  }
+  template <class W>
+  static inline void spread(const __m512i (&r)[4], const W* type, F (&out)[8]) {
+    for (int j = 0; j < 4; ++j) split(r[j], type, out[2 * j], out[2 * j + 1]);
+  }
+  template <class W>
+  static inline void load_pairs(const W* p, F& first, F& second) {
+    split(_mm512_loadu_si512(p), p, first, second);
   }
 
   // out[k][i] = b[i * stride + k] for 16 rows i and 8 ranks k.

@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,95 @@ def test_threads_change_no_bit(level: int, slots: list[int], threads: int) -> No
     punica.load().tritonode_punica_set_parallel(parallel_for, threads)
     layer.add(shared, x, slots)
     assert torch.equal(single, shared)
+
+
+class Engine:
+    """One layer behind the C ABI's engine, which computes from copies of B in another order."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.library = layer, punica.load()
+        self.engine = self.library.tritonode_punica_engine_new(layer.slots)
+        described = punica.slices(layer.a, layer.b, layer.outputs)
+        self.handle = self.library.tritonode_punica_engine_add_layer(
+            self.engine, described, len(described), layer.inputs
+        )
+        assert self.handle == 0
+        for slot in range(layer.slots):
+            self.changed(slot)
+
+    def changed(self, slot: int, filled: int = 1) -> int:
+        return self.library.tritonode_punica_engine_slot_changed(self.engine, self.handle, slot, filled)
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, slots: Sequence[int]) -> None:
+        ids = np.array(slots, np.int64)
+        assert self.library.tritonode_punica_engine_set_rows(self.engine, 0, ids.ctypes.data, len(slots)) == 0
+        status = self.library.tritonode_punica_engine_apply(
+            self.engine, self.handle, 0, punica.matrix(x), len(slots), punica.matrix(y), 1.0
+        )
+        assert status == 0
+
+    def close(self) -> None:
+        self.library.tritonode_punica_engine_free(self.engine)
+
+
+@pytest.fixture
+def through_engine() -> Iterator[Callable[[Layer], Engine]]:
+    opened: list[Engine] = []
+
+    def make(layer: Layer) -> Engine:
+        opened.append(Engine(layer))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 7, 8, 16, 129])
+@pytest.mark.parametrize(("w_type", "y_type"), list(itertools.product(DTYPES, DTYPES)))
+def test_an_engine_gives_the_same_bits(
+    level: int, w_type: torch.dtype, y_type: torch.dtype, rank: int, through_engine: Callable[[Layer], Engine]
+) -> None:
+    torch.manual_seed(rank)
+    # Slices that begin at any column and end in a part of a panel; three adapters, of which one has fewer ranks.
+    for outputs in ((70, 33, 1), (64, 128, 336)):
+        layer = Layer(83, outputs, rank, 4, w_type)
+        for weights in layer.b:
+            weights[1, 0, :, rank // 2 :] = 0
+        engine = through_engine(layer)
+        # Blocks of one to four rows, and of more, take different paths.
+        for slots in (MIXED, [0], [0, 0], [0, 0, 0], [3, 1, 1, 0, 1, 1]):
+            x = torch.randn(len(slots), 83).to(y_type)
+            wanted = torch.randn(len(slots), sum(outputs)).to(y_type)
+            y = wanted.clone()
+            layer.add(wanted, x, slots)
+            engine.add(y, x, slots)
+            assert torch.equal(y, wanted), f"slots {slots}"
+
+
+def test_an_engine_sees_each_change_of_a_slot(level: int, through_engine: Callable[[Layer], Engine]) -> None:
+    torch.manual_seed(3)
+    layer = Layer(32, (48,), 16, 2, torch.bfloat16)
+    engine = through_engine(layer)
+    x, before = torch.randn(3, 32).bfloat16(), torch.randn(3, 48).bfloat16()
+
+    def both() -> tuple[torch.Tensor, torch.Tensor]:
+        wanted, y = before.clone(), before.clone()
+        layer.add(wanted, x, [0, 1, 1])
+        engine.add(y, x, [0, 1, 1])
+        return wanted, y
+
+    first = both()
+    assert torch.equal(*first)
+    for used in (16, 5, 12):
+        layer.b[0][1, 0] = torch.randn(48, 16)
+        layer.b[0][1, 0, :, used:] = 0
+        assert engine.changed(1) == used
+        wanted, y = both()
+        assert torch.equal(wanted, y)
+        assert not torch.equal(y[1:], first[1][1:])
+    assert engine.changed(1, 0) == 0
+    assert torch.equal(both()[1][1:], before[1:])
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])

@@ -134,6 +134,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "engine_set_flags": (None, (c_void_p, c_void_p, c_int64)),
     "engine_add_layer": (c_int64, (c_void_p, POINTER(Slice), c_int32, c_int64)),
     "engine_slot_changed": (c_int32, (c_void_p, c_int64, c_int32, c_int32)),
+    "engine_apply": (
+        c_int32,
+        (c_void_p, c_int64, c_int32, POINTER(Matrix), c_int64, POINTER(Matrix), c_float),
+    ),
     "register_torch": (c_int32, (POINTER(_Torch),)),
 }
 

@@ -54,6 +54,9 @@ class TritonPythonModel:
 
         gc.freeze()
         gc.enable()
+        # A class from beside model.json would leave a `__pycache__` there, and Triton takes a model whose folder has
+        # changed for a new version: it would load this one again, once an ensemble over it is loaded.
+        sys.dont_write_bytecode = True
         environment.report_crashes()
         self._service = Service(args, pb_utils)
 

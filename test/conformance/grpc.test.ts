@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { temporaryFolder } from "../support/folders";
@@ -65,6 +65,11 @@ function withModel(name: string): void {
 }
 
 const textOf = (responses: GrpcOutputs[]) => responses.map(({ text_output }) => text_output?.[0]).join("");
+
+/** What a model's own process says about itself. */
+async function info(model: string): Promise<{ pid: number; requests: object }> {
+  return JSON.parse(textOf(await client.ask({ model, control: { op: "info" } })));
+}
 
 async function errorOf(answer: Promise<unknown>): Promise<string> {
   return answer.then(
@@ -235,6 +240,7 @@ describe("a model without adapters", () => {
   });
 
   test("beside a Python model, and in an ensemble, loaded and unloaded", async () => {
+    const loaded = await info("plain");
     await client.load("add");
     await client.load("ensemble");
     expect(textOf(await client.ask({ model: "add", text: "as it is" }))).toBe("as it is");
@@ -243,6 +249,9 @@ describe("a model without adapters", () => {
     await client.unload("ensemble");
     await client.unload("add");
     expect(await errorOf(client.ask({ model: "add", text: "" }))).toMatch(/unknown model|not found|not ready/);
+    // Triton loads a model again whose folder has changed. Nothing changes it, not even a class from beside model.json.
+    expect((await info("plain")).pid).toBe(loaded.pid);
+    expect(readdirSync(join(repository, "plain/1"))).not.toContain("__pycache__");
   });
 
   test("an engine argument or a model that does not exist fails the load by name", async () => {
@@ -259,9 +268,7 @@ describe("a model without adapters", () => {
     await until(() => call.received.length > 0);
     call.cancel();
     await ended;
-    const requests = async () =>
-      (JSON.parse(textOf(await client.ask({ model: "plain", control: { op: "info" } }))) as { requests: object })
-        .requests;
+    const requests = async () => (await info("plain")).requests;
     await expect.poll(requests, { timeout: 5_000 }).toEqual({ running: 0, waiting: 0 });
     await until(() => server.log.indexOf("[vllm] Successfully cancelled the request", before) > 0);
     const began = server.log.indexOf("[vllm] Cancelling the request", before);
@@ -379,10 +386,7 @@ describe("two instances", () => {
       textOf(await client.ask({ model: "twice", text: "Hello", sampling: { ...greedy, lora_name } }));
     const texts = new Set(await Promise.all(Array.from({ length: 6 }, () => ask("lora_a"))));
     expect(texts.size).toBe(1);
-    for (let at = 0; at < 20 && pids.size < 2; at++) {
-      const info = textOf(await client.ask({ model: "twice", control: { op: "info" } }));
-      pids.add((JSON.parse(info) as { pid: number }).pid);
-    }
+    for (let at = 0; at < 20 && pids.size < 2; at++) pids.add((await info("twice")).pid);
     expect(pids.size).toBe(2);
   });
 

@@ -214,6 +214,8 @@ def serve(descriptor: int) -> None:
     # Collections would write to the memory that the ranks share.
     gc.freeze()
     gc.enable()
+    # Ranks, too, leave a model's folder as it is: see model.py.
+    sys.dont_write_bytecode = True
     statuses: dict[int, tuple[int, int]] = {}
     with socket.socket(fileno=descriptor) as requests:
         poll = select.poll()

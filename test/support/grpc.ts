@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { type Client, credentials, loadPackageDefinition, type ServiceError } from "@grpc/grpc-js";
+import { type Client, credentials, loadPackageDefinition, type ServiceError, status } from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import { root } from "./paths";
 
@@ -107,7 +107,13 @@ export class GrpcClient {
         done: (error: ServiceError | null, answer: T) => void,
       ) => void;
       const options = { deadline: Date.now() + CALL_TIMEOUT };
-      call.call(this.#service, request, options, (error, answer) => (error ? reject(error) : resolve(answer)));
+      call.call(this.#service, request, options, (error, answer) => {
+        if (error === null) return resolve(answer);
+        // Of several calls in a test, the stack does not tell which one had no answer.
+        if (error.code === status.DEADLINE_EXCEEDED)
+          error.message = `${method} ${JSON.stringify(request)}: ${error.message}`;
+        reject(error);
+      });
     });
   }
 

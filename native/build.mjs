@@ -1,11 +1,14 @@
 // Builds the addon without a network: `node native/build.mjs [--debug]` with node-gyp into build/, or
 // `node native/build.mjs --prebuild` with prebuildify into prebuilds/.
 //
+// In build/ only what has changed is compiled, headers, binding.gyp and compiler flags included; `--clean` starts from
+// scratch, as prebuildify always does.
+//
 // node-gyp looks for Node's headers beside the running Node and otherwise downloads them from the Node project's site,
 // which many build machines can't reach. An addon that uses only Node-API needs four headers, and they are an npm
 // package (node-api-headers); from it this script lays out what node-gyp expects of a Node installation.
 import { spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -57,18 +60,31 @@ function packagedHeaders() {
   return directory;
 }
 
+/** Of the other configuration, what a loader would take for what was built now. It is linked again in a moment. */
+function removeOther(debug) {
+  const folder = join(root, "build", debug ? "Release" : "Debug");
+  if (!existsSync(folder)) return;
+  for (const file of readdirSync(folder).filter((name) => /\.(node|so)$/.test(name))) rmSync(join(folder, file));
+}
+
 const nodedir = process.env.TRITONODE_BUILD_HEADERS === "package" ? undefined : installedHeaders();
 const headers = nodedir ?? packagedHeaders();
-const options = process.argv.slice(2).filter((option) => option !== "--prebuild");
-const prebuild = options.length + 2 < process.argv.length;
+const given = process.argv.slice(2);
+const [prebuild, clean, debug] = ["--prebuild", "--clean", "--debug"].map((option) => given.includes(option));
+const options = given.filter((option) => option !== "--prebuild" && option !== "--clean");
+// `configure` reads binding.gyp and the lists of sources; make then compiles what is older than its sources, or was
+// compiled by another command. `rebuild` deletes build/ before.
+const steps = clean ? ["rebuild"] : ["configure", "build"];
 const program = prebuild ? require.resolve("prebuildify/bin.js") : require.resolve("node-gyp/bin/node-gyp.js");
 const args = prebuild
   ? ["--napi", "--strip", "--tag-libc", ...options]
-  : ["rebuild", `--nodedir=${headers}`, "--jobs=2", "--loglevel=warn", ...options];
+  : [...steps, `--nodedir=${headers}`, "--jobs=2", "--loglevel=warn", ...options];
 // prebuildify calls node-gyp without options of ours; node-gyp reads this variable as --nodedir.
 const env = { ...process.env, npm_config_nodedir: headers };
 const result = spawnSync(process.execPath, [program, ...args], { cwd: root, stdio: "inherit", env });
 if (result.status !== 0) process.exit(result.status ?? 1);
-if (!prebuild && !options.includes("--debug") && !existsSync(join(root, "build/Release/tritonode.node"))) {
-  throw new Error("node-gyp succeeded without making build/Release/tritonode.node");
+if (!prebuild) {
+  const made = `build/${debug ? "Debug" : "Release"}/tritonode.node`;
+  if (!existsSync(join(root, made))) throw new Error(`node-gyp succeeded without making ${made}`);
+  removeOther(debug);
 }

@@ -350,6 +350,9 @@ def test_the_library_is_looked_for_in_this_package(monkeypatch: pytest.MonkeyPat
     assert (package / "package.json").is_file()
     assert all(path.is_relative_to(package) for path in punica.candidates())
     assert any(path.is_file() for path in punica.candidates())
+    # What was built here comes before what is shipped, as where Node looks for the addon (src/native/addon-file.ts).
+    folders = [path.relative_to(package).parts[0] for path in punica.candidates()]
+    assert folders == ["build", "build", "build-cmake", "prebuilds"]
 
 
 @pytest.mark.parametrize("level_name", [punica.LEVELS[i] for i in AVAILABLE])

@@ -156,7 +156,8 @@ def candidates() -> list[Path]:
         platform.machine().lower(), platform.machine().lower()
     )
     system = {"linux": "linux", "darwin": "darwin"}.get(sys.platform, sys.platform)
-    folders = ("build/Release", "build-cmake/Release", f"prebuilds/{system}-{machine}", "build/Debug")
+    # As for the addon: what was built here comes before what is shipped.
+    folders = ("build/Release", "build/Debug", "build-cmake/Release", f"prebuilds/{system}-{machine}")
     return [package / folder / NAME for folder in folders]
 
 

@@ -19,7 +19,13 @@ from tritonode.cpu.heap import Heap
 from tritonode.cpu.openmp import Gomp
 from tritonode.cpu.pace import Pace
 from tritonode.engine.engine import Engine, available_memory
-from tritonode.engine.environment import binding_is_ours, check_addresses, visible_device, waiting_is_ours
+from tritonode.engine.environment import (
+    binding_is_ours,
+    check_addresses,
+    thread_count_is_ours,
+    visible_device,
+    waiting_is_ours,
+)
 from tritonode.engine.gguf_model import use_gguf
 from tritonode.engine.settings import EngineSettings, apply_defaults, read_settings
 from tritonode.engine.thread_client import ThreadClient
@@ -97,7 +103,9 @@ class Service:
         self._engine = Engine(self._settings, [self._metrics] if self._metrics else [], self._report)
         _install_cpu_kernels(self._settings)
         if self._settings.world_size > 1:
-            preparation.prepare(self._settings.engine_args, lora=self._settings.enable_lora)
+            preparation.prepare(
+                self._settings.engine_args, lora=self._settings.enable_lora, share_cpus=thread_count_is_ours()
+            )
         self._engine.start()
         try:
             self._finish_start(adapters)

@@ -53,6 +53,22 @@ def test_on_a_cpu_ray_is_refused_in_any_case(monkeypatch: pytest.MonkeyPatch) ->
         check_addresses(2, "ray", on_cpu=True)
 
 
+@pytest.mark.parametrize(
+    ("users", "ours"),
+    [
+        (set(), True),
+        ({"GOMP_SPINCOUNT"}, True),
+        ({"OMP_NUM_THREADS"}, False),
+        ({"VLLM_CPU_OMP_THREADS_BIND"}, False),
+    ],
+)
+def test_the_number_of_threads_is_the_users_where_he_says_so(
+    monkeypatch: pytest.MonkeyPatch, users: set[str], ours: bool
+) -> None:
+    monkeypatch.setattr(environment, "_users", users)
+    assert environment.thread_count_is_ours() == ours
+
+
 @pytest.mark.parametrize("executor", ["ray", "mp"])
 def test_an_allowed_network_frees_addresses_and_interfaces(monkeypatch: pytest.MonkeyPatch, executor: str) -> None:
     monkeypatch.setattr(environment, "_users", {"VLLM_HOST_IP"})

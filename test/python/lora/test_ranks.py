@@ -18,6 +18,7 @@ import serving
 import tiny_models
 from transformers import LlamaConfig
 from tritonode.errors import BackendError, SettingsError
+from tritonode.ranks import threads
 from tritonode.ranks.server import RankServer
 from tritonode.vllm import versions
 from tritonode.vllm.executor import kill_ranks
@@ -65,6 +66,12 @@ def test_ranks_are_forked_from_a_process_with_one_thread(served: Any) -> None:
     assert os.listdir(f"/proc/{server.pid}/task") == [str(server.pid)]
     parents = [Path(f"/proc/{rank.pid}/stat").read_text().rpartition(")")[2].split()[1] for rank in ranks(served)]
     assert parents == [str(server.pid)] * 2
+
+
+def test_each_has_its_share_of_the_cpus(served: Any) -> None:
+    found = served.run(served.engine.client.call(lambda core: core.collective_rpc("users_threads")))
+    count, spins = max(1, len(os.sched_getaffinity(0)) // 2), os.environ[threads.SPINS]
+    assert [tuple(each) for each in found] == [(count, spins)] * 2
 
 
 def test_answers_equal_peft(served: Any, folder: Path) -> None:

@@ -49,8 +49,10 @@ _DEFAULTS = {
     "TQDM_DISABLE": "1",
 }
 
-# How threads wait, and where they run. If the user has set one of these, this package does not change it.
+# How threads wait, how many a rank has, and where they run. If the user has set one of these, this package does not
+# change it.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_COUNT = ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND")
 _BINDING = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 # For processes without cpu/pace.py: a tenth slower on an idle host than the default above.
 _UNPACED_SPINS = "2000"
@@ -121,6 +123,11 @@ def waiting_is_ours(paced: bool) -> bool:
 def binding_is_ours() -> bool:
     """Return whether this package may choose the CPUs that threads run on."""
     return not any(name in _users for name in _BINDING)
+
+
+def thread_count_is_ours() -> bool:
+    """Return whether this package may choose how many OpenMP threads each rank of an engine has."""
+    return not any(name in _users for name in _COUNT)
 
 
 def report_crashes() -> None:

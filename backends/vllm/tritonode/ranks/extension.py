@@ -6,11 +6,14 @@ import os
 from typing import Any
 
 from tritonode.vllm.executor import resolve_obj_by_qualname
+from tritonode.vllm.platform import is_cpu
 
-from . import failure, memory
+from . import failure, memory, threads
 
 memory.use_names()
 failure.note_here()
+if is_cpu():
+    threads.apply_environment()
 
 
 def _users_extension() -> type[Any]:

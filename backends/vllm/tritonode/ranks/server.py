@@ -28,6 +28,8 @@ from typing import Any, NoReturn
 
 from tritonode.vllm import lazy_packages
 
+from .threads import note_environment
+
 # A rank's process id, then its exit code.
 _NUMBER = struct.Struct("q")
 # Descriptors of one message (SCM_MAX_FD in the kernel).
@@ -265,6 +267,7 @@ def _fork(requests: socket.socket, message: bytes, descriptors: list[int], other
         for descriptor in (status, *others):
             os.close(descriptor)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        note_environment()
         os.environ.clear()
         os.environ.update(pickle.loads(message))
         resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]

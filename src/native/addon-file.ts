@@ -10,6 +10,8 @@ export interface FailedCandidate {
 
 /** The paths where the addon may lie, best first: what the user built here, then what came with the package. */
 export function addonCandidates(root: string, { platform, arch }: Host = thisHost()): string[] {
+  // A folder that was copied from Linux, node_modules included, has an addon that another system can't load.
+  if (platform !== "linux") return [];
   return [
     join(root, "build", "Release", "tritonode.node"),
     join(root, "build", "Debug", "tritonode.node"),

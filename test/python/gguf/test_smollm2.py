@@ -60,7 +60,7 @@ def test_the_perplexity_of_a_text_is_that_of_the_dequantised_weights(tmp_path: P
             logits = reference(input_ids=torch.tensor([window])).logits[0, :-1].log_softmax(-1)
         wanted += float(logits.gather(1, torch.tensor(window[1:])[:, None]).mean()) / WINDOWS
     del reference
-    exact = activation_bits(torch.bfloat16) == 16
+    exact = activation_bits(torch.bfloat16, 4) == 16
     for dtype, most in (("float32", 1e-5), ("bfloat16", 1e-3 if exact else 5e-3)):
         served = serving.Served(file, None, dtype=dtype, max_model_len=1024)
         try:

@@ -97,7 +97,8 @@ class PackedLayer:
     sizes: list[int]
     inputs: int
     dtype: torch.dtype
-    activation_bits: int
+    activation_bits: dict[int, int]
+    """By the weight's bits, 4 or 8."""
     parts: dict[int, Callable[[], Weight]] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
 
@@ -142,7 +143,7 @@ class PackedLayer:
             return Segment(linear.pack_dense(weight.dequantise()), weight.order)
         bits: Any = weight.bits
         return Segment(
-            linear.pack(bits, weight.quants, weight.scales, weight.minimums, weight.group, self.activation_bits),
+            linear.pack(bits, weight.quants, weight.scales, weight.minimums, weight.group, self.activation_bits[bits]),
             weight.order,
         )
 
@@ -187,14 +188,14 @@ def packed_layer(layer: torch.nn.Module, sizes: list[int], inputs: int, dtype: t
     if isinstance(layer, VocabParallelEmbedding):
         # vLLM pads the vocabulary; the checkpoint is not padded.
         sizes = [layer.org_vocab_size]
-    return PackedLayer(list(sizes), inputs, dtype, activation_bits(dtype))
+    return PackedLayer(list(sizes), inputs, dtype, {bits: activation_bits(dtype, bits) for bits in (4, 8)})
 
 
-def activation_bits(dtype: torch.dtype) -> int:
+def activation_bits(dtype: torch.dtype, weight_bits: int) -> int:
     """The bits that a layer's inputs keep in products with quantised weights.
 
-    With bfloat16's instructions 16 bits take little longer than 8 (docs/benchmarks/kernels.md), without them twice the
-    multiplications.
+    With bfloat16's instructions 16 bits take little longer than 8, and with AVX2 and 8-bit weights they take no longer
+    (docs/benchmarks/kernels.md). Otherwise they take twice the multiplications.
 
     Raises SettingsError if the environment asks for another number.
     """
@@ -203,7 +204,10 @@ def activation_bits(dtype: torch.dtype) -> int:
         if named not in ("8", "16"):
             raise SettingsError(f"{ACTIVATIONS}={named!r}: use 8 or 16")
         return int(named)
-    return 16 if dtype == torch.bfloat16 and punica_library.level() == "avx512_bf16" else 8
+    level = punica_library.level()
+    if level in ("avx2", "avx512"):  # one set of kernels serves both
+        return 16 if weight_bits == 8 else 8
+    return 16 if level == "avx512_bf16" and dtype == torch.bfloat16 else 8
 
 
 class PackedConfig(QuantizationConfig):

@@ -33,10 +33,10 @@ SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 EVERY = [*("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), *tiny_gguf.RANDOM]
 DTYPES = ("float32", "bfloat16")
 TOLERANCE = 1e-4
-"""Of a log-probability in float32."""
+"""Of a log-probability in float32, against float64; four times what transformers in float32 is off, if that is more."""
 ROUNDING = {16: 1.5, 8: 2.5}
-"""The mean of the same in bfloat16, as a multiple of how far transformers in bfloat16 is from float32, by the bits that
-this processor's products keep of activations. The largest difference may be twice as large a multiple."""
+"""The mean of the same in bfloat16, as a multiple of how far transformers in bfloat16 is off, by the bits that this
+processor's products keep of activations. The largest difference may be twice as large a multiple."""
 
 
 @dataclass(frozen=True)
@@ -185,18 +185,18 @@ def test_answers_equal_transformers(
         answers = [[token for token, _ in text] for text in texts]
         prompts = [list(prompt) for prompt in tiny_models.PROMPTS]
         pairs = list(zip(prompts, answers, strict=True))
-        references[lora] = tiny_models.forced_logprobs(plain, peft, pairs)
+        references[lora] = tiny_models.forced_logprobs(plain, peft, pairs, torch.float64)
         away = _away(texts, references[lora])
+        rounded = tiny_models.forced_logprobs(plain, peft, pairs, getattr(torch, dtype))
+        theirs = _away(_of_same_tokens(texts, rounded), references[lora])
         if dtype == "float32":
-            assert max(away) < TOLERANCE, lora
+            assert max(away) < max(TOLERANCE, 4 * max(theirs)), lora
             for text, wanted in zip(texts, references[lora], strict=True):
                 for (token, _), row in zip(text, wanted, strict=True):
                     best = row.topk(2)
                     assert float(best.values[0] - best.values[1]) > TOLERANCE, "rounding would decide: a bad test"
                     assert token == int(best.indices[0]), lora
         else:
-            rounded = tiny_models.forced_logprobs(plain, peft, pairs, torch.bfloat16)
-            theirs = _away(_of_same_tokens(texts, rounded), references[lora])
             most = ROUNDING[activation_bits(torch.bfloat16, 4)]
             assert statistics.mean(away) < most * statistics.mean(theirs), lora
             assert max(away) < 2 * most * max(theirs), lora

@@ -50,7 +50,8 @@ TRITONODE_PUNICA_API int64_t tritonode_punica_engine_add_layer(tritonode_punica_
                                                                const tritonode_punica_slice* slices,
                                                                int32_t slice_count, int64_t inputs);
 /**
- * Looks at a slot's weights again: after they were written (`filled` 1) or zeroed (0).
+ * Looks at a slot's weights again: after they were written (`filled` 1) or zeroed (0). Ranks in use are counted, and B is copied;
+ * without memory for the copy, calls read B itself.
  * @return the largest rank in use among the slices, or -1
  */
 TRITONODE_PUNICA_API int32_t tritonode_punica_engine_slot_changed(tritonode_punica_engine* engine, int64_t layer,

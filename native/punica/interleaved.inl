@@ -59,7 +59,7 @@ inline void expand_panels(const float* const* tmp, const W* b, int rank, int64_t
 
 template <class W, class Y, int T>
 inline void expand_few(const float* const* tmp, const W* b, int rank, int64_t outputs, void* const* y, bool add) {
-  // Eight sums hide the latency of fma; four rows of few lanes need more.
+  // Eight sums in flight hide the latency of fma. One panel of four rows has more where vectors are short.
   constexpr int kFit = 8 / (T * kPanelVectors);
   constexpr int C = kFit < 1 ? 1 : kFit < 4 ? kFit : 4;
   int64_t o = 0;

@@ -168,7 +168,7 @@ inline void make_panel(const W* b, int64_t stride, int rank, int columns, float*
   }
 }
 
-// Rows of an expand tile for each height, and the rest below it.
+// All rows of a block against one panel.
 template <class Y>
 inline void expand_tiles(const float* const* tmp, int tokens, const float* panel, int rank, int columns, void* const* y,
                          int64_t o, bool add) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -27,11 +28,12 @@ class Recorder:
         self.renderer: Any = renderer_from_config(self.config)
         self.expected = {prompt: self.render(prompt) for prompt in (*SHORT, *LONG)}
         self.handed_over = 0
-        submit = self.renderer._executor.submit
+        self.submit = self.renderer._executor.submit
+        self.threads = max(1, self.config.model_config.renderer_num_workers)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             self.handed_over += 1
-            return submit(*args, **kwargs)
+            return self.submit(*args, **kwargs)
 
         self.renderer._executor.submit = counted
         tokenize_short_prompts_here(self.renderer)
@@ -78,6 +80,11 @@ def test_while_a_thread_has_a_long_one_the_short_ones_wait_their_turn(recorder: 
 
 
 def test_a_cancelled_long_one_still_counts(recorder: Recorder) -> None:
+    # All threads of the pool are held up, so that the long one can't be through before the short one comes.
+    go_on = threading.Event()
+    for _ in range(recorder.threads):
+        recorder.submit(go_on.wait)
+
     async def run() -> list[int]:
         long = asyncio.create_task(recorder.render_async(LONG[0]))
         while recorder.handed_over == 0:
@@ -85,7 +92,14 @@ def test_a_cancelled_long_one_still_counts(recorder: Recorder) -> None:
         long.cancel()
         with pytest.raises(asyncio.CancelledError):
             await long
-        return await recorder.render_async(SHORT[0])
+        short = asyncio.create_task(recorder.render_async(SHORT[0]))
+        while not short.done() and recorder.handed_over < 2:
+            await asyncio.sleep(0)
+        go_on.set()
+        return await short
 
-    assert asyncio.run(run()) == recorder.expected[SHORT[0]]
+    try:
+        assert asyncio.run(run()) == recorder.expected[SHORT[0]]
+    finally:
+        go_on.set()
     assert recorder.handed_over == 2

@@ -3,11 +3,9 @@
 namespace tritonode::punica {
 namespace {
 
-int ranks_of_line(int32_t dtype) { return element_size(dtype) == 4 ? 1 : 2; }
-
 template <class Bits>
 void interleave(const tritonode_punica_slice& slice, int32_t slot, int rank, Bits* to) {
-  const int step = ranks_of_line(slice.weight_dtype);
+  constexpr int step = ranks_of_line(sizeof(Bits));
   const Bits* b = static_cast<const Bits*>(slice.b) + slot * slice.b_slot_stride;
   for (int64_t first = 0; first < slice.outputs; first += kInterleavedOutputs) {
     for (int j = 0; j < rank; j += step) {
@@ -20,8 +18,7 @@ void interleave(const tritonode_punica_slice& slice, int32_t slot, int rank, Bit
 }  // namespace
 
 int64_t interleaved_panel_bytes(int32_t dtype, int rank) {
-  const int step = ranks_of_line(dtype);
-  return static_cast<int64_t>((rank + step - 1) / step) * kInterleavedOutputs * 4;
+  return lines_of_panel(element_size(dtype), rank) * kInterleavedOutputs * 4;
 }
 
 void InterleavedB::assign(const tritonode_punica_slice& slice, int32_t slot, int rank) noexcept {

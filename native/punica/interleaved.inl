@@ -3,12 +3,12 @@
 constexpr int kPanelVectors = kInterleavedOutputs / Vec::N;
 /// Ranks of one line: a line has the weights of kInterleavedOutputs outputs for a rank in float32, for two in 16 bits.
 template <class W>
-constexpr int kLineRanks = sizeof(W) == 4 ? 1 : 2;
+constexpr int kLineRanks = ranks_of_line(sizeof(W));
 
 /// Elements of one panel of kInterleavedOutputs outputs.
 template <class W>
 inline int64_t panel_elements(int rank) {
-  return static_cast<int64_t>((rank + kLineRanks<W> - 1) / kLineRanks<W>) * kLineRanks<W> * kInterleavedOutputs;
+  return lines_of_panel(sizeof(W), rank) * kLineRanks<W> * kInterleavedOutputs;
 }
 
 /// The weights of outputs v * N and following in a line: of its rank, or of its first and second rank.

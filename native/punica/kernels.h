@@ -20,6 +20,12 @@ inline constexpr int kMatvecRows = 4;
 inline constexpr int kPanelColumns = 64;
 /// Outputs whose weights lie side by side in an interleaved B (interleaved.h).
 inline constexpr int kInterleavedOutputs = 16;
+/// Ranks whose weights, of `bytes` each, share one of its lines.
+constexpr int ranks_of_line(int64_t bytes) { return bytes == 4 ? 1 : 2; }
+/// Lines of kInterleavedOutputs outputs.
+constexpr int64_t lines_of_panel(int64_t bytes, int rank) {
+  return (rank + ranks_of_line(bytes) - 1) / ranks_of_line(bytes);
+}
 
 /// out[t * out_stride + j] = scale * dot(x[t], a[j]) for t < tokens, j < ranks, over `inputs` elements.
 using Shrink = void (*)(const void* const* x, int tokens, const void* const* a, int ranks, int64_t inputs, float scale,
